@@ -1,0 +1,117 @@
+"""The instances of a SWE-bench style dataset, in swebench 5's schema, loaded by swebench itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from swe_eval.errors import UserError
+from swe_eval.settings import BenchmarkSettings
+
+REQUIRED = (
+    *("instance_id", "repo", "version", "base_commit", "problem_statement", "FAIL_TO_PASS", "PASS_TO_PASS"),
+    *("image", "eval_script", "log_parser", "eval_type"),
+)
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One row of the dataset."""
+
+    row: Mapping[str, Any]
+    """The row as swebench reads it."""
+    context: Path | None = None
+    """In a task repo: the task's directory, from which its image can be built."""
+
+    @property
+    def instance_id(self) -> str:
+        return str(self.row["instance_id"])
+
+    @property
+    def image(self) -> str:
+        return str(self.row["image"])
+
+    @property
+    def problem_statement(self) -> str:
+        return str(self.row["problem_statement"])
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What was selected, and the fingerprint of what it was selected from."""
+
+    instances: tuple[Instance, ...]
+    fingerprint: str
+
+
+def load(settings: BenchmarkSettings) -> Benchmark:
+    """Load and select.
+
+    Raises:
+        UserError: the dataset cannot be read, has an older schema, or the selection names what is not in it.
+    """
+    everything = _load_all(settings.dataset, settings.split)
+    _check_schema(settings.dataset, everything)
+    chosen = _select(settings, everything)
+    if not chosen:
+        raise UserError(f"benchmark: no instance of {settings.dataset} is selected; look at benchmark.filter")
+    return Benchmark(tuple(chosen[: settings.max_instances]), _fingerprint(everything))
+
+
+def _load_all(dataset: str, split: str) -> list[Instance]:
+    if (Path(dataset) / "tasks").is_dir():
+        return _load_task_repo(Path(dataset), split)
+    from swebench.harness.utils import load_swebench_dataset
+
+    try:
+        return [Instance(dict(row)) for row in load_swebench_dataset(dataset, split)]
+    except Exception as error:  # datasets and the hub raise dozens of types
+        raise UserError(
+            f"benchmark.dataset={dataset}: cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "without a network write benchmark.dataset=/path/to/rows.parquet"
+        ) from error
+
+
+def _load_task_repo(repo: Path, split: str) -> list[Instance]:
+    from swebench.task.repo import load_task_repo, task_paths
+
+    folders = task_paths(repo)
+    rows = [row for row in load_task_repo(repo) if row["split"] == split]
+    return [Instance(row, folders[row["instance_id"]]) for row in rows]
+
+
+def _check_schema(dataset: str, instances: Sequence[Instance]) -> None:
+    for instance in instances:
+        if missing := [column for column in REQUIRED if instance.row.get(column) is None]:
+            raise UserError(
+                f"benchmark.dataset={dataset}: no {', '.join(missing)} in {instance.row.get('instance_id', 'a row')}; "
+                "swebench 5 needs rows with image and eval_script: load a revision from after August 2026"
+            )
+        if not _SAFE.fullmatch(instance.instance_id):
+            raise UserError(f"benchmark.dataset={dataset}: instance_id {instance.instance_id!r} cannot be a file name")
+
+
+def _select(settings: BenchmarkSettings, everything: Sequence[Instance]) -> list[Instance]:
+    by_id = {instance.instance_id: instance for instance in everything}
+    if unknown := sorted(set(settings.instance_ids or ()) - by_id.keys()):
+        raise UserError(f"benchmark.instance_ids: not in {settings.dataset}: {', '.join(unknown)}")
+    try:
+        pattern = re.compile(settings.filter or "")
+    except re.error as error:
+        raise UserError(f"benchmark.filter={settings.filter}: not a regular expression ({error})") from None
+    named = [by_id[i] for i in settings.instance_ids] if settings.instance_ids else list(everything)
+    return [instance for instance in named if pattern.match(instance.instance_id)]
+
+
+def _fingerprint(instances: Sequence[Instance]) -> str:
+    """SHA-256 of the rows in the order of their ids: the same from the hub, a parquet file or a task repo."""
+    digest = hashlib.sha256()
+    for instance in sorted(instances, key=lambda instance: instance.instance_id):
+        digest.update(json.dumps(dict(instance.row), sort_keys=True, default=str).encode())
+    return digest.hexdigest()

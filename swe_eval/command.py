@@ -1,0 +1,101 @@
+"""What every front door shares: compose with Hydra, validate, say what is wrong in one line, exit with a code."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import swe_eval.resolvers  # noqa: F401 - conf/ uses them
+from swe_eval.errors import SweEvalError, UserError
+from swe_eval.settings import PACKAGE, Settings, flatten, settings_from
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def conf_dir() -> Path:
+    """``conf/``: inside an installed wheel, beside the package in a checkout."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+
+
+def run(task: Callable[[Settings], int]) -> NoReturn:
+    """Run ``task`` on the configuration that the command line composes, and exit.
+
+    Exit codes: 0 done, 1 something failed or is owed, 2 bad input, 130 interrupted.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises what it otherwise prints over many lines
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    codes = []
+
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+    def composed(config: DictConfig) -> None:
+        codes.append(_exit_code(lambda: task(settings_from(_resolved(config)))))
+
+    codes.append(_exit_code(composed))
+    sys.exit(max(codes))
+
+
+def _exit_code(call: Callable[[], int | None]) -> int:
+    """What ``call`` returns, or the code of what it raised, which is said on standard error."""
+    try:
+        return call() or OK
+    except UserError as error:
+        return _say(str(error), BAD_INPUT)
+    except (HydraException, OmegaConfBaseException) as error:
+        return _say(_explain(error), BAD_INPUT)
+    except SweEvalError as error:
+        return _say(str(error), FAILED)
+    except KeyboardInterrupt:
+        return _say("interrupted: the same command continues", INTERRUPTED)
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    tree: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # every job of a sweep has its own run directory
+        tree["output_dir"] = HydraConfig.get().runtime.output_dir
+    return tree
+
+
+def _say(message: str, code: int) -> int:
+    for line in message.splitlines():
+        print(f"swe_eval: {line}", file=sys.stderr)
+    return code
+
+
+def _explain(error: Exception) -> str:
+    """Hydra's message as one line that says what to write instead."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/(.+?)'", text)):
+        group, option = found.groups()
+        options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        return f"{group}={option}: no such option; write one of {', '.join(options)}"
+    if found := re.search(r"Could not override '(.+?)'", text):
+        return f"{found[1]}: no such field{_nearest(found[1])}"
+    if found := re.search(r"Interpolation key '(.+?)' not found|Missing mandatory value: (\S+)", text):
+        key = found[1] or found[2]
+        return f"{key}: needs a value: write {key}=..."
+    return text.strip().splitlines()[0]
+
+
+def _nearest(field: str) -> str:
+    """``; did you mean agent.max_turns?``, from every field of every option."""
+    known = {path.name for path in conf_dir().iterdir()}
+    for file in conf_dir().rglob("*.yaml"):
+        group = "" if file.parent == conf_dir() else f"{file.parent.name}."
+        tree = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        known |= {f"{group}{key}" for key, _ in flatten(tree)}  # type: ignore[arg-type]
+    near = difflib.get_close_matches(field, known, n=1)
+    return f"; did you mean {near[0]}?" if near else "; python -m swe_eval --help lists the fields"

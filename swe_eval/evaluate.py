@@ -1,0 +1,132 @@
+"""The pipeline: serve, roll out, grade, report."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from swe_eval import adapters
+from swe_eval.benchmark import instances
+from swe_eval.benchmark.instances import Benchmark
+from swe_eval.progress import Progress
+from swe_eval.provenance import provenance
+from swe_eval.report.results import collect, compare, write_results
+from swe_eval.report.tables import print_tables
+from swe_eval.rollout import write_registry
+from swe_eval.run_dir import RunDir, Trial, now, write_json, write_text
+from swe_eval.sandbox.sandbox import sandboxes
+from swe_eval.schedule import Schedule
+from swe_eval.serving.server import Server, serve
+from swe_eval.settings import Settings, result_settings
+from swe_eval.stages import Stages
+
+
+def evaluate(settings: Settings) -> int:
+    """Evaluate every adapter on every selected instance; continue what an earlier call left.
+
+    Returns:
+        0 when every trial has its verdict, 1 when some are owed to the next run of the same command.
+    """
+    for adapter in settings.adapters:
+        if settings.serving.kind != "external":
+            adapters.check_files(adapter)
+    benchmark = instances.load(settings.benchmark)
+    trials = plan(settings, benchmark)
+    identity = identify(settings, benchmark)
+    run = RunDir(settings.output_dir)
+    with run.claimed(identity):
+        record(run, settings, identity)
+        roll_out_and_grade(settings, benchmark, run, trials)
+        return conclude(run, trials, pairs(settings))
+
+
+def plan(settings: Settings, benchmark: Benchmark) -> list[Trial]:
+    """Every trial: instance by instance with the arms side by side, so that whatever drifts hits all of them."""
+    samples = settings.agent.samples
+    return [
+        Trial(adapter.name, instance.instance_id, sample, samples)
+        for instance in benchmark.instances
+        for sample in range(1, samples + 1)
+        for adapter in settings.adapters
+    ]
+
+
+def pairs(settings: Settings) -> list[tuple[str, str]]:
+    """Arms to compare: the first adapter with each other one, sample by sample."""
+    samples = settings.agent.samples
+    reference, *others = [
+        [Trial(adapter.name, "", sample, samples).arm for sample in range(1, samples + 1)]
+        for adapter in settings.adapters
+    ]
+    return [pair for other in others for pair in zip(reference, other, strict=True)]
+
+
+def identify(settings: Settings, benchmark: Benchmark) -> dict[str, Any]:
+    """Everything that the numbers depend on: settings, the adapters' weights, the dataset's rows."""
+    hashes = {f"adapters.{adapter.name}": adapters.content_hash(adapter) for adapter in settings.adapters}
+    return result_settings(settings) | hashes | {"benchmark.fingerprint": benchmark.fingerprint}
+
+
+def record(run: RunDir, settings: Settings, identity: dict[str, Any]) -> None:
+    """Write ``config.yaml`` and ``run.json``: what produced this, each time it was continued."""
+    before = json.loads(run.run_json.read_text())["invocations"] if run.run_json.is_file() else []
+    write_json(run.run_json, {"identity": identity, "invocations": [*before, {"started": now()} | provenance()]})
+    write_text(run.config_yaml, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+
+
+def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, trials: Sequence[Trial]) -> None:
+    """Do every stage of every trial that is owed; the server is started only if a rollout is."""
+    to_roll_out = [trial for trial in trials if not run.is_rolled_out(trial)]
+    to_grade = [trial for trial in trials if run.is_rolled_out(trial) and not run.is_graded(trial)]
+    done = [trial for trial in trials if run.is_graded(trial)]
+    progress = Progress(trials, collect(run, done), Console())
+    schedule = Schedule(settings.workers, settings.grade_workers)
+    by_id = {instance.instance_id: instance for instance in benchmark.instances}
+    with (
+        _logs(run),
+        sandboxes(settings, run.id) as backend,
+        _server(settings, run, progress.say, needed=bool(to_roll_out)) as server,
+        progress.shown(),
+    ):
+        stages = Stages(settings, by_id, run, backend, server, progress, schedule.is_stopping)
+        schedule.run(to_roll_out, to_grade, stages.roll_out, stages.grade, on_interrupt=backend.remove_all)
+
+
+def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[str, str]]) -> int:
+    """Write and print the results; returns the exit code."""
+    arms = collect(run, trials)
+    comparisons = compare(arms, to_compare)
+    write_results(run, trials, arms, comparisons)
+    print_tables(Console(), arms, comparisons)
+    return 1 if any(arm.ids("infra") for arm in arms) else 0
+
+
+@contextmanager
+def _server(settings: Settings, run: RunDir, say: Callable[[str], None], needed: bool) -> Iterator[Server | None]:
+    if not needed:
+        yield None
+        return
+    with serve(settings, run.log("server.log"), say) as server:
+        write_registry(run.log("litellm_registry.json"), server.endpoints)
+        yield server
+
+
+@contextmanager
+def _logs(run: RunDir) -> Iterator[None]:
+    """Send what libraries log to ``logs/agent.log``, and our own log to ``logs/evaluation.log``, not to the screen."""
+    files = {"agent.log": ("agent", "litellm_model", "minisweagent", "LiteLLM"), "evaluation.log": ("swe_eval",)}
+    with ExitStack() as stack:
+        for name, loggers in files.items():
+            run.log(name).parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(run.log(name), delay=True)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            stack.callback(handler.close)
+            for logger in map(logging.getLogger, loggers):
+                logger.handlers, logger.propagate = [handler], False
+        yield

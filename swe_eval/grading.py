@@ -1,0 +1,95 @@
+"""One prediction -> one grade: swebench's own functions, in a fresh sandbox of any kind."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from swebench.harness.constants import APPLY_PATCH_FAIL
+from swebench.harness.grading import get_eval_report
+from swebench.harness.run_evaluation import GIT_APPLY_CMDS
+from swebench.harness.utils import make_test_spec
+
+from swe_eval.benchmark.instances import Instance
+from swe_eval.errors import InfraError
+from swe_eval.run_dir import write_json, write_text
+from swe_eval.sandbox.sandbox import Sandbox, Sandboxes
+
+RESOLVED, UNRESOLVED, EMPTY_PATCH, INFRA = "resolved", "unresolved", "empty_patch", "infra"
+TIMED_OUT = "tests timed out"
+
+
+def grade(
+    instance: Instance, arm: str, model_patch: str, sandboxes: Sandboxes, folder: Path, timeout: float
+) -> dict[str, Any]:
+    """Apply the patch, run the tests, leave ``patch.diff``, ``test_output.txt`` and ``report.json`` in ``folder``.
+
+    Args:
+        arm: the prediction's ``model_name_or_path``.
+        timeout: seconds that the tests may take.
+
+    Returns:
+        swebench's report of the instance (``resolved``, ``tests_status``, ...) with ``outcome`` added and, where the
+        official harness reports an error instead of a verdict, ``error``.
+
+    Raises:
+        InfraError: the sandbox failed, or swebench says that the environment did; no report is left.
+    """
+    started = time.monotonic()
+    write_text(folder / "patch.diff", model_patch)
+    if model_patch.strip():
+        with sandboxes.start(instance, "grading") as sandbox:
+            report = _verdict(instance, arm, model_patch, sandbox, folder, timeout)
+    else:
+        report = _no_verdict(EMPTY_PATCH) | {"patch_exists": False}
+    report["seconds"] = round(time.monotonic() - started, 2)
+    write_json(folder / "report.json", {instance.instance_id: report})
+    return report
+
+
+def _verdict(
+    instance: Instance, arm: str, model_patch: str, sandbox: Sandbox, folder: Path, timeout: float
+) -> dict[str, Any]:
+    """The steps of ``swebench.harness.run_evaluation.run_instance``, in its order."""
+    if (refusal := _apply(sandbox, model_patch)) is not None:
+        write_text(folder / "test_output.txt", f"{APPLY_PATCH_FAIL}:\n{refusal}")
+        return _no_verdict(UNRESOLVED) | {"error": "patch does not apply"}
+    spec = make_test_spec(dict(instance.row))
+    script = sandbox.put("eval.sh", spec.eval_script.encode())
+    done = sandbox.run(f"/bin/bash {script}", timeout=timeout)
+    if done.timed_out:
+        write_text(folder / "test_output.txt", f"{done.text}\n\nTimeout error: {timeout:g} seconds exceeded.")
+        return _no_verdict(UNRESOLVED) | {"error": TIMED_OUT}
+    write_text(folder / "test_output.txt", done.text)
+    prediction = {"instance_id": instance.instance_id, "model_name_or_path": arm, "model_patch": model_patch}
+    log = str(folder / "test_output.txt")
+    report: dict[str, Any] = get_eval_report(spec, prediction, log, include_tests_status=True)[instance.instance_id]
+    if report["infra_failure"]:
+        raise InfraError(f"the tests could not run: {report['infra_failure_reason']}; see {folder}")
+    return report | {"outcome": RESOLVED if report["resolved"] else UNRESOLVED}
+
+
+def _apply(sandbox: Sandbox, model_patch: str) -> str | None:
+    """None when the patch is in; else what the last attempt printed."""
+    patch = sandbox.put("patch.diff", model_patch.encode("utf-8", "surrogateescape"))
+    for attempt, command in enumerate(GIT_APPLY_CMDS):
+        if attempt:  # --reject leaves half of it behind
+            sandbox.run("git checkout -- . ; git clean -fd", timeout=300)
+        done = sandbox.run(f"{command} {patch}", timeout=300)
+        if done.returncode == 0:
+            return None
+    already = sandbox.run(f"git apply --check --reverse {patch}", timeout=300)
+    return None if already.returncode == 0 else done.text
+
+
+def _no_verdict(outcome: str) -> dict[str, Any]:
+    """A report in swebench's keys for a prediction whose tests gave no log to read."""
+    return {
+        "patch_is_None": False,
+        "patch_exists": True,
+        "patch_successfully_applied": False,
+        "resolved": False,
+        "infra_failure": False,
+        "outcome": outcome,
+    }

@@ -1,0 +1,1 @@
+"""What a run found: results in official formats, tables."""

@@ -1,0 +1,156 @@
+"""From the files of a run to its verdicts, and to the files that official tools read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from swebench.harness.infra_failure import TIER_ENVIRONMENT, classify_logs
+
+from swe_eval.run_dir import RunDir, Trial, write_json
+from swe_eval.statistics import Paired
+
+SCORED = ("resolved", "unresolved", "empty_patch")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of one trial."""
+
+    outcome: str
+    """``resolved``, ``unresolved``, ``empty_patch``, or ``infra``: no verdict yet, owed to the next run."""
+    error: str | None = None
+    """Where the official harness reports an error instead of a verdict (a patch that does not apply, ...)."""
+    exit_status: str = ""
+    """How the rollout ended."""
+    rescued: bool = False
+    """The patch was never submitted; the runner took it from the repository."""
+    turns: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    """Of the rollout."""
+
+    @property
+    def is_scored(self) -> bool:
+        return self.outcome in SCORED
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The verdicts of one row of the table, by instance_id."""
+
+    name: str
+    verdicts: Mapping[str, Verdict]
+
+    def ids(self, *outcomes: str) -> list[str]:
+        return sorted(key for key, verdict in self.verdicts.items() if verdict.outcome in outcomes)
+
+    @property
+    def resolved(self) -> dict[str, bool]:
+        """The scored trials alone."""
+        return {key: verdict.outcome == "resolved" for key, verdict in self.verdicts.items() if verdict.is_scored}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arm B against arm A on the instances that both have a verdict for."""
+
+    a: str
+    b: str
+    paired: Paired
+    only_a: list[str]
+    only_b: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        n = self.paired.n
+        difference = (self.paired.only_b - self.paired.only_a) / n if n else None
+        counts = {"n": n, **asdict(self.paired)}
+        flips = {"only_a_ids": self.only_a, "only_b_ids": self.only_b}
+        return {"a": self.a, "b": self.b, **counts, "difference": difference, "p_value": self.paired.p_value, **flips}
+
+
+def collect(run: RunDir, trials: Iterable[Trial]) -> list[Arm]:
+    """Read the verdicts of these trials; the order of the arms is kept."""
+    arms: dict[str, dict[str, Verdict]] = {}
+    for trial in trials:
+        arms.setdefault(trial.arm, {})[trial.instance_id] = _verdict(run, trial)
+    return [Arm(name, verdicts) for name, verdicts in arms.items()]
+
+
+def compare(arms: Sequence[Arm], pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
+    """Compare the named pairs of arms."""
+    by_name = {arm.name: arm.resolved for arm in arms}
+    return [_compare(a, b, by_name[a], by_name[b]) for a, b in pairs]
+
+
+def write_results(run: RunDir, trials: Sequence[Trial], arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> None:
+    """Write everything that is derived: ``predictions/*.jsonl`` and ``results/``."""
+    for arm in arms:
+        run.write_predictions_jsonl(arm.name, [trial for trial in trials if trial.arm == arm.name])
+        write_json(run.results(arm.name), swebench_report(run, arm))
+    write_json(run.comparison, [comparison.as_json() for comparison in comparisons])
+
+
+def swebench_report(run: RunDir, arm: Arm) -> dict[str, Any]:
+    """The summary that ``swebench.harness.reporting.make_run_report`` writes (schema_version 2), from our verdicts."""
+    with_error = [key for key in arm.ids("unresolved") if arm.verdicts[key].error]
+    unresolved = [key for key in arm.ids("unresolved") if key not in with_error]
+    classified = {key: found for key in [*unresolved, *with_error] if (found := _classify(run, arm.name, key))}
+    ids = {
+        "completed": arm.ids("resolved") + unresolved,
+        "incomplete": arm.ids("infra"),
+        "empty_patch": arm.ids("empty_patch"),
+        "submitted": arm.ids(*SCORED),
+        "resolved": arm.ids("resolved"),
+        "unresolved": unresolved,
+        "infra_failure": [key for key, (_, tier) in classified.items() if tier == TIER_ENVIRONMENT],
+        "ambiguous_failure": [key for key, (_, tier) in classified.items() if tier != TIER_ENVIRONMENT],
+        "error": with_error,
+    }
+    counts = {f"{kind}_instances": len(found) for kind, found in ids.items() if kind != "incomplete"}
+    lists = {f"{kind}_ids": sorted(found) for kind, found in ids.items()}
+    reasons = {key: classified[key][0] for key in sorted(classified)}
+    return {"total_instances": len(arm.verdicts), **counts, **lists, "failure_reasons": reasons, "schema_version": 2}
+
+
+def _verdict(run: RunDir, trial: Trial) -> Verdict:
+    info, messages = _trajectory(run, trial)
+    report = json.loads(run.report(trial).read_text())[trial.instance_id] if run.is_graded(trial) else {}
+    usages = [message.get("extra", {}).get("response", {}).get("usage") or {} for message in messages]
+    return Verdict(
+        outcome=report.get("outcome", "infra"),
+        error=report.get("error"),
+        exit_status=info.get("exit_status", ""),
+        rescued=info.get("submission_source") == "rescued",
+        turns=info.get("model_stats", {}).get("api_calls", 0),
+        prompt_tokens=sum(usage.get("prompt_tokens", 0) for usage in usages),
+        completion_tokens=sum(usage.get("completion_tokens", 0) for usage in usages),
+        seconds=info.get("seconds", 0.0),
+    )
+
+
+def _trajectory(run: RunDir, trial: Trial) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(info, messages); empty when predictions came from elsewhere."""
+    if not run.trajectory(trial).is_file():
+        return {}, []
+    data = json.loads(run.trajectory(trial).read_text())
+    return data["info"], data["messages"]
+
+
+def _compare(a: str, b: str, resolved_a: Mapping[str, bool], resolved_b: Mapping[str, bool]) -> Comparison:
+    both = sorted(resolved_a.keys() & resolved_b.keys())
+    return Comparison(
+        a,
+        b,
+        Paired.of(resolved_a, resolved_b),
+        only_a=[key for key in both if resolved_a[key] and not resolved_b[key]],
+        only_b=[key for key in both if resolved_b[key] and not resolved_a[key]],
+    )
+
+
+def _classify(run: RunDir, arm: str, instance_id: str) -> tuple[str, str] | None:
+    found: tuple[str, str] | None = classify_logs(run.evaluation(Trial(arm, instance_id)) / "test_output.txt")
+    return found

@@ -1,0 +1,173 @@
+"""The run directory: every path of a run, what is done and what is owed, and whose run it is.
+
+It is the interface between the stages and the unit of resumption. Every file in it appears whole or not at all; a
+rollout is done when its prediction is there, a grading when its report is there. ``*.jsonl`` and ``results/`` are
+derived and can be deleted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from swe_eval.errors import UserError
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One (adapter, instance, sample) to be run."""
+
+    adapter: str
+    instance_id: str
+    sample: int = 1
+    samples: int = 1
+
+    @property
+    def arm(self) -> str:
+        """The adapter's name, with ``.s1``, ``.s2``, ... when there are several samples per instance."""
+        return self.adapter if self.samples == 1 else f"{self.adapter}.s{self.sample}"
+
+    def __str__(self) -> str:
+        return f"{self.arm} {self.instance_id}"
+
+
+class RunDir:
+    """Names instead of path formatting."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    @property
+    def id(self) -> str:
+        """Label of this run's containers and temporary files, the same each time it is continued."""
+        return hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
+
+    @property
+    def run_json(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def config_yaml(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def comparison(self) -> Path:
+        return self.root / "results" / "comparison.json"
+
+    def log(self, name: str) -> Path:
+        return self.root / "logs" / name
+
+    def trajectory(self, trial: Trial) -> Path:
+        return self.root / "trajectories" / trial.arm / f"{trial.instance_id}.traj.json"
+
+    def prediction(self, trial: Trial) -> Path:
+        return self.root / "predictions" / trial.arm / f"{trial.instance_id}.diff"
+
+    def predictions_jsonl(self, arm: str) -> Path:
+        return self.root / "predictions" / f"{arm}.jsonl"
+
+    def evaluation(self, trial: Trial) -> Path:
+        return self.root / "evaluation" / trial.arm / trial.instance_id
+
+    def report(self, trial: Trial) -> Path:
+        return self.evaluation(trial) / "report.json"
+
+    def results(self, arm: str) -> Path:
+        return self.root / "results" / f"{arm}.json"
+
+    def is_rolled_out(self, trial: Trial) -> bool:
+        return self.prediction(trial).is_file()
+
+    def is_graded(self, trial: Trial) -> bool:
+        return self.report(trial).is_file()
+
+    def read_patch(self, trial: Trial) -> str:
+        """The ``model_patch``; bytes that are not UTF-8 come as surrogates (see ``write_text``)."""
+        return self.prediction(trial).read_bytes().decode("utf-8", "surrogateescape")
+
+    def write_predictions_jsonl(self, arm: str, trials: Iterable[Trial]) -> None:
+        """The arm's predictions in the form that the official harness reads, from its ``.diff`` files."""
+        rows = [
+            {"instance_id": t.instance_id, "model_name_or_path": arm, "model_patch": self.read_patch(t)}
+            for t in trials
+            if self.is_rolled_out(t)
+        ]
+        write_text(self.predictions_jsonl(arm), "".join(json.dumps(row) + "\n" for row in rows))
+
+    def record_infra(self, trial: Trial, stage: str, error: BaseException) -> None:
+        """Add a line to ``logs/infra.jsonl``: what kept a trial from its verdict, and that it was not the model."""
+        line = {
+            "time": now(),
+            "adapter": trial.arm,
+            "instance_id": trial.instance_id,
+            "stage": stage,
+            "error": type(error).__name__,
+            "message": str(error),
+        }
+        path = self.log("infra.jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    @contextmanager
+    def claimed(self, identity: Mapping[str, Any]) -> Iterator[None]:
+        """Own the directory for the length of a run, and make sure that it is this configuration's.
+
+        Args:
+            identity: everything that the numbers depend on, flat: ``{"agent.max_turns": 30, ...}``.
+
+        Raises:
+            UserError: another process is at work in it, or it holds the results of another configuration.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"output_dir={self.root}: in use by another process; wait, or write name=...") from None
+            self._refuse_other(identity)
+            for torn in self.root.rglob(".*.part"):
+                torn.unlink()
+            yield
+
+    def _refuse_other(self, identity: Mapping[str, Any]) -> None:
+        if not self.run_json.is_file():
+            return
+        before = json.loads(self.run_json.read_text())["identity"]
+        differing = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
+        if differing:
+            lines = [f"{key}: {before.get(key)!r} there, {identity.get(key)!r} now" for key in differing]
+            raise UserError(
+                "\n".join([f"output_dir={self.root}: holds a run of another configuration; write name=...", *lines])
+            )
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is seen whole or not at all: aside, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    with os.fdopen(handle, "wb") as file:
+        file.write(text.encode("utf-8", "surrogateescape"))
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(part, 0o644)  # mkstemp makes it private; a shared run directory is read by others
+    os.replace(part, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``write_text`` of indented JSON."""
+    write_text(path, json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""Where commands run: the seam (``sandbox.py``) and one file per answer."""

@@ -1,0 +1,130 @@
+"""``sandbox=docker``: a container per rollout and a fresh one per grading, through the docker command."""
+
+from __future__ import annotations
+
+import errno
+import shlex
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from swe_eval.benchmark.instances import Instance
+from swe_eval.errors import SandboxError, UserError
+from swe_eval.sandbox.capture import capture
+from swe_eval.sandbox.sandbox import Completed, Purpose
+from swe_eval.settings import DockerSandbox as DockerSettings
+
+WORKDIR = "/testbed"
+LABEL = "swe_eval.run"
+# PID 1: reaps, survives `kill -9 -1`, obeys SIGTERM at once (as `sleep` does not) and ends by itself after a day
+PID_1 = 'trap "exit 0" TERM; end=$((SECONDS+86400)); while [ $SECONDS -lt $end ]; do sleep 60 & wait $!; done'
+GONE = ("No such container", "is not running", "Cannot connect to the Docker daemon", "is restarting")
+
+
+class DockerSandbox:
+    """A running container."""
+
+    def __init__(self, executable: str, container: str) -> None:
+        self._executable, self._container = executable, container
+
+    def run(self, command: str, *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+        """See ``Sandbox.run``. The time limit acts inside: killing the docker client leaves the command alive."""
+        options = [option for key, value in (env or {}).items() for option in ("-e", f"{key}={value}")]
+        inside = ["timeout", "--signal=KILL", f"{timeout:.3f}", "bash", "-c", command.replace("\0", "")]
+        started = time.monotonic()
+        done = self._exec([*options, "-w", WORKDIR, self._container, *inside], timeout=timeout + 10)
+        late = done.returncode == 137 and time.monotonic() - started >= timeout
+        return Completed(done.output, done.returncode, done.timed_out or late)
+
+    def put(self, name: str, data: bytes) -> str:
+        """See ``Sandbox.put``."""
+        path = f"/tmp/swe_eval/{name}"
+        write = f"mkdir -p /tmp/swe_eval && cat > {shlex.quote(path)}"
+        written = self._exec(["-i", self._container, "sh", "-c", write], timeout=60, stdin=data)
+        if written.returncode:
+            raise SandboxError(f"cannot write {path} in the container: {written.text.strip()[-500:]}")
+        return path
+
+    def _exec(self, arguments: list[str], *, timeout: float, stdin: bytes | None = None) -> Completed:
+        done = _docker(self._executable, ["exec", *arguments], timeout=timeout, stdin=stdin)
+        if done.returncode and any(words in done.text[-1000:] for words in GONE) and not self._is_running():
+            raise SandboxError(f"the container died: {done.text.strip()[-500:]}")
+        return done
+
+    def _is_running(self) -> bool:
+        asked = ["inspect", "-f", "{{.State.Running}}", self._container]
+        return _docker(self._executable, asked, timeout=60).text.strip() == "true"
+
+
+class DockerSandboxes:
+    """See ``Sandboxes``."""
+
+    def __init__(self, settings: DockerSettings, run_id: str) -> None:
+        self._settings, self._run_id = settings, run_id
+        self._image_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        try:
+            answer = self._docker("info", timeout=60)
+        except SandboxError as error:
+            raise UserError(f"sandbox.executable={settings.executable}: {error}") from None
+        if answer.returncode:
+            raise UserError(f"sandbox=docker: no engine answers ({_last_line(answer)}); start it, or write sandbox=...")
+
+    @contextmanager
+    def start(self, instance: Instance, purpose: Purpose) -> Iterator[DockerSandbox]:
+        """See ``Sandboxes.start``. A missing image is built if the instance has a build context, else pulled."""
+        with self._image_locks[instance.image]:
+            self._ensure_image(instance)
+        container = self._start_container(instance.image, purpose)
+        try:
+            yield DockerSandbox(self._settings.executable, container)
+        finally:
+            self._docker("rm", "--force", "--volumes", container, timeout=120)
+
+    def remove_all(self) -> None:
+        """See ``Sandboxes.remove_all``."""
+        found = self._docker("ps", "--all", "--quiet", "--filter", f"label={LABEL}={self._run_id}", timeout=60)
+        if containers := found.text.split():
+            self._docker("rm", "--force", "--volumes", *containers, timeout=300)
+
+    def _ensure_image(self, instance: Instance) -> None:
+        if self._docker("image", "inspect", instance.image, timeout=60).returncode == 0:
+            return
+        if instance.context is not None and (instance.context / "Dockerfile").is_file():
+            arguments = [f"--build-arg={key}={value}" for key, value in self._settings.build_args.items()]
+            command = ["build", "--tag", instance.image, *arguments, str(instance.context)]
+        else:
+            command = ["pull", instance.image]
+        done = self._docker(*command, timeout=self._settings.start_timeout)
+        if done.returncode or done.timed_out:
+            raise SandboxError(f"image {instance.image} is missing; docker {command[0]}: {_last_line(done)}")
+
+    def _start_container(self, image: str, purpose: Purpose) -> str:
+        limits = self._settings
+        network = limits.network if purpose == "rollout" else limits.grading_network
+        done = self._docker(
+            *("run", "--detach", "--rm", "--label", f"{LABEL}={self._run_id}", "--label", f"{LABEL}.purpose={purpose}"),
+            *("--network", network, "--memory", limits.memory, "--pids-limit", str(limits.pids_limit)),
+            *("--workdir", WORKDIR, "--entrypoint", "bash", image, "-c", PID_1),
+            timeout=limits.start_timeout,
+        )
+        if done.returncode:
+            raise SandboxError(f"cannot start {image}: {_last_line(done)}")
+        return done.text.split()[-1]
+
+    def _docker(self, *arguments: str, timeout: float) -> Completed:
+        return _docker(self._settings.executable, arguments, timeout=timeout)
+
+
+def _docker(executable: str, arguments: Sequence[str], *, timeout: float, stdin: bytes | None = None) -> Completed:
+    try:
+        return capture([executable, *arguments], timeout=timeout, stdin=stdin)
+    except OSError as error:
+        if error.errno == errno.E2BIG:
+            return Completed(f"bash: {error.strerror}\n".encode(), 126)
+        raise SandboxError(f"{executable}: {error.strerror}") from error
+
+
+def _last_line(done: Completed) -> str:
+    return (done.text.strip().splitlines() or ["no answer in time"])[-1]

@@ -1,0 +1,94 @@
+"""``sandbox=local``: a temporary directory of this machine. Clean environment, limits, and no isolation at all."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from swe_eval.benchmark.instances import Instance
+from swe_eval.errors import SandboxError, UserError
+from swe_eval.sandbox.capture import capture
+from swe_eval.sandbox.sandbox import Completed, Purpose
+
+SETUP = "setup.sh"
+"""The file of a task that makes its repository; the task's Dockerfile runs the same one."""
+
+
+class LocalSandbox:
+    """A directory with the repository, a home and a place for files."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._repository = root / "testbed"
+        for folder in ("home", "files"):
+            (root / folder).mkdir()
+
+    def run(self, command: str, *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+        """See ``Sandbox.run``. ``BASH_ENV`` is left out: it names a file inside an image."""
+        given = {key: value for key, value in (env or {}).items() if key != "BASH_ENV"}
+        argv = ["bash", "-c", command.replace("\0", "")]
+        return self._capture(argv, timeout=timeout, env=self._environment() | given, cwd=self._repository)
+
+    def put(self, name: str, data: bytes) -> str:
+        """See ``Sandbox.put``."""
+        path = self._root / "files" / name
+        path.write_bytes(data)
+        return str(path)
+
+    def make_repository(self, instance: Instance) -> None:
+        """Run the task's own set-up script."""
+        assert instance.context
+        self._repository.mkdir()
+        made = self.run(f"bash '{instance.context / SETUP}' .", timeout=60)
+        if made.returncode:
+            raise SandboxError(f"{instance.instance_id}: {SETUP} failed: {made.text.strip()[-500:]}")
+
+    def _capture(self, argv: list[str], *, timeout: float, env: Mapping[str, str], cwd: Path) -> Completed:
+        try:
+            return capture(argv, timeout=timeout, env=env, cwd=cwd)
+        except OSError as error:  # the directory is gone, the disk is full, the command is too long for the kernel
+            if error.errno == errno.E2BIG:
+                return Completed(f"bash: {error.strerror}\n".encode(), 126)
+            raise SandboxError(f"local sandbox: {error}") from error
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"]),
+            "HOME": str(self._root / "home"),
+            "TMPDIR": str(self._root / "files"),
+            "LC_ALL": "C.UTF-8",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            # a module edited twice within a second keeps its .pyc: tests would see the old code
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+
+class LocalSandboxes:
+    """See ``Sandboxes``."""
+
+    def __init__(self, run_id: str) -> None:
+        if importlib.util.find_spec("pytest") is None:
+            raise UserError("sandbox=local: the tasks' tests need pytest here; write pip install 'swe_eval[demo]'")
+        self._prefix = f"swe_eval-{run_id}-"
+
+    @contextmanager
+    def start(self, instance: Instance, purpose: Purpose) -> Iterator[LocalSandbox]:
+        """See ``Sandboxes.start``; the instance must come from a task repo with set-up scripts."""
+        if instance.context is None or not (instance.context / SETUP).is_file():
+            raise SandboxError(f"{instance.instance_id}: no {SETUP}; sandbox=local runs bundled tasks only")
+        with tempfile.TemporaryDirectory(prefix=self._prefix, ignore_cleanup_errors=True) as folder:
+            sandbox = LocalSandbox(Path(folder))
+            sandbox.make_repository(instance)
+            yield sandbox
+
+    def remove_all(self) -> None:
+        """See ``Sandboxes.remove_all``."""
+        for left in Path(tempfile.gettempdir()).glob(f"{self._prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)

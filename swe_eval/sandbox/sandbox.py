@@ -1,0 +1,72 @@
+"""The seam: where commands run. One protocol, used for the agent and for grading alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from swe_eval.benchmark.instances import Instance
+from swe_eval.settings import Settings
+
+Purpose = Literal["rollout", "grading"]
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that ran."""
+
+    output: bytes
+    """Standard output and error, interleaved; the middle is cut out of what is larger than ``capture.KEEP``."""
+    returncode: int
+    timed_out: bool = False
+    """Killed, with everything it had started, because its time was over."""
+
+    @property
+    def text(self) -> str:
+        """The output for reading: bytes that are not UTF-8 are replaced."""
+        return self.output.decode("utf-8", "replace")
+
+
+class Sandbox(Protocol):
+    """A started image with the repository in it. Every method raises SandboxError when the sandbox is gone."""
+
+    def run(self, command: str, *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+        """Run a bash command in the repository, in a process of its own, standard input closed."""
+
+    def put(self, name: str, data: bytes) -> str:
+        """Write a file outside the repository; returns the path that commands know it by."""
+
+
+class Sandboxes(Protocol):
+    """A backend: starts sandboxes from the images of instances, and knows which are its own."""
+
+    def start(self, instance: Instance, purpose: Purpose) -> AbstractContextManager[Sandbox]:
+        """A fresh sandbox of the instance's image, removed on exit. Raises SandboxError."""
+
+    def remove_all(self) -> None:
+        """Remove every sandbox of this run, also those of a process that was killed."""
+
+
+@contextmanager
+def sandboxes(settings: Settings, run_id: str) -> Iterator[Sandboxes]:
+    """The configured backend; what a killed run of the same id left behind is removed at both ends.
+
+    Raises:
+        UserError: the backend cannot work on this machine.
+    """
+    backend: Sandboxes
+    if settings.sandbox.kind == "docker":
+        from swe_eval.sandbox.docker import DockerSandboxes
+
+        backend = DockerSandboxes(settings.sandbox, run_id)
+    else:
+        from swe_eval.sandbox.local import LocalSandboxes
+
+        backend = LocalSandboxes(run_id)
+    backend.remove_all()
+    try:
+        yield backend
+    finally:
+        backend.remove_all()

@@ -1,0 +1,70 @@
+"""Rollouts and gradings at the same time, on separate budgets, until nothing is owed or the run is told to stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+
+from swe_eval.run_dir import Trial
+
+
+class Schedule:
+    """Two pools: a trial that was rolled out goes to the graders at once, while others still roll."""
+
+    def __init__(self, workers: int, grade_workers: int) -> None:
+        self._rollers = ThreadPoolExecutor(workers, thread_name_prefix="rollout")
+        self._graders = ThreadPoolExecutor(grade_workers, thread_name_prefix="grading")
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+
+    def is_stopping(self) -> bool:
+        """Whether work in progress should leave off."""
+        return self._stopping.is_set()
+
+    def run(
+        self,
+        to_roll_out: Iterable[Trial],
+        to_grade: Iterable[Trial],
+        roll_out: Callable[[Trial], bool],
+        grade: Callable[[Trial], None],
+        on_interrupt: Callable[[], None],
+    ) -> None:
+        """Do all of it, in the given order as far as several at once have one.
+
+        Args:
+            roll_out: returns whether the trial can be graded now.
+            on_interrupt: cuts short what is in progress.
+
+        Raises:
+            BaseException: the first that ``roll_out`` or ``grade`` raised, or KeyboardInterrupt; all work has ended.
+        """
+
+        def roll_out_then_grade(trial: Trial) -> None:
+            if roll_out(trial):
+                self._graders.submit(self._guarded, grade, trial)
+
+        for trial in to_grade:
+            self._graders.submit(self._guarded, grade, trial)
+        rolling = [self._rollers.submit(self._guarded, roll_out_then_grade, trial) for trial in to_roll_out]
+        try:
+            wait(rolling)
+            self._graders.shutdown()
+        except KeyboardInterrupt:
+            self._stopping.set()
+            on_interrupt()
+            raise
+        finally:
+            self._rollers.shutdown()
+            self._graders.shutdown()
+        if self._failure:
+            raise self._failure
+
+    def _guarded(self, stage: Callable[[Trial], object], trial: Trial) -> None:
+        if self.is_stopping():
+            return
+        try:
+            stage(trial)
+        except BaseException as error:  # raised again by run(), in the main thread
+            self._failure = self._failure or error
+            self._stopping.set()

@@ -1,0 +1,1 @@
+"""How adapters are served: the seam (``server.py``), one file per answer, and our own server (``app/``)."""

@@ -1,0 +1,179 @@
+"""One base model in memory with every adapter beside it; whatever cannot be served exactly is refused at start."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class CannotServe(Exception):
+    """What was asked for cannot be served; one line for the person who started the server."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to load."""
+
+    model: str
+    """Hub id or directory."""
+    revision: str | None = None
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    """Tokens; None is as many as the model has positions."""
+    device: str = "auto"
+    quantization: str = "none"
+    gpu_memory_utilization: float = 1.0
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is behind a model id."""
+
+    root: str
+    """Directory or hub id of the adapter, or of the base model."""
+    parent: str | None = None
+    """Base model of an adapter."""
+    adapter: str = ""
+    """PEFT's name for it (torch allows no dot in a module's name, people do in a checkpoint's); empty is the base."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A loaded model, its tokenizer, and what is needed to choose among its adapters."""
+
+    model: Any
+    """A PreTrainedModel, or a PeftModel around it if there are adapters."""
+    tokenizer: PreTrainedTokenizerBase
+    context: int
+    """Tokens of prompt and answer together."""
+    served: Mapping[str, Served]
+    """By model id."""
+
+    def select(self, name: str) -> None:
+        """Become the model of this id. Sets the whole state: whatever a failed request left behind is undone."""
+        if not isinstance(self.model, PeftModel):
+            return
+        tuner: Any = self.model.base_model
+        if adapter := self.served[name].adapter:
+            tuner.enable_adapter_layers()
+            self.model.set_adapter(adapter, inference_mode=True)
+        else:
+            tuner.disable_adapter_layers()
+
+
+def load(source: Source, adapters: Mapping[str, str], base_names: Iterable[str]) -> Weights:
+    """Load a base model, to be served under ``base_names``, and LoRA adapters (name -> directory or hub id) on top.
+
+    Raises:
+        CannotServe: the model, its tokenizer or an adapter is missing, damaged or of another kind.
+    """
+    device = _device(source)
+    try:
+        config = AutoConfig.from_pretrained(source.model, **_hub(source))
+        tokenizer = AutoTokenizer.from_pretrained(source.model, **_hub(source))
+        context = _context(config.get_text_config(), source.max_model_len)
+        _require_chat_template(tokenizer, source.model)
+        model: Any = _base(source, device)
+    except (OSError, ValueError) as error:
+        raise CannotServe(f"{source.model}: {error}") from error
+    _report_size(model, source.quantization)
+    served = {name: Served(source.model) for name in base_names}
+    for index, (name, path) in enumerate(adapters.items()):
+        served[name] = Served(path, parent=source.model, adapter=f"adapter_{index}_")
+        model = _with_adapter(model, name, served[name], device)
+    return Weights(model.eval(), tokenizer, context, served)
+
+
+def _device(source: Source) -> str:
+    has_cuda = torch.cuda.is_available()
+    device = source.device if source.device != "auto" else "cuda" if has_cuda else "cpu"
+    if device == "cuda":
+        if not has_cuda:
+            raise CannotServe("--device cuda: torch sees no CUDA device")
+        torch.cuda.set_per_process_memory_fraction(source.gpu_memory_utilization)
+    return device
+
+
+def _hub(source: Source) -> dict[str, Any]:
+    return {"revision": source.revision or "main", "trust_remote_code": source.trust_remote_code}
+
+
+def _context(config: Any, wanted: int | None) -> int:
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    context = wanted or positions
+    if context is None:
+        raise CannotServe("the model does not say how long its context is: give --max-model-len")
+    if positions is not None and context > positions:
+        raise CannotServe(f"--max-model-len {context}: the model has {positions} positions")
+    return context
+
+
+def _require_chat_template(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
+    if not tokenizer.chat_template:
+        raise CannotServe(f"{model}: no chat template: put the one it was trained with beside its tokenizer")
+
+
+def _base(source: Source, device: str) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        source.model,
+        dtype=source.dtype,
+        device_map=device,
+        quantization_config=_quantization(source.quantization),
+        **_hub(source),
+    )
+    return model
+
+
+def _quantization(kind: str) -> BitsAndBytesConfig | None:
+    if kind == "none":
+        return None
+    if kind == "4bit":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    # DeepSeek-V3's kv_b_proj gets a 4-D input (transformers 5.23), which the int8 product cannot take
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["kv_b_proj", "lm_head"])
+
+
+def _report_size(model: PreTrainedModel, quantization: str) -> None:
+    stored = {name: weight.numel() * weight.element_size() for name, weight in model.named_parameters()}
+    logger.info("weights: %.0f MiB on %s, quantization %s", sum(stored.values()) / 2**20, model.device, quantization)
+    fused = sum(size for name, size in stored.items() if ".experts." in name)
+    if quantization != "none" and fused:
+        logger.warning("bitsandbytes leaves routed experts as they are: %.0f MiB of the weights", fused / 2**20)
+
+
+def _with_adapter(model: Any, name: str, served: Served, device: str) -> PeftModel:
+    path = served.root
+    try:
+        config = PeftConfig.from_pretrained(path)
+        if config.peft_type != "LORA" or config.bias != "none":
+            raise CannotServe(f"adapter {name}: only LoRA without trained biases can share a base model ({path})")
+        adapted = model if isinstance(model, PeftModel) else PeftModel(model, config, adapter_name=served.adapter)
+        # PEFT only warns of keys that do not fit, and then serves the base model or noise under the adapter's name
+        keys = adapted.load_adapter(path, adapter_name=served.adapter, torch_device=device)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CannotServe(f"adapter {name}: {error}") from error
+    for wrong, what in ((keys.unexpected_keys, "not in this model"), (keys.missing_keys, "missing in the adapter")):
+        if wrong:
+            raise CannotServe(f"adapter {name}: {len(wrong)} weights are {what}, the first is {wrong[0]} ({path})")
+    return adapted

@@ -1,0 +1,73 @@
+"""One served model: where it is, and how to get a real answer out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import httpx
+
+from swe_eval.errors import ServingError
+
+QUICK = 10.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where an OpenAI client reaches one adapter."""
+
+    base_url: str
+    """Ends in ``/v1``."""
+    api_key: str = field(repr=False)
+    model: str
+    """Model id at the endpoint."""
+    max_model_len: int | None
+    """Context in tokens; None if the endpoint does not say."""
+
+
+def listed_models(base_url: str, api_key: str, timeout: float = QUICK) -> dict[str, int | None]:
+    """Context length in tokens (None if not said) by model id, from ``GET /v1/models``.
+
+    Raises:
+        httpx.HTTPError: nobody answers within ``timeout`` seconds, or the answer is not 2xx.
+        ServingError: the answer is not an OpenAI model list.
+    """
+    with _client(base_url, api_key, timeout) as client:
+        response = client.get("/models").raise_for_status()
+    try:
+        return {model["id"]: model.get("max_model_len") for model in response.json()["data"]}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ServingError(f"{response.url} is not an OpenAI model list: {response.text[:200]!r}") from None
+
+
+def ask_one_token(endpoint: Endpoint, timeout: float) -> None:
+    """Have the model really answer, by one token: being listed proves nothing.
+
+    Raises:
+        httpx.HTTPError: nobody answers within ``timeout`` seconds, or the answer is not 2xx.
+        ServingError: the answer is not a chat completion.
+    """
+    request = {"model": endpoint.model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    with _client(endpoint.base_url, endpoint.api_key, timeout) as client:
+        response = client.post("/chat/completions", json=request).raise_for_status()
+    try:
+        response.json()["choices"][0]["message"]
+    except (ValueError, KeyError, TypeError, IndexError):
+        raise ServingError(f"{response.url} is not an OpenAI chat endpoint: {response.text[:200]!r}") from None
+
+
+def reason(error: httpx.HTTPError) -> str:
+    """What went wrong, in one line, in the server's own words if it had any."""
+    if not isinstance(error, httpx.HTTPStatusError):
+        return str(error) or type(error).__name__
+    try:
+        said = error.response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        said = error.response.text[:200]
+    return f"HTTP {error.response.status_code}: {said}"
+
+
+def _client(base_url: str, api_key: str, timeout: float) -> httpx.Client:
+    # A cluster's HTTP_PROXY would send a request for this very node out to the proxy.
+    is_local = httpx.URL(base_url).host in ("127.0.0.1", "localhost", "::1")
+    headers = {"Authorization": f"Bearer {api_key}"}
+    return httpx.Client(base_url=base_url, headers=headers, timeout=timeout, trust_env=not is_local)

@@ -1,0 +1,55 @@
+"""``serving=transformers``: our own server (``app/``) in a supervised process, base and adapters in one copy."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from swe_eval.serving.process import Launch, ServerProcess, supervise
+from swe_eval.settings import Settings, TransformersServing
+
+
+@contextmanager
+def start_transformers(settings: Settings, log: Path, say: Callable[[str], None]) -> Iterator[ServerProcess]:
+    """Run the server for as long as the context is open.
+
+    Raises:
+        ServingError: it does not start; with the end of ``log`` and a hint.
+    """
+    serving = settings.serving
+    assert isinstance(serving, TransformersServing)
+    api_key = serving.api_key or secrets.token_urlsafe()
+    launch = Launch(
+        argv=lambda port: [*_argv(settings), f"--host={serving.host}", f"--port={port}"],
+        env={"SWE_EVAL_API_KEY": api_key},  # not in argv, which every user of the machine can read
+        api_key=api_key,
+        host=serving.host,
+        port=serving.port,
+        models=tuple(adapter.name for adapter in settings.adapters),
+        startup_timeout=serving.startup_timeout,
+    )
+    with supervise(launch, log, say) as server:
+        yield server
+
+
+def _argv(settings: Settings) -> list[str]:
+    model, serving = settings.model, settings.serving
+    assert isinstance(serving, TransformersServing)
+    options = {
+        "--model": model.base_model,
+        "--revision": model.revision,
+        "--dtype": model.dtype,
+        "--max-model-len": model.max_model_len,
+        "--device": serving.device,
+        "--gpu-memory-utilization": serving.gpu_memory_utilization,
+        "--quantization": settings.quantization.kind,
+    }
+    return [
+        *(sys.executable, "-m", "swe_eval.serving.app"),
+        *(f"{option}={value}" for option, value in options.items() if value is not None),
+        *(["--trust-remote-code"] if model.trust_remote_code else []),
+        *(f"--base-name={a.name}" if a.path is None else f"--adapter={a.name}={a.path}" for a in settings.adapters),
+    ]

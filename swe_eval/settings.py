@@ -1,0 +1,368 @@
+"""The validated configuration: what ``conf/`` composes, as one frozen tree, one model per group.
+
+``conf/*.yaml`` holds the values, this file their meaning and the rules between them. Nothing past ``settings_from``
+sees Hydra. A field marked ``Free`` may differ when a run is continued; every other field is part of what the run's
+numbers mean, and a run directory refuses another value of it (see ``run_dir.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from swe_eval.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parent
+BASE = "base"
+
+Free = "may differ when a run is continued"
+AdapterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Probability = Annotated[float, Field(gt=0, le=1)]
+
+
+class Group(BaseModel):
+    """A config group: frozen, no unknown keys, each field described by the docstring under it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class ModelSettings(Group):
+    """The base model."""
+
+    name: AdapterName
+    """Short name, used in the name of the run."""
+    base_model: str
+    """Hub id, or a directory in Hugging Face format."""
+    revision: str | None
+    """Hub revision; null is the default branch."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"]
+    """Type of the weights on the device."""
+    max_model_len: PositiveInt | None
+    """Context length in tokens; null is the model's own."""
+    trust_remote_code: bool
+    """Run Python code that the model's repository ships."""
+
+
+class AdapterSettings(Group):
+    """One arm of the evaluation: a LoRA adapter, or the bare base model."""
+
+    name: AdapterName
+    """Served model id, folder, and row in every table."""
+    path: Annotated[str | None, Free]
+    """Directory with adapter_config.json; null is the base model itself. A run knows it by its content."""
+
+
+class NoLora(Group):
+    """``lora=none``: the base model alone."""
+
+    kind: Literal["none"]
+
+    @property
+    def adapters(self) -> tuple[AdapterSettings, ...]:
+        return (AdapterSettings(name=BASE, path=None),)
+
+
+class OneLora(Group):
+    """``lora=adapter|trained|baseline|demo``: one adapter, with or without the base model beside it."""
+
+    kind: Literal["one"]
+    name: AdapterName
+    """Name of the adapter."""
+    path: Annotated[str, Free]
+    """Directory with adapter_config.json."""
+    with_base: bool
+    """Evaluate the bare base model too, as the arm to compare with."""
+
+    @property
+    def adapters(self) -> tuple[AdapterSettings, ...]:
+        return (*([AdapterSettings(name=BASE, path=None)] if self.with_base else []), _adapter(self.name, self.path))
+
+
+class PairLora(Group):
+    """``lora=ab``: two arms on one server."""
+
+    kind: Literal["ab"]
+    baseline: Annotated[str | None, Free]
+    """Directory of adapter A; null is the base model itself."""
+    trained: Annotated[str, Free]
+    """Directory of adapter B."""
+
+    @property
+    def adapters(self) -> tuple[AdapterSettings, ...]:
+        return (_adapter("baseline", self.baseline), _adapter("trained", self.trained))
+
+
+class ManyLora(Group):
+    """``lora=list``: any number of arms; the first is the one that the others are compared with."""
+
+    kind: Literal["list"]
+    adapters: Annotated[tuple[AdapterSettings, ...], Field(min_length=1)]
+    """``[{name: ..., path: ...}, ...]``; a null path is the base model."""
+
+
+LoraSettings = Annotated[NoLora | OneLora | PairLora | ManyLora, Field(discriminator="kind")]
+
+
+class TransformersServing(Group):
+    """``serving=transformers``: our own server in its own process, base and adapters in one copy of the weights."""
+
+    kind: Literal["transformers"]
+    host: Annotated[str, Free]
+    """Address to listen on."""
+    port: Annotated[int | None, Field(ge=1, le=65535), Free]
+    """Port to listen on; null takes a free one."""
+    api_key: Annotated[str | None, Free] = Field(repr=False)
+    """Bearer key that clients must send; null makes a random one."""
+    startup_timeout: Annotated[PositiveFloat, Free]
+    """Seconds until every adapter must have answered."""
+    device: Literal["auto", "cpu", "cuda"]
+    """Where the model runs; auto takes CUDA if it is there."""
+    gpu_memory_utilization: Annotated[Probability, Free]
+    """Fraction of the device's memory that the server may take."""
+
+
+class ExternalServing(Group):
+    """``serving=external``: an OpenAI-compatible endpoint that already runs."""
+
+    kind: Literal["external"]
+    base_url: Annotated[str, Field(pattern=r"^https?://")]
+    """URL up to and with ``/v1``."""
+    api_key_env: Annotated[str | None, Free]
+    """Name of the environment variable that holds the key; null if none is needed."""
+    models: dict[str, str]
+    """Model id at the endpoint per adapter name, where the two differ."""
+    startup_timeout: Annotated[PositiveFloat, Free]
+    """Seconds until every adapter must have answered."""
+
+
+ServingSettings = Annotated[TransformersServing | ExternalServing, Field(discriminator="kind")]
+
+
+class QuantizationSettings(Group):
+    """``quantization=none|8bit|4bit``: how the base model's weights are stored."""
+
+    kind: Literal["none", "8bit", "4bit"]
+
+
+class BenchmarkSettings(Group):
+    """Which instances are run."""
+
+    name: AdapterName
+    """Short name, used in the name of the run."""
+    dataset: Annotated[str, Free]
+    """Hub id, a .json/.jsonl/.parquet file, a directory with <split>.parquet, or a swebench task repo."""
+    split: str
+    """Split of the dataset."""
+    max_instances: Annotated[PositiveInt | None, Free]
+    """Run the first so many of the selected instances; null is all."""
+    instance_ids: Annotated[tuple[str, ...] | None, Free]
+    """Run these instances only."""
+    filter: Annotated[str | None, Free]
+    """Run instances whose instance_id matches this regular expression from its start."""
+    grading_timeout: PositiveFloat
+    """Seconds that the tests of one instance may take (the official harness: 1800)."""
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether the tasks are ours: only those may run without isolation."""
+        return Path(self.dataset).resolve().is_relative_to(PACKAGE)
+
+
+class AgentSettings(Group):
+    """mini-swe-agent's own configuration with our settings on top."""
+
+    mini_config: Literal["swebench", "swebench_backticks"]
+    """mini-swe-agent's benchmark config that supplies every template not given here."""
+    actions: Literal["toolcall", "textbased"]
+    """How the model gives a command: a tool call, or a block of triple backticks."""
+    system_template: str | None
+    """First message (Jinja); null is mini_config's."""
+    instance_template: str | None
+    """Second message (Jinja, ``{{task}}``); null is mini_config's."""
+    observation_template: str | None
+    """What the model sees of a command's result (Jinja); null is mini_config's."""
+    format_error_template: str | None
+    """What the model sees when its answer holds no command (Jinja); null is mini_config's."""
+    max_turns: PositiveInt
+    """Model calls per trial; then the trial ends with LimitsExceeded."""
+    max_tokens: PositiveInt
+    """Tokens per answer."""
+    temperature: Annotated[float, Field(ge=0)]
+    """0 is greedy."""
+    top_p: Probability
+    """Nucleus sampling."""
+    command_timeout: PositiveFloat
+    """Seconds per command."""
+    wall_time_limit: PositiveFloat
+    """Seconds per trial; then it ends with TimeExceeded."""
+    samples: PositiveInt
+    """Trials per adapter and instance."""
+    rescue: bool
+    """Take ``git diff`` as the patch when the agent stops without submitting (labelled ``rescued``)."""
+    model_retries: Annotated[PositiveInt, Free]
+    """Attempts per model call when the endpoint fails."""
+
+
+class DockerSandbox(Group):
+    """``sandbox=docker``: one container per rollout and one per grading."""
+
+    kind: Literal["docker"]
+    executable: Annotated[str, Free]
+    """The docker command, or one that takes the same arguments."""
+    network: str
+    """Network of the agent's container; ``none`` keeps it from looking the fix up."""
+    grading_network: str
+    """Network of the container that runs the tests; the official harness has one."""
+    memory: str
+    """Memory per container, as docker writes it."""
+    pids_limit: PositiveInt
+    """Processes per container."""
+    start_timeout: Annotated[PositiveFloat, Free]
+    """Seconds to get an image and start a container of it."""
+    build_args: Annotated[dict[str, str], Free]
+    """Build arguments for images that a task repo builds itself."""
+
+
+class LocalSandbox(Group):
+    """``sandbox=local``: a temporary directory on this machine, no isolation; for bundled tasks alone."""
+
+    kind: Literal["local"]
+
+
+SandboxSettings = Annotated[DockerSandbox | LocalSandbox, Field(discriminator="kind")]
+
+
+class Settings(Group):
+    """One evaluation."""
+
+    name: str
+    """Name of the run."""
+    output_dir: Annotated[Path, Free]
+    """The run directory; the same one continues the run in it."""
+    seed: NonNegativeInt
+    """Seeds the sampling of every trial."""
+    workers: Annotated[PositiveInt, Free]
+    """Rollouts at once."""
+    grade_workers: Annotated[PositiveInt, Free]
+    """Gradings at once."""
+    model: ModelSettings
+    lora: LoraSettings
+    serving: ServingSettings
+    quantization: QuantizationSettings
+    benchmark: BenchmarkSettings
+    agent: AgentSettings
+    sandbox: SandboxSettings
+
+    @property
+    def adapters(self) -> tuple[AdapterSettings, ...]:
+        """The arms, the reference first."""
+        return self.lora.adapters
+
+    @field_validator("lora")
+    @classmethod
+    def _names_are_unique(cls, lora: Any) -> Any:
+        names = [adapter.name for adapter in lora.adapters]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two adapters are named {twice[0]!r}: give each its own name")
+        return lora
+
+    @model_validator(mode="after")
+    def _combination_exists(self) -> Settings:
+        for wrong, line in self._impossible():
+            if wrong:
+                raise ValueError(line)
+        return self
+
+    def _impossible(self) -> Iterator[tuple[bool, str]]:
+        yield (
+            self.quantization.kind != "none" and self.serving.kind == "external",
+            f"quantization={self.quantization.kind}: serving=external is a server that already runs; quantize it "
+            "there and write quantization=none",
+        )
+        yield (
+            self.sandbox.kind == "local" and not self.benchmark.is_bundled,
+            f"sandbox=local: benchmark={self.benchmark.name} would run foreign code on this machine without "
+            "isolation; write sandbox=docker",
+        )
+        yield (
+            self.agent.actions == "toolcall" and self.serving.kind == "transformers",
+            "agent.actions=toolcall: serving=transformers does not parse tool calls; write agent=textbased, or use "
+            "serving=external",
+        )
+        yield (
+            self.model.max_model_len is not None and self.agent.max_tokens >= self.model.max_model_len,
+            f"agent.max_tokens={self.agent.max_tokens}: no room for a prompt in model.max_model_len="
+            f"{self.model.max_model_len}; write a smaller agent.max_tokens",
+        )
+
+
+def settings_from(composed: Mapping[str, Any]) -> Settings:
+    """Validate a resolved configuration.
+
+    Raises:
+        UserError: one line per wrong field: its path, what is wrong, what was given.
+    """
+    if missing := [path for path, value in flatten(composed) if value == "???"]:
+        raise UserError("\n".join(f"{path}: needs a value: write {path}=..." for path in missing))
+    try:
+        return Settings.model_validate(composed)
+    except ValidationError as error:
+        raise UserError("\n".join(_line(item) for item in error.errors())) from None
+
+
+def result_settings(settings: Settings) -> dict[str, Any]:
+    """The fields that a run's numbers depend on, as ``{"agent.max_turns": 30, ...}``."""
+    return dict(flatten(_without_free(settings)))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``{"a": {"b": 1}}`` as ``("a.b", 1)``."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _adapter(name: str, path: str | None) -> AdapterSettings:
+    return AdapterSettings(name=name, path=path)
+
+
+def _without_free(group: Group) -> dict[str, Any]:
+    kept = {}
+    for name, field in type(group).model_fields.items():
+        value = getattr(group, name)
+        if Free not in field.metadata:
+            kept[name] = _without_free(value) if isinstance(value, Group) else group.model_dump(mode="json")[name]
+    return kept
+
+
+def _line(error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"] if part not in _KINDS)
+    text = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        text = "unknown key; take it out"
+    elif error["type"] not in ("value_error", "missing"):
+        text = f"{text[0].lower()}{text[1:]}, not {error['input']!r}"
+    return f"{path}: {text}" if path else text
+
+
+# pydantic puts the discriminator's value into the path of an error: lora.one.path
+_KINDS = {
+    get_args(group.model_fields["kind"].annotation)[0]
+    for union in (LoraSettings, ServingSettings, SandboxSettings)
+    for group in get_args(get_args(union)[0])
+}

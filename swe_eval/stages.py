@@ -1,0 +1,96 @@
+"""The boundary of a trial: what goes wrong inside becomes a recorded outcome, the model's doing or ours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from swe_eval.benchmark.instances import Instance
+from swe_eval.errors import InfraError
+from swe_eval.grading import INFRA, grade
+from swe_eval.progress import Progress
+from swe_eval.rollout import Rollout, Stopped, roll_out
+from swe_eval.run_dir import RunDir, Trial
+from swe_eval.sandbox.sandbox import Sandboxes
+from swe_eval.serving.server import Server
+from swe_eval.settings import Settings
+
+log = logging.getLogger("swe_eval")
+
+
+class Stages:
+    """What is done with one trial, stage by stage."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        instances: Mapping[str, Instance],
+        run: RunDir,
+        backend: Sandboxes,
+        server: Server | None,
+        progress: Progress,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self._settings, self._instances, self._run = settings, instances, run
+        self._backend, self._server, self._progress = backend, server, progress
+        self._is_stopping = is_stopping
+
+    def roll_out(self, trial: Trial) -> bool:
+        """Leave a trajectory and a prediction; returns whether there is one to grade.
+
+        Raises:
+            ServingError: the server is gone, so every further trial would fail.
+        """
+        assert self._server, "rollouts need a server"
+        self._progress.started(trial)
+        try:
+            rollout = roll_out(
+                trial,
+                self._instances[trial.instance_id],
+                self._server.endpoints[trial.adapter],
+                self._settings,
+                self._backend,
+                self._run,
+                self._is_stopping,
+            )
+        except Stopped:
+            self._progress.stopped(trial)
+            return False
+        except Exception as error:
+            self._failed(trial, "rollout", error)
+            self._server.check()
+            return False
+        self._progress.rolled_out(trial, _how(rollout))
+        return True
+
+    def grade(self, trial: Trial) -> None:
+        """Leave a report."""
+        self._progress.started(trial)
+        try:
+            report = grade(
+                self._instances[trial.instance_id],
+                trial.arm,
+                self._run.read_patch(trial),
+                self._backend,
+                self._run.evaluation(trial),
+                self._settings.benchmark.grading_timeout,
+            )
+        except Exception as error:
+            self._failed(trial, "grading", error)
+        else:
+            self._progress.ended(trial, report["outcome"], f"graded in {report['seconds']:.1f} s")
+
+    def _failed(self, trial: Trial, stage: str, error: Exception) -> None:
+        """Ours: recorded, not scored, owed again. What fails while the run is being stopped is no failure."""
+        if self._is_stopping():
+            self._progress.stopped(trial)
+            return
+        log.error("%s of %s", stage, trial, exc_info=error)
+        self._run.record_infra(trial, stage, error)
+        text = str(error) if isinstance(error, InfraError) else f"{type(error).__name__}: {error}"
+        self._progress.ended(trial, INFRA, f"{stage}: {text}")
+
+
+def _how(rollout: Rollout) -> str:
+    rescued = ", patch rescued" if rollout.rescued else ""
+    return f"{rollout.exit_status}{rescued}, {rollout.turns} turns, {rollout.seconds:.1f} s"

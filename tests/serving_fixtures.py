@@ -1,0 +1,86 @@
+"""A tiny base model, two LoRA adapters on it, and settings that serve them. ``pytest_plugins`` in conftest.py has these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from swe_eval.benchmark.demo.model import tiny_model
+from swe_eval.serving.server import Server, serve
+from swe_eval.settings import (
+    AdapterSettings,
+    ExternalServing,
+    ManyLora,
+    ModelSettings,
+    QuantizationSettings,
+    Settings,
+    TransformersServing,
+)
+
+
+def serving_settings(
+    adapters: Mapping[str, Path | None], serving: TransformersServing | ExternalServing | None = None
+) -> Settings:
+    """The part of the settings that ``serve`` reads: the tiny model with ``adapters`` (name -> directory or None)."""
+    arms = tuple(AdapterSettings(name=name, path=path and str(path)) for name, path in adapters.items())
+    return Settings.model_construct(
+        model=ModelSettings(
+            name="tiny",
+            base_model=str(tiny_model()),
+            revision=None,
+            dtype="float32",
+            max_model_len=None,
+            trust_remote_code=False,
+        ),
+        lora=ManyLora(kind="list", adapters=arms),
+        serving=serving or transformers_serving(),
+        quantization=QuantizationSettings(kind="none"),
+    )
+
+
+def transformers_serving(port: int | None = None) -> TransformersServing:
+    """Our own server on the CPU."""
+    return TransformersServing(
+        kind="transformers",
+        host="127.0.0.1",
+        port=port,
+        api_key=None,
+        startup_timeout=120,
+        device="cpu",
+        gpu_memory_utilization=0.9,
+    )
+
+
+@pytest.fixture(scope="session")
+def random_adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two LoRA adapters of the tiny model, ``sft`` and ``rl-step.900``, that change what it says."""
+    return {
+        name: _random_adapter(tmp_path_factory.mktemp("adapter"), seed) for seed, name in enumerate(["sft", "rl-step.900"])
+    }
+
+
+@pytest.fixture(scope="session")
+def server_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``server`` writes."""
+    return tmp_path_factory.mktemp("server") / "server.log"
+
+
+@pytest.fixture(scope="session")
+def server(random_adapters: dict[str, Path], server_log: Path) -> Iterator[Server]:
+    """Our own server: ``base``, ``sft`` and ``rl-step.900``."""
+    with serve(serving_settings({"base": None, **random_adapters}), server_log, print) as server:
+        yield server
+
+
+def _random_adapter(directory: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model())
+    # init_lora_weights=False makes B random; with the default of zeros the adapter would be the base model
+    config = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
+    get_peft_model(base, config).save_pretrained(directory)
+    return directory

@@ -1,0 +1,373 @@
+"""Our Transformers server, as its clients see it: a real process, driven over HTTP."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import torch
+from peft import PeftModel
+from serving_fixtures import serving_settings, transformers_serving
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from swe_eval.benchmark.demo.model import tiny_model
+from swe_eval.errors import ServingError
+from swe_eval.serving.app.engine import Engine, Sampling
+from swe_eval.serving.app.weights import CannotServe, Source, load
+from swe_eval.serving.process import ServerProcess, free_port
+from swe_eval.serving.server import Endpoint, Server, serve
+
+HELLO = [{"role": "user", "content": "hello"}]
+NAMES = ["base", "sft", "rl-step.900"]
+
+
+def ask(server: Server, name: str = "base", messages: Any = HELLO, **fields: Any) -> Any:
+    """A completion by the openai client; greedy, 24 tokens, unless ``fields`` say otherwise."""
+    endpoint = server.endpoints[name]
+    with openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0) as client:
+        fields = {"temperature": 0, "max_tokens": 24, **fields}
+        return client.chat.completions.create(model=endpoint.model, messages=messages, **fields)
+
+
+def text(server: Server, name: str = "base", messages: Any = HELLO, **fields: Any) -> str:
+    """The text of ``ask``."""
+    return str(ask(server, name, messages, **fields).choices[0].message.content)
+
+
+def post(server: Server, body: Any, key: str | None = None) -> httpx.Response:
+    """A raw request: JSON, or bytes as they are."""
+    endpoint = server.endpoints["base"]
+    headers = {"Authorization": f"Bearer {endpoint.api_key if key is None else key}"}
+    content = {"content": body} if isinstance(body, bytes) else {"json": body}
+    return httpx.post(f"{endpoint.base_url}/chat/completions", headers=headers, timeout=60, **content)
+
+
+def error(response: httpx.Response) -> tuple[int, str | None, str]:
+    """Status, code and message of an answer in OpenAI's error form."""
+    body = response.json()["error"]
+    return response.status_code, body["code"], body["message"]
+
+
+def greedy(adapter: Path | None) -> str:
+    """24 tokens after HELLO, by transformers and peft alone."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model())
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(), dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, adapter) if adapter else model
+    prompt = tokenizer.apply_chat_template(HELLO, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    output = model.generate(**prompt, do_sample=False, max_new_tokens=24)
+    return str(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+class TestAdapters:
+    def test_each_name_says_what_transformers_and_peft_say(self, server: Server, random_adapters: dict[str, Path]) -> None:
+        """Served text is the text of the model that the name promises."""
+        for name in NAMES:
+            assert text(server, name) == greedy(random_adapters.get(name))
+
+    def test_names_are_different_models(self, server: Server) -> None:
+        """Base and adapters give three different answers."""
+        assert len({text(server, name) for name in NAMES}) == 3
+
+    def test_models_do_not_leak_into_each_other(self, server: Server) -> None:
+        """An answer does not depend on which model was asked before."""
+        apart = {name: text(server, name) for name in NAMES}
+        with ThreadPoolExecutor(6) as pool:
+            mixed = list(pool.map(lambda name: (name, text(server, name)), NAMES * 4))
+        assert all(apart[name] == said for name, said in mixed)
+
+    def test_models_are_listed(self, server: Server) -> None:
+        """GET /v1/models names every model, its base model and its context."""
+        endpoint = server.endpoints["sft"]
+        with openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key) as client:
+            listed = {model.id: model.model_dump() for model in client.models.list()}
+        assert list(listed) == NAMES
+        assert listed["base"]["parent"] is None
+        assert listed["sft"]["parent"] == str(tiny_model())
+        assert listed["sft"]["max_model_len"] == endpoint.max_model_len == 8192
+
+    def test_failed_generation_leaves_nothing_behind(self, random_adapters: dict[str, Path]) -> None:
+        """After an exception in the middle of a generation the next answers are what they were."""
+
+        class Explodes(Event):
+            def is_set(self) -> bool:
+                raise RuntimeError("in the middle")
+
+        engine = Engine(load(Source(str(tiny_model())), {k: str(v) for k, v in random_adapters.items()}, ["base"]))
+        greedily = Sampling(max_tokens=8, temperature=0, top_p=1, seed=None, stop=())
+        before = [engine.complete(name, HELLO, greedily, Event()) for name in NAMES]
+        for name in NAMES:
+            with pytest.raises(RuntimeError, match="in the middle"):
+                engine.complete(name, HELLO, greedily, Explodes())
+        assert [engine.complete(name, HELLO, greedily, Event()) for name in reversed(NAMES)] == before[::-1]
+
+
+class TestSampling:
+    def test_temperature_zero_is_greedy(self, server: Server) -> None:
+        """Greedy answers are the same whatever the seed."""
+        assert text(server, seed=1) == text(server, seed=2) == text(server)
+
+    def test_seed_decides_the_text(self, server: Server) -> None:
+        """The same seed gives the same text, another seed another, and no seed a new one each time."""
+        assert text(server, temperature=1, seed=7) == text(server, temperature=1, seed=7)
+        assert text(server, temperature=1, seed=7) != text(server, temperature=1, seed=8)
+        assert text(server, temperature=1) != text(server, temperature=1)
+
+    def test_top_p_narrows_the_choice(self, server: Server) -> None:
+        """A tiny nucleus is the greedy choice."""
+        assert text(server, temperature=1, top_p=1e-6, seed=7) == text(server)
+
+    def test_max_tokens_ends_the_answer(self, server: Server) -> None:
+        """max_tokens and max_completion_tokens are the same thing, and usage counts what was made."""
+        done = ask(server, max_tokens=5)
+        assert done.choices[0].finish_reason == "length"
+        assert done.usage.completion_tokens == 5
+        assert done.usage.total_tokens == done.usage.prompt_tokens + 5
+        assert text(server, max_tokens=openai.omit, max_completion_tokens=5) == done.choices[0].message.content
+
+    @pytest.mark.parametrize("as_list", [False, True])
+    def test_stop_cuts_the_text(self, server: Server, as_list: bool) -> None:
+        """The text ends before the stop string, and generation ends with it."""
+        whole = text(server)
+        stop = whole[12:18]
+        done = ask(server, stop=["never said", stop] if as_list else stop)
+        assert done.choices[0].message.content == whole[: whole.index(stop)]
+        assert done.choices[0].finish_reason == "stop"
+        assert done.usage.completion_tokens < 24
+
+    def test_answer_is_the_rest_of_the_context_by_default(self, server: Server) -> None:
+        """Without max_tokens the answer may fill what the prompt leaves."""
+        messages = [{"role": "user", "content": "hello " * 4000}]
+        with pytest.raises(openai.BadRequestError, match=r"\((\d+) in the messages") as refused:
+            ask(server, messages=messages)
+        prompt = int(str(refused.value).split(" in the messages")[0].rsplit("(", 1)[1])
+        messages = [{"role": "user", "content": "hello " * (4000 * 8100 // prompt)}]
+        done = ask(server, messages=messages, max_tokens=openai.omit)
+        assert done.usage.total_tokens == 8192
+
+    def test_content_may_be_parts(self, server: Server) -> None:
+        """Text parts are joined by newlines, and null is empty."""
+        parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+        assert text(server, messages=[{"role": "user", "content": parts}]) == text(
+            server, messages=[{"role": "user", "content": "one\ntwo"}]
+        )
+        conversation = [*HELLO, {"role": "assistant", "content": None}, *HELLO]
+        assert text(server, messages=conversation) == text(
+            server, messages=[*HELLO, {"role": "assistant", "content": ""}, *HELLO]
+        )
+
+
+class TestLitellm:
+    """The client that mini-swe-agent uses."""
+
+    def complete(self, endpoint: Endpoint, messages: Any, **fields: Any) -> Any:
+        import litellm
+
+        return litellm.completion(
+            model=f"openai/{endpoint.model}",
+            api_base=endpoint.base_url,
+            api_key=endpoint.api_key,
+            messages=messages,
+            **{"temperature": 0, "max_tokens": 24, **fields},
+        )
+
+    def test_answer_can_be_sent_back(self, server: Server) -> None:
+        """A conversation that holds an answer as litellm returned it is understood."""
+        done = self.complete(server.endpoints["sft"], HELLO)
+        answer = done.choices[0].message
+        assert answer.content == text(server, "sft")
+        again = self.complete(server.endpoints["sft"], [*HELLO, answer.model_dump(), *HELLO])
+        assert again.usage.prompt_tokens > done.usage.prompt_tokens
+
+    def test_overflow_is_recognised(self, server: Server) -> None:
+        """An overflow is litellm's ContextWindowExceededError, which the agent ends on."""
+        import litellm
+
+        with pytest.raises(litellm.ContextWindowExceededError, match="maximum context length is 8192 tokens"):
+            self.complete(server.endpoints["sft"], HELLO, max_tokens=8192)
+
+
+class TestRefusals:
+    def test_unknown_model(self, server: Server) -> None:
+        """A model that is not served is 404, with the names that are."""
+        status, code, message = error(post(server, {"model": "gpt-9", "messages": HELLO}))
+        assert (status, code) == (404, "model_not_found")
+        assert "base, sft, rl-step.900" in message
+
+    def test_wrong_key(self, server: Server) -> None:
+        """Nothing under /v1 is answered without the key; /health is."""
+        assert error(post(server, {"model": "base", "messages": HELLO}, key="guess"))[:2] == (401, "invalid_api_key")
+        base_url = server.endpoints["base"].base_url
+        assert httpx.get(f"{base_url}/models").status_code == 401
+        assert httpx.get(f"{base_url.removesuffix('/v1')}/health").json() == {"status": "ok"}
+
+    def test_overflow(self, server: Server) -> None:
+        """Prompt and answer that do not fit are refused in OpenAI's words."""
+        status, code, message = error(post(server, {"model": "base", "messages": HELLO, "max_tokens": 8192}))
+        assert (status, code) == (400, "context_length_exceeded")
+        assert message.startswith("This model's maximum context length is 8192 tokens. However, you requested 8208 tokens")
+
+    @pytest.mark.parametrize(
+        ("body", "names"),
+        [
+            (b"{not json", "JSON"),
+            (b"[]", "dictionary"),
+            ({"messages": HELLO}, "model"),
+            ({"model": "base", "messages": []}, "messages"),
+            ({"model": "base", "messages": "hello"}, "messages"),
+            ({"model": "base", "messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+            ({"model": "base", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "only text parts"),
+            ({"model": "base", "messages": [{"role": "tool", "content": "ok"}]}, "messages.0.role"),
+            ({"model": "base", "messages": [{**HELLO[0], "tool_calls": [{"id": "1"}]}]}, "tool_calls"),
+            ({"model": "base", "messages": [{"role": "user", "content": "\ud800"}]}, "chat template"),
+            ({"model": "base", "messages": HELLO, "temperature": "hot"}, "temperature"),
+            ({"model": "base", "messages": HELLO, "max_tokens": 0}, "max_tokens"),
+            ({"model": "base", "messages": HELLO, "stop": [""]}, "stop"),
+            ({"model": "base", "messages": HELLO, "seed": 2**63}, "seed"),
+        ],
+    )
+    def test_malformed_request(self, server: Server, body: Any, names: str) -> None:
+        """A request that cannot be understood is 400 and says which part."""
+        status, _, message = error(post(server, body))
+        assert status == 400
+        assert names in message
+
+    @pytest.mark.parametrize(
+        "field",
+        [
+            {"stream": True},
+            {"n": 2},
+            {"logprobs": True},
+            {"tools": [{"type": "function"}]},
+            {"tool_choice": "required"},
+            {"response_format": {"type": "json_object"}},
+            {"presence_penalty": 0.5},
+            {"frequency_penalty": 0.5},
+            {"logit_bias": {"5": 1}},
+            {"top_k": 40},
+            {"a_new_field": 1},
+        ],
+        ids=str,
+    )
+    def test_unsupported_field(self, server: Server, field: dict[str, Any]) -> None:
+        """What would change the answer and is not supported is refused by name, never ignored."""
+        status, _, message = error(post(server, {"model": "base", "messages": HELLO, **field}))
+        assert status == 400
+        assert message.startswith(f"{next(iter(field))}=")
+        assert "leave it out" in message
+
+    def test_neutral_values(self, server: Server) -> None:
+        """The same fields are welcome with values that change nothing."""
+        neutral = {"stream": False, "n": 1, "tools": [], "tool_choice": "none", "top_k": -1, "logprobs": None, "user": "me"}
+        assert post(server, {"model": "base", "messages": HELLO, "max_tokens": 1, **neutral}).status_code == 200
+
+    def test_unknown_path(self, server: Server) -> None:
+        """Other paths are 404 in the same form."""
+        response = httpx.get(server.endpoints["base"].base_url + "/embeddings")
+        assert error(response) == (404, None, "GET /v1/embeddings: Not Found")
+
+
+class TestClientsThatLeave:
+    def test_abandoned_requests_do_not_block_the_next(self, server: Server, server_log: Path) -> None:
+        """The running request of a client that left is stopped, its queued ones are never started."""
+        endless = {"model": "base", "messages": HELLO, "temperature": 0, "max_tokens": 8000}
+        endpoint = server.endpoints["base"]
+        headers = {"Authorization": f"Bearer {endpoint.api_key}"}
+        for _ in range(3):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{endpoint.base_url}/chat/completions", json=endless, headers=headers, timeout=0.3)
+        began = time.monotonic()
+        assert ask(server, max_tokens=3).usage.completion_tokens == 3
+        assert time.monotonic() - began < 5
+        assert "+ 8000 tokens" not in server_log.read_text()
+
+
+class TestStart:
+    def test_key_is_not_on_the_command_line(self, server: ServerProcess) -> None:
+        """Every user of a machine can read the arguments of its processes."""
+        if sys.platform != "linux":
+            pytest.skip("needs /proc")
+        key = server.endpoints["base"].api_key
+        assert key.encode() not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+        assert key not in repr(server.endpoints)
+
+    def test_taken_port(self, server: Server, tmp_path: Path) -> None:
+        """A fixed port that another server holds is an error that names the setting, even if that one answers."""
+        port = httpx.URL(server.endpoints["base"].base_url).port
+        settings = serving_settings({"base": None}, transformers_serving(port))
+        with pytest.raises(ServingError, match="serving.port is taken"), serve(settings, tmp_path / "log", print):
+            pass
+
+    def test_adapter_that_does_not_fit(self, random_adapters: dict[str, Path], tmp_path: Path) -> None:
+        """Weights that find no place in the model stop the server; PEFT would serve the base model in their stead."""
+        torch.manual_seed(0)
+        misnamed = shutil.copytree(random_adapters["sft"], tmp_path / "misnamed")
+        rename_weights(misnamed / "adapter_model.safetensors", ".layers.0.", ".layers.9.")
+        settings = serving_settings({"base": None, "misnamed": misnamed})
+        with (
+            pytest.raises(ServingError, match=r"(?s)adapter misnamed: 4 weights are not in this model.*lora\.path"),
+            serve(settings, tmp_path / "log", print),
+        ):
+            pass
+
+    def test_adapter_with_missing_weights(self, random_adapters: dict[str, Path], tmp_path: Path) -> None:
+        """An adapter that lacks weights is refused, where PEFT would leave them random."""
+        partial = shutil.copytree(random_adapters["sft"], tmp_path / "partial")
+        rename_weights(partial / "adapter_model.safetensors", ".layers.0.", None)
+        with pytest.raises(CannotServe, match="adapter partial: 4 weights are missing in the adapter"):
+            load(Source(str(tiny_model())), {"partial": str(partial)}, [])
+
+    def test_adapter_of_another_rank(self, random_adapters: dict[str, Path], tmp_path: Path) -> None:
+        """Weights whose shapes contradict the adapter's own configuration are refused."""
+        other = shutil.copytree(random_adapters["sft"], tmp_path / "other")
+        config = other / "adapter_config.json"
+        config.write_text(config.read_text().replace('"r": 8', '"r": 4'))
+        with pytest.raises(CannotServe, match="adapter other: .*size mismatch"):
+            load(Source(str(tiny_model())), {"other": str(other)}, [])
+
+    def test_model_that_is_not_there(self, tmp_path: Path) -> None:
+        """A base model that cannot be found is named, with the setting to change."""
+        settings = serving_settings({"base": None})
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"base_model": "/no/such/model"})})
+        with (
+            pytest.raises(ServingError, match=r"(?s)exit code 1.*/no/such/model.*model\.base_model must be"),
+            serve(settings, tmp_path / "log", print),
+        ):
+            pass
+
+    def test_model_without_chat_template(self, tmp_path: Path) -> None:
+        """Without a chat template there is no chat."""
+        bare = shutil.copytree(tiny_model(), tmp_path / "bare")
+        config = bare / "tokenizer_config.json"
+        config.write_text(config.read_text().replace("chat_template", "no_chat_template"))
+        with pytest.raises(CannotServe, match="no chat template"):
+            load(Source(str(bare)), {}, ["base"])
+
+    def test_context_longer_than_the_model(self) -> None:
+        """A context beyond the model's positions is refused instead of answered with noise."""
+        with pytest.raises(CannotServe, match="--max-model-len 9000: the model has 8192 positions"):
+            load(Source(str(tiny_model()), max_model_len=9000), {}, ["base"])
+
+    def test_server_is_gone_after_the_context(self, tmp_path: Path) -> None:
+        """Leaving the context ends the server, and a second start may take its port at once."""
+        port = free_port("127.0.0.1")
+        for _ in range(2):
+            with serve(serving_settings({"base": None}, transformers_serving(port)), tmp_path / "log", print) as server:
+                server.check()
+            with pytest.raises(ServingError):
+                server.check()
+
+
+def rename_weights(file: Path, old: str, new: str | None) -> None:
+    """Replace ``old`` in the names of a safetensors file; None drops the weights with such names."""
+    from safetensors.torch import load_file, save_file
+
+    weights = {name: weight for name, weight in load_file(file).items() if new is not None or old not in name}
+    save_file({name.replace(old, new or ""): weight for name, weight in weights.items()}, file)
