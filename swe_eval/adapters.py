@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from swe_eval.errors import UserError
@@ -11,18 +12,16 @@ from swe_eval.settings import AdapterSettings
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def check_files(adapter: AdapterSettings) -> None:
-    """Refuse a directory that PEFT would not load.
+def check_all(adapters: Iterable[AdapterSettings]) -> None:
+    """Refuse a directory that is no adapter.
 
     Raises:
         UserError: names the directory and what it lacks.
     """
-    if adapter.path is None:
-        return
-    folder = Path(adapter.path)
-    for file in (CONFIG, WEIGHTS):
-        if not (folder / file).is_file():
-            raise UserError(f"lora: {adapter.name}: no {file} in {folder}; write the path of a directory that has one")
+    for adapter in adapters:
+        for file in (CONFIG, WEIGHTS) if adapter.path else ():
+            if not Path(adapter.path or "", file).is_file():
+                raise UserError(f"lora: {adapter.name}: no {file} in {adapter.path}; write the path of an adapter")
 
 
 def content_hash(adapter: AdapterSettings) -> str:

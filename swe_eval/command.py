@@ -83,19 +83,21 @@ def _explain(error: Exception) -> str:
         options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
         return f"{group}={option}: no such option; write one of {', '.join(options)}"
     if found := re.search(r"Could not override '(.+?)'", text):
-        return f"{found[1]}: no such field{_nearest(found[1])}"
+        return f"{found[1]}: {_nearest(found[1])}"
     if found := re.search(r"Interpolation key '(.+?)' not found|Missing mandatory value: (\S+)", text):
         key = found[1] or found[2]
         return f"{key}: needs a value: write {key}=..."
-    return text.strip().splitlines()[0]
+    return f"command line: {text.strip().splitlines()[0]}"
 
 
 def _nearest(field: str) -> str:
-    """``; did you mean agent.max_turns?``, from every field of every option."""
+    """What was probably meant, from every field of every option."""
     known = {path.name for path in conf_dir().iterdir()}
     for file in conf_dir().rglob("*.yaml"):
         group = "" if file.parent == conf_dir() else f"{file.parent.name}."
         tree = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         known |= {f"{group}{key}" for key, _ in flatten(tree)}  # type: ignore[arg-type]
+    if field in known:
+        return f"entries are added with a plus: write +{field}.KEY=..."
     near = difflib.get_close_matches(field, known, n=1)
-    return f"; did you mean {near[0]}?" if near else "; python -m swe_eval --help lists the fields"
+    return f"no such field; {f'did you mean {near[0]}?' if near else 'python -m swe_eval --help lists the fields'}"

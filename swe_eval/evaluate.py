@@ -16,7 +16,7 @@ from swe_eval.benchmark import instances
 from swe_eval.benchmark.instances import Benchmark
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
-from swe_eval.report.results import collect, compare, write_results
+from swe_eval.report.results import collect, compare, totals, write_results
 from swe_eval.report.tables import print_tables
 from swe_eval.rollout import write_registry
 from swe_eval.run_dir import RunDir, Trial, now, write_json, write_text
@@ -33,17 +33,19 @@ def evaluate(settings: Settings) -> int:
     Returns:
         0 when every trial has its verdict, 1 when some are owed to the next run of the same command.
     """
-    for adapter in settings.adapters:
-        if settings.serving.kind != "external":
-            adapters.check_files(adapter)
+    if settings.serving.kind != "external":
+        adapters.check_all(settings.adapters)
     benchmark = instances.load(settings.benchmark)
     trials = plan(settings, benchmark)
     identity = identify(settings, benchmark)
     run = RunDir(settings.output_dir)
     with run.claimed(identity):
         record(run, settings, identity)
-        roll_out_and_grade(settings, benchmark, run, trials)
-        return conclude(run, trials, pairs(settings))
+        try:
+            roll_out_and_grade(settings, benchmark, run, trials)
+        finally:  # what is there is worth showing, whatever ended the run
+            owed = conclude(run, trials, pairs(settings))
+    return 1 if owed else 0
 
 
 def plan(settings: Settings, benchmark: Benchmark) -> list[Trial]:
@@ -84,8 +86,7 @@ def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, tr
     """Do every stage of every trial that is owed; the server is started only if a rollout is."""
     to_roll_out = [trial for trial in trials if not run.is_rolled_out(trial)]
     to_grade = [trial for trial in trials if run.is_rolled_out(trial) and not run.is_graded(trial)]
-    done = [trial for trial in trials if run.is_graded(trial)]
-    progress = Progress(trials, collect(run, done), Console())
+    progress = Progress(trials, [(trial, outcome) for trial in trials if (outcome := run.outcome(trial))], Console())
     schedule = Schedule(settings.workers, settings.grade_workers)
     by_id = {instance.instance_id: instance for instance in benchmark.instances}
     with (
@@ -99,12 +100,14 @@ def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, tr
 
 
 def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[str, str]]) -> int:
-    """Write and print the results; returns the exit code."""
+    """Write and print the results; returns how many trials are owed."""
     arms = collect(run, trials)
     comparisons = compare(arms, to_compare)
     write_results(run, trials, arms, comparisons)
-    print_tables(Console(), arms, comparisons)
-    return 1 if any(arm.ids("infra") for arm in arms) else 0
+    write_json(run.run_json, json.loads(run.run_json.read_text()) | {"updated": now(), "totals": totals(arms)})
+    if any(arm.resolved for arm in arms):
+        print_tables(Console(), arms, comparisons)
+    return sum(len(arm.ids("infra")) for arm in arms)
 
 
 @contextmanager

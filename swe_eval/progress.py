@@ -5,28 +5,27 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from swe_eval.report.results import Arm
 from swe_eval.run_dir import Trial
 
 
 class Progress:
     """Counts the trials of each arm. Thread-safe."""
 
-    def __init__(self, trials: Sequence[Trial], done: Sequence[Arm], console: Console) -> None:
-        """``done`` are the verdicts of an earlier call."""
+    def __init__(self, trials: Sequence[Trial], done: Iterable[tuple[Trial, str]], console: Console) -> None:
+        """``done`` are the trials that an earlier call left with their outcomes."""
         self._console = console
         self._lock = threading.Lock()
         self._total = Counter(trial.arm for trial in trials)
         self._counts: dict[str, Counter[str]] = {arm: Counter() for arm in self._total}
-        for arm in done:
-            self._counts[arm.name].update(verdict.outcome for verdict in arm.verdicts.values())
+        for trial, outcome in done:
+            self._counts[trial.arm][outcome] += 1
         self._running: Counter[str] = Counter()
         self._rolled_out: dict[Trial, str] = {}
         self._started = time.monotonic()

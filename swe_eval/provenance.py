@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from typing import Any
@@ -20,7 +21,7 @@ def provenance() -> dict[str, Any]:
     return {
         "swe_eval": __version__,
         "commit": _commit(),
-        "command": sys.argv,
+        "command": [re.sub(r"(api_key=).+", r"\1...", argument) for argument in sys.argv],
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES.split()},
         "platform": platform.platform(),

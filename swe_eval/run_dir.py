@@ -90,6 +90,17 @@ class RunDir:
     def is_graded(self, trial: Trial) -> bool:
         return self.report(trial).is_file()
 
+    def outcome(self, trial: Trial) -> str | None:
+        """The graded trial's outcome; None if it is owed."""
+        if not self.is_graded(trial):
+            return None
+        return str(self.read_report(trial)["outcome"])
+
+    def read_report(self, trial: Trial) -> dict[str, Any]:
+        """swebench's report of a graded trial, with our ``outcome``."""
+        report: dict[str, Any] = json.loads(self.report(trial).read_text())[trial.instance_id]
+        return report
+
     def read_patch(self, trial: Trial) -> str:
         """The ``model_patch``; bytes that are not UTF-8 come as surrogates (see ``write_text``)."""
         return self.prediction(trial).read_bytes().decode("utf-8", "surrogateescape")

@@ -18,6 +18,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -109,7 +110,7 @@ class ManyLora(Group):
     """``lora=list``: any number of arms; the first is the one that the others are compared with."""
 
     kind: Literal["list"]
-    adapters: Annotated[tuple[AdapterSettings, ...], Field(min_length=1)]
+    adapters: tuple[AdapterSettings, ...]
     """``[{name: ..., path: ...}, ...]``; a null path is the base model."""
 
 
@@ -124,7 +125,7 @@ class TransformersServing(Group):
     """Address to listen on."""
     port: Annotated[int | None, Field(ge=1, le=65535), Free]
     """Port to listen on; null takes a free one."""
-    api_key: Annotated[str | None, Free] = Field(repr=False)
+    api_key: Annotated[SecretStr | None, Free]
     """Bearer key that clients must send; null makes a random one."""
     startup_timeout: Annotated[PositiveFloat, Free]
     """Seconds until every adapter must have answered."""
@@ -155,6 +156,7 @@ class QuantizationSettings(Group):
     """``quantization=none|8bit|4bit``: how the base model's weights are stored."""
 
     kind: Literal["none", "8bit", "4bit"]
+    """none keeps the weights as they are; 8bit is LLM.int8(), 4bit is NF4, both by bitsandbytes."""
 
 
 class BenchmarkSettings(Group):
@@ -248,7 +250,7 @@ SandboxSettings = Annotated[DockerSandbox | LocalSandbox, Field(discriminator="k
 class Settings(Group):
     """One evaluation."""
 
-    name: str
+    name: Annotated[str, Free]
     """Name of the run."""
     output_dir: Annotated[Path, Free]
     """The run directory; the same one continues the run in it."""
@@ -275,6 +277,8 @@ class Settings(Group):
     @classmethod
     def _names_are_unique(cls, lora: Any) -> Any:
         names = [adapter.name for adapter in lora.adapters]
+        if not names:
+            raise ValueError("no adapter is named: write lora=none for the base model alone")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two adapters are named {twice[0]!r}: give each its own name")
         return lora

@@ -1,4 +1,4 @@
-"""A tiny base model, two LoRA adapters on it, and settings that serve them. ``pytest_plugins`` in conftest.py has these."""
+"""A tiny base model, two LoRA adapters on it, a server of them, and settings for all that."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def transformers_serving(port: int | None = None) -> TransformersServing:
 def random_adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two LoRA adapters of the tiny model, ``sft`` and ``rl-step.900``, that change what it says."""
     return {
-        name: _random_adapter(tmp_path_factory.mktemp("adapter"), seed) for seed, name in enumerate(["sft", "rl-step.900"])
+        name: _random_adapter(tmp_path_factory.mktemp("adapter"), seed)
+        for seed, name in enumerate(["sft", "rl-step.900"])
     }
 
 

@@ -94,6 +94,12 @@ def write_results(run: RunDir, trials: Sequence[Trial], arms: Sequence[Arm], com
     write_json(run.comparison, [comparison.as_json() for comparison in comparisons])
 
 
+def totals(arms: Iterable[Arm]) -> dict[str, dict[str, float]]:
+    """Model calls, tokens and seconds of the rollouts, per arm."""
+    kinds = ("turns", "prompt_tokens", "completion_tokens", "seconds")
+    return {arm.name: {kind: sum(getattr(v, kind) for v in arm.verdicts.values()) for kind in kinds} for arm in arms}
+
+
 def swebench_report(run: RunDir, arm: Arm) -> dict[str, Any]:
     """The summary that ``swebench.harness.reporting.make_run_report`` writes (schema_version 2), from our verdicts."""
     with_error = [key for key in arm.ids("unresolved") if arm.verdicts[key].error]
@@ -118,7 +124,7 @@ def swebench_report(run: RunDir, arm: Arm) -> dict[str, Any]:
 
 def _verdict(run: RunDir, trial: Trial) -> Verdict:
     info, messages = _trajectory(run, trial)
-    report = json.loads(run.report(trial).read_text())[trial.instance_id] if run.is_graded(trial) else {}
+    report = run.read_report(trial) if run.is_graded(trial) else {}
     usages = [message.get("extra", {}).get("response", {}).get("usage") or {} for message in messages]
     return Verdict(
         outcome=report.get("outcome", "infra"),

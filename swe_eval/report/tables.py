@@ -18,7 +18,8 @@ def print_tables(console: Console, arms: Sequence[Arm], comparisons: Sequence[Co
     """Print the verdicts per arm, and each comparison."""
     console.print(_arms_table(arms))
     for arm in arms:
-        console.print(f" {arm.name}: {_exits(arm)}", highlight=False)
+        if exits := _exits(arm):
+            console.print(f"  {arm.name}: {exits}", highlight=False)
     if comparisons:
         console.print(_comparison_table(comparisons))
     if owed := sum(len(arm.ids("infra")) for arm in arms):

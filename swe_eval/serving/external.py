@@ -28,7 +28,7 @@ class ExternalServer:
         endpoint = next(iter(self.endpoints.values()))
         try:
             listed_models(endpoint.base_url, endpoint.api_key)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _no_answer(endpoint.base_url, error) from None
         except (httpx.HTTPStatusError, ServingError):
             return
@@ -66,7 +66,7 @@ def _key(variable: str | None) -> str:
 def _listed(base_url: str, key: str) -> dict[str, int | None]:
     try:
         return listed_models(base_url, key)
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise _no_answer(base_url, error) from None
     except (httpx.HTTPStatusError, ServingError):
         return {}  # not every endpoint has a list; the completions decide
@@ -75,7 +75,7 @@ def _listed(base_url: str, key: str) -> dict[str, int | None]:
 def _prove(endpoint: Endpoint, listed: Mapping[str, int | None], timeout: float) -> None:
     try:
         ask_one_token(endpoint, timeout)
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise _no_answer(endpoint.base_url, error) from None
     except httpx.HTTPStatusError as error:
         advice = _advice(error.response.status_code, listed)
@@ -92,5 +92,5 @@ def _advice(status: int, listed: Mapping[str, int | None]) -> str:
     return "see the endpoint's own log"
 
 
-def _no_answer(base_url: str, error: httpx.TransportError) -> ServingError:
+def _no_answer(base_url: str, error: httpx.RequestError) -> ServingError:
     return ServingError(f"nothing answers at {base_url} ({reason(error)}): check serving.base_url")

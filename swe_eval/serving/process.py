@@ -32,7 +32,7 @@ HINTS = {
     r"address already in use": "serving.port is taken: write another, or null for a free one",
     r"No module named": "pip install 'swe_eval[serve]'",
     r"error: adapter": "lora.path must hold a LoRA adapter that was trained on this model.base_model",
-    r"config\.json|not a valid model identifier|gated repo|huggingface\.co|Repository Not Found": (
+    r"error: model|config\.json|not a valid model identifier|gated repo|huggingface\.co|Repository Not Found": (
         "model.base_model must be a directory in Hugging Face format, or a hub id that this machine can download"
     ),
 }
@@ -190,7 +190,7 @@ def _await_list(
             )
         if now - said > PROGRESS:
             said = now
-            say(f"loading the model ... {now - began:.0f} s  {''.join(server.log_tail()[-1:])}")
+            say(f"loading the model ... {now - began:.0f} s  {''.join(server.log_tail()[-1:]):.100}")
         time.sleep(0.1)
 
 

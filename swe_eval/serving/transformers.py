@@ -21,7 +21,7 @@ def start_transformers(settings: Settings, log: Path, say: Callable[[str], None]
     """
     serving = settings.serving
     assert isinstance(serving, TransformersServing)
-    api_key = serving.api_key or secrets.token_urlsafe()
+    api_key = (serving.api_key and serving.api_key.get_secret_value()) or secrets.token_urlsafe()
     launch = Launch(
         argv=lambda port: [*_argv(settings), f"--host={serving.host}", f"--port={port}"],
         env={"SWE_EVAL_API_KEY": api_key},  # not in argv, which every user of the machine can read

@@ -20,8 +20,9 @@ from platformdirs import user_cache_dir
 from safetensors.numpy import save_file
 
 SHIPPED = Path(__file__).parent / "tiny"
-SEED = 0
+SEED = 8  # one that lets the base model say a few words per turn, not none and not many
 LM_HEAD_SCALE = 8.0  # larger logits: without it a LoRA adapter cannot become sure of a token
+END_SCALE = 4.0  # and larger still for the end of a turn: else a random model babbles on until max_tokens
 
 
 def tiny_model() -> Path:
@@ -42,7 +43,7 @@ def tiny_model() -> Path:
 
 def model_hash() -> str:
     """Hash of all that the model is made of."""
-    parts = [f"{SEED} {LM_HEAD_SCALE}".encode(), *(file.read_bytes() for file in sorted(SHIPPED.glob("*.json")))]
+    parts = [f"{SEED} {LM_HEAD_SCALE} {END_SCALE}".encode(), *(file.read_bytes() for file in sorted(SHIPPED.glob("*.json")))]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
@@ -57,15 +58,17 @@ def _rename(made: Path, final: Path) -> None:
 def _weights() -> dict[str, np.ndarray]:
     # RandomState, because numpy promises that its stream never changes (NEP 19); uniform, because that takes no
     # libm, whose last digits differ between machines; 16 bits, so that bfloat16 holds the very same weights.
+    config = json.loads((SHIPPED / "config.json").read_text())
     random = np.random.RandomState(SEED)
     weights = {}
-    for name, shape in _tensors(json.loads((SHIPPED / "config.json").read_text())):
+    for name, shape in _tensors(config):
         if len(shape) == 1:
             weights[name] = np.full(shape, 1.0 if "norm" in name else 0.0, dtype=np.float32)
         else:
             deviation = 0.02 * (LM_HEAD_SCALE if name == "lm_head.weight" else 1.0)
             drawn = (random.random_sample(shape) - 0.5) * 12**0.5 * deviation
             weights[name] = (drawn.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32)
+    weights["lm_head.weight"][config["eos_token_id"]] *= END_SCALE
     return weights
 
 

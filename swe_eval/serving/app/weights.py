@@ -91,7 +91,7 @@ def load(source: Source, adapters: Mapping[str, str], base_names: Iterable[str])
         _require_chat_template(tokenizer, source.model)
         model: Any = _base(source, device)
     except (OSError, ValueError) as error:
-        raise CannotServe(f"{source.model}: {error}") from error
+        raise CannotServe(f"model {source.model}: {_brief(error)}") from error
     _report_size(model, source.quantization)
     served = {name: Served(source.model) for name in base_names}
     for index, (name, path) in enumerate(adapters.items()):
@@ -126,7 +126,7 @@ def _context(config: Any, wanted: int | None) -> int:
 
 def _require_chat_template(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
     if not tokenizer.chat_template:
-        raise CannotServe(f"{model}: no chat template: put the one it was trained with beside its tokenizer")
+        raise CannotServe(f"model {model}: no chat template: put the one it was trained with beside its tokenizer")
 
 
 def _base(source: Source, device: str) -> PreTrainedModel:
@@ -155,11 +155,14 @@ def _quantization(kind: str) -> BitsAndBytesConfig | None:
 
 
 def _report_size(model: PreTrainedModel, quantization: str) -> None:
-    stored = {name: weight.numel() * weight.element_size() for name, weight in model.named_parameters()}
-    logger.info("weights: %.0f MiB on %s, quantization %s", sum(stored.values()) / 2**20, model.device, quantization)
-    fused = sum(size for name, size in stored.items() if ".experts." in name)
+    logger.info("weights: %.1f MiB on %s, quantization %s", _mebibytes(model.parameters()), model.device, quantization)
+    fused = [weight for name, weight in model.named_parameters() if ".experts." in name and weight.ndim == 3]
     if quantization != "none" and fused:
-        logger.warning("bitsandbytes leaves routed experts as they are: %.0f MiB of the weights", fused / 2**20)
+        logger.warning("bitsandbytes does not quantize fused experts: %.1f MiB of these weights", _mebibytes(fused))
+
+
+def _mebibytes(weights: Iterable[torch.Tensor]) -> float:
+    return sum(weight.numel() * weight.element_size() for weight in weights) / 2**20
 
 
 def _with_adapter(model: Any, name: str, served: Served, device: str) -> PeftModel:
@@ -172,8 +175,13 @@ def _with_adapter(model: Any, name: str, served: Served, device: str) -> PeftMod
         # PEFT only warns of keys that do not fit, and then serves the base model or noise under the adapter's name
         keys = adapted.load_adapter(path, adapter_name=served.adapter, torch_device=device)
     except (OSError, ValueError, RuntimeError) as error:
-        raise CannotServe(f"adapter {name}: {error}") from error
+        raise CannotServe(f"adapter {name}: {_brief(error)}") from error
     for wrong, what in ((keys.unexpected_keys, "not in this model"), (keys.missing_keys, "missing in the adapter")):
         if wrong:
             raise CannotServe(f"adapter {name}: {len(wrong)} weights are {what}, the first is {wrong[0]} ({path})")
     return adapted
+
+
+def _brief(error: Exception) -> str:
+    """Two lines tell what is wrong; of a wrong rank, torch writes one for every tensor."""
+    return " ".join(line.strip() for line in str(error).splitlines()[:2])

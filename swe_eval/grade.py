@@ -1,0 +1,112 @@
+"""``python -m swe_eval.grade --predictions p.jsonl``: any predictions file, graded in any sandbox.
+
+The file is swebench's: ``instance_id``, ``model_name_or_path``, ``model_patch`` per row (.json or .jsonl); ``gold``
+stands for the reference patches. The run directory is that of an evaluation: the same command again continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from swe_eval import command
+from swe_eval.errors import UserError
+from swe_eval.settings import Settings, result_settings
+
+GOLD = "gold"
+GRADED_BY = ("benchmark.", "sandbox.")
+
+
+def main() -> None:
+    """Console entry point."""
+    parser = argparse.ArgumentParser(prog="python -m swe_eval.grade", add_help=False, allow_abbrev=False)
+    parser.add_argument("--predictions", default=None)
+    given, overrides = parser.parse_known_args()
+    if given.predictions and not any(override.startswith(("name=", "output_dir=")) for override in overrides):
+        overrides.append(f"name=grade-{Path(given.predictions).stem}")
+    sys.argv[1:] = overrides
+    command.run(lambda settings: _grade(settings, given.predictions))
+
+
+def _grade(settings: Settings, predictions: str | None) -> int:
+    if predictions is None:
+        raise UserError("--predictions: needs a value: write --predictions p.jsonl, or --predictions gold")
+    from swe_eval.benchmark import instances
+    from swe_eval.evaluate import conclude, record, roll_out_and_grade
+    from swe_eval.run_dir import RunDir, Trial, write_text
+
+    benchmark = instances.load(settings.benchmark)
+    by_id = {instance.instance_id: instance for instance in benchmark.instances}
+    rows = _gold(by_id) if predictions == GOLD else read_predictions(Path(predictions), by_id)
+    run = RunDir(settings.output_dir)
+    identity = {
+        **{key: value for key, value in result_settings(settings).items() if key.startswith(GRADED_BY)},
+        "benchmark.fingerprint": benchmark.fingerprint,
+        "predictions": _hash(rows),
+    }
+    trials = [Trial(row["model_name_or_path"], row["instance_id"]) for row in rows]
+    with run.claimed(identity):
+        record(run, settings, identity)
+        for trial, row in zip(trials, rows, strict=True):
+            write_text(run.prediction(trial), row["model_patch"])
+        try:
+            roll_out_and_grade(settings, benchmark, run, trials)
+        finally:
+            owed = conclude(run, trials, [])
+    return 1 if owed else 0
+
+
+def read_predictions(path: Path, instances: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Rows of a .json (list, or mini-swe-agent's mapping by id) or .jsonl file, names made fit for folders.
+
+    Raises:
+        UserError: the file, the row and what it lacks; ids that the benchmark does not have; an id twice for one model.
+    """
+    rows = [_row(path, number, row) for number, row in enumerate(_parse(path), 1)]
+    if unknown := sorted({row["instance_id"] for row in rows} - instances.keys()):
+        raise UserError(f"{path}: not in the benchmark: {', '.join(unknown[:5])}; write benchmark=... to fit")
+    keys = [(row["model_name_or_path"], row["instance_id"]) for row in rows]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise UserError(f"{path}: {twice[0]} has two predictions for {twice[1]}; keep one")
+    return rows
+
+
+def _parse(path: Path) -> Sequence[Any]:
+    if path.suffix not in (".json", ".jsonl"):
+        raise UserError(f"--predictions {path}: write a .json or .jsonl file, or gold")
+    try:
+        text = path.read_text()
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        data = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--predictions {path}: cannot be read: {error}") from None
+    return list(data.values()) if isinstance(data, dict) else data
+
+
+def _row(path: Path, number: int, row: Any) -> dict[str, str]:
+    for key in ("instance_id", "model_name_or_path"):
+        if not isinstance(row, dict) or not isinstance(row.get(key), str):
+            raise UserError(f"{path}: row {number} has no {key}; swebench wants it beside model_patch")
+    name = row["model_name_or_path"].replace("/", "__")
+    return {"instance_id": row["instance_id"], "model_name_or_path": name, "model_patch": row.get("model_patch") or ""}
+
+
+def _gold(instances: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [
+        {"instance_id": key, "model_name_or_path": GOLD, "model_patch": instance.row["patch"]}
+        for key, instance in instances.items()
+    ]
+
+
+def _hash(rows: Sequence[Mapping[str, str]]) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    main()

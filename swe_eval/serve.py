@@ -1,0 +1,57 @@
+"""``python -m swe_eval.serve``: the server alone, for curl and other clients, until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from swe_eval import adapters, command
+from swe_eval.errors import UserError
+from swe_eval.serving.server import Server, serve
+from swe_eval.settings import Settings
+
+
+def main() -> None:
+    """Console entry point."""
+    command.run(_serve)
+
+
+def _serve(settings: Settings) -> int:
+    if settings.serving.kind == "external":
+        raise UserError("serving=external: that server already runs; write serving=transformers")
+    adapters.check_all(settings.adapters)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    with tempfile.TemporaryDirectory(prefix="swe_eval-serve-") as folder:
+        with serve(settings, Path(folder) / "server.log", console.print) as server:
+            console.print(how_to_use(server))
+            while True:
+                server.check()
+                time.sleep(1)
+
+
+def how_to_use(server: Server) -> str:
+    """Base URL, key, served names, and a command to paste."""
+    *_, last = endpoints = list(server.endpoints.values())
+    request = {"model": last.model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
+    curl = [
+        *("curl", f"{last.base_url}/chat/completions", "-H", f"Authorization: Bearer {last.api_key}"),
+        *("-H", "Content-Type: application/json", "-d", json.dumps(request)),
+    ]
+    return "\n".join(
+        [
+            f"base URL  {last.base_url}",
+            f"API key   {last.api_key}",
+            f"models    {', '.join(endpoint.model for endpoint in endpoints)}",
+            shlex.join(curl),
+            "Ctrl-C stops it.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Groups of tests that need a service are skipped, in a line, where it is not there; CI requires every group."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from swe_eval.command import conf_dir
+from swe_eval.settings import Settings, settings_from
+
+pytest_plugins = ["serving_fixtures"]
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
+
+BASE_IMAGE = os.environ.get("SWE_EVAL_TEST_IMAGE", "sandbox:latest")
+"""Has git, python3 and pytest; the demo's images are built on it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    required = os.environ.get("SWE_EVAL_REQUIRE", "").split()
+    for group, why_not in {"docker": _why_no_docker}.items():
+        members = [item for item in items if group in item.keywords]
+        if not members or not (reason := why_not()):
+            continue
+        if group in required:
+            pytest.exit(f"SWE_EVAL_REQUIRE={group}: {reason}", returncode=1)
+        for item in members:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@cache
+def _why_no_docker() -> str:
+    try:
+        found = subprocess.run(["docker", "image", "inspect", BASE_IMAGE], capture_output=True, timeout=60)
+    except OSError:
+        return "no docker command"
+    return "" if found.returncode == 0 else f"no Docker engine, or no image {BASE_IMAGE} in it (SWE_EVAL_TEST_IMAGE)"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., Settings]:
+    """``settings("agent.max_turns=3")``: what the command line composes, in a run directory of the test's own."""
+
+    def composed(*overrides: str) -> Settings:
+        return settings_from(compose_tree(f"output_dir={tmp_path / 'run'}", *overrides))
+
+    return composed
+
+
+def compose_tree(*overrides: str) -> dict[str, Any]:
+    """The resolved configuration of a command line."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        tree: dict[str, Any] = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)  # type: ignore[assignment]
+    return tree

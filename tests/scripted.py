@@ -1,0 +1,93 @@
+"""A real OpenAI endpoint on loopback that answers by a script instead of by a model."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Script = Callable[[str, list[dict[str, Any]]], str]
+"""(model, messages) -> the answer's content."""
+
+
+def bash(command: str) -> str:
+    """An answer with one command."""
+    return f"Next.\n```mswea_bash_command\n{command}\n```"
+
+
+SUBMIT = bash("echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && cat patch.txt")
+
+
+@dataclass
+class ScriptedEndpoint:
+    """What it was asked, and how it answers from now on."""
+
+    script: Script
+    delay: float = 0.0
+    """Seconds before each answer."""
+    status: int = 200
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    keys: set[str | None] = field(default_factory=set)
+    base_url: str = ""
+
+    def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """(HTTP status, JSON) for a chat completion."""
+        self.requests.append(body)
+        time.sleep(self.delay)
+        if self.status != 200:
+            return self.status, {"error": {"message": "scripted failure", "code": "scripted"}}
+        message = {"role": "assistant", "content": self.script(body["model"], body["messages"])}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        completion = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
+        return 200, {**completion, "choices": [choice], "usage": usage}
+
+    @property
+    def turns(self) -> list[dict[str, Any]]:
+        """The requests of agents, without the one-token checks at the start."""
+        return [body for body in self.requests if body["messages"][0]["role"] == "system"]
+
+
+@contextmanager
+def scripted_endpoint(script: Script, **how: Any) -> Iterator[ScriptedEndpoint]:
+    """Serve ``script`` until the block ends."""
+    endpoint = ScriptedEndpoint(script, **how)
+    http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(endpoint))
+    endpoint.base_url = f"http://127.0.0.1:{http.server_port}/v1"
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    try:
+        yield endpoint
+    finally:
+        http.shutdown()
+        http.server_close()
+
+
+def _handler(endpoint: ScriptedEndpoint) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._send(200, {"object": "list", "data": []})
+
+        def do_POST(self) -> None:
+            endpoint.keys.add(self.headers.get("Authorization"))
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self._send(*endpoint.answer(body))
+
+        def _send(self, status: int, value: dict[str, Any]) -> None:
+            data = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    return Handler

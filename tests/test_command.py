@@ -1,0 +1,62 @@
+"""The command line as a person meets it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def swe_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("agent.max_turn=3", "swe_eval: agent.max_turn: no such field; did you mean agent.max_turns?"),
+        ("modle=tiny", "swe_eval: modle: no such field; did you mean model?"),
+        ("model=gigachatt", "swe_eval: model=gigachatt: no such option; write one of gigachat, hf, tiny"),
+        ("agent.max_turns=abc", "swe_eval: agent.max_turns: input should be a valid integer"),
+        ("model=hf", "swe_eval: model.base_model: needs a value: write model.base_model=..."),
+        ("lora=trained lora.path=/nowhere", "swe_eval: lora: trained: no adapter_config.json in /nowhere;"),
+        ("benchmark.instance_ids=[demo__none-1]", "swe_eval: benchmark.instance_ids: not in"),
+        ("sandbox.build_args={A:b} sandbox=docker", "swe_eval: sandbox.build_args: entries are added with a plus"),
+        ("agent.max_turns=[", "swe_eval: command line:"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(arguments, line, tmp_path):
+    done = swe_eval("swe_eval", *arguments.split(), cwd=tmp_path)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert done.stderr.startswith(line)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("door", ["swe_eval", "swe_eval.serve", "swe_eval.grade"])
+def test_help_tells_the_commands_and_every_field(door, tmp_path):
+    done = swe_eval(door, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "python -m swe_eval.serve" in done.stdout
+    assert "max_turns: 10" in done.stdout
+
+
+def test_help_and_cfg_import_nothing_heavy(tmp_path):
+    heavy = "torch litellm datasets transformers swebench minisweagent scipy"
+    code = f"""
+import sys
+sys.argv = ["swe_eval", "--cfg", "job"]
+from swe_eval.__main__ import main
+try: main()
+except SystemExit: print([name for name in {heavy.split()!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_a_sweep_gives_every_job_its_own_run_directory(tmp_path):
+    """Each job fails here, for want of an adapter, after its configuration was composed and checked."""
+    done = swe_eval("swe_eval", "-m", "lora=trained", "lora.path=/a,/b", cwd=tmp_path)
+    assert done.returncode == 2
+    assert [line.split("in ")[-1][:2] for line in done.stderr.splitlines() if "adapter_config" in line] == ["/a", "/b"]

@@ -1,0 +1,217 @@
+"""The pipeline against a scripted endpoint: every part real but the model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from scripted import SUBMIT, bash, scripted_endpoint
+
+from swe_eval.errors import ServingError
+from swe_eval.evaluate import evaluate
+from swe_eval.settings import PACKAGE
+
+TASKS = ["demo__calc-1", "demo__lru-3"]
+GOLD = {task: (PACKAGE / "benchmark" / "demo" / "tasks" / task / "gold.patch").read_text() for task in TASKS}
+
+
+def solve(model, messages):
+    """`good` applies the gold patch of the task that it reads of and submits; any other model submits nothing."""
+    turn = sum(message["role"] == "assistant" for message in messages)
+    if turn == 0 and model == "good":
+        patch = next(p for task, p in GOLD.items() if _issue(task) in messages[1]["content"])
+        return bash(f"git apply - <<'EOF'\n{patch}EOF\ngit diff > patch.txt")
+    return bash("touch patch.txt") if turn == 0 else SUBMIT
+
+
+def _issue(task):
+    return (PACKAGE / "benchmark" / "demo" / "tasks" / task / "problem_statement.md").read_text().strip()
+
+
+def external(endpoint, *arms: str, tasks=TASKS) -> list[str]:
+    """Overrides that run these arms on these tasks against the endpoint."""
+    named = ", ".join(f"{{name: {arm}, path: null}}" for arm in arms)
+    return [
+        "serving=external",
+        f"serving.base_url={endpoint.base_url}",
+        "lora=list",
+        f"lora.adapters=[{named}]",
+        f"benchmark.instance_ids=[{','.join(tasks)}]",
+    ]
+
+
+def files(root: Path) -> set[str]:
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_run_leaves_the_files_of_the_design(settings, tmp_path, capsys):
+    with scripted_endpoint(solve) as endpoint:
+        assert evaluate(settings(*external(endpoint, "bad", "good", tasks=TASKS[:1]))) == 0
+    per_arm = [
+        "trajectories/{}/demo__calc-1.traj.json",
+        "predictions/{}/demo__calc-1.diff",
+        "predictions/{}.jsonl",
+        "evaluation/{}/demo__calc-1/report.json",
+        "evaluation/{}/demo__calc-1/patch.diff",
+        "results/{}.json",
+    ]
+    expected = {name.format(arm) for name in per_arm for arm in ("bad", "good")}
+    expected |= {"run.json", "config.yaml", "results/comparison.json", "evaluation/good/demo__calc-1/test_output.txt"}
+    assert files(tmp_path / "run") - {".lock", "logs/litellm_registry.json"} == expected
+    assert "1/1 = 100.0% [20.7, 100.0]" in capsys.readouterr().out
+
+
+def test_the_comparison_pairs_the_arms(settings, tmp_path):
+    with scripted_endpoint(solve) as endpoint:
+        evaluate(settings(*external(endpoint, "bad", "good")))
+    [comparison] = json.loads((tmp_path / "run/results/comparison.json").read_text())
+    counts = {key: comparison[key] for key in ("a", "b", "n", "both", "only_a", "only_b", "neither", "p_value")}
+    assert counts == dict(a="bad", b="good", n=2, both=0, only_a=0, only_b=2, neither=0, p_value=0.5)
+    assert comparison["only_b_ids"] == TASKS
+
+
+def test_the_same_command_again_does_nothing_and_says_the_same(settings, capsys):
+    with scripted_endpoint(solve) as endpoint:
+        command = settings(*external(endpoint, "good"))
+        evaluate(command)
+        first, asked = capsys.readouterr().out, len(endpoint.requests)
+        assert evaluate(command) == 0
+    assert len(endpoint.requests) == asked
+    assert first.endswith(capsys.readouterr().out)
+
+
+def test_more_instances_continue_the_run(settings):
+    with scripted_endpoint(solve) as endpoint:
+        evaluate(settings(*external(endpoint, "good", tasks=TASKS[:1])))
+        before = len(endpoint.turns)
+        assert evaluate(settings(*external(endpoint, "good"))) == 0
+    assert len(endpoint.turns) == 2 * before
+
+
+def test_an_endpoint_that_fails_is_infra_never_scored_and_owed(settings, tmp_path, capsys):
+    command = ["agent.model_retries=1", "workers=1"]
+    with scripted_endpoint(solve) as endpoint:
+
+        def fail(model, messages):
+            endpoint.status = 500 if _issue(TASKS[1]) in messages[1]["content"] else 200
+            return solve(model, messages)
+
+        endpoint.script = fail
+        command += external(endpoint, "good")
+        assert evaluate(settings(*command)) == 1
+        assert "1/1 = 100.0%" in (out := capsys.readouterr().out)
+        assert "1 without a verdict (infra)" in out
+        [line] = [json.loads(line) for line in (tmp_path / "run/logs/infra.jsonl").read_text().splitlines()]
+        assert (line["instance_id"], line["stage"]) == (TASKS[1], "rollout")
+        assert not (tmp_path / "run/predictions/good/demo__lru-3.diff").exists()
+        endpoint.script, endpoint.status = solve, 200
+        assert evaluate(settings(*command)) == 0
+    assert "2/2 = 100.0%" in capsys.readouterr().out
+
+
+def test_a_bug_of_ours_is_infra_too(settings, monkeypatch, tmp_path):
+    """Nothing that goes wrong in the runner may become the model's failure."""
+    monkeypatch.setattr("swe_eval.grading.make_test_spec", lambda row: 1 / 0)
+    with scripted_endpoint(solve) as endpoint:
+        assert evaluate(settings(*external(endpoint, "good", tasks=TASKS[:1]))) == 1
+    line = json.loads((tmp_path / "run/logs/infra.jsonl").read_text())
+    assert (line["stage"], line["error"]) == ("grading", "ZeroDivisionError")
+    assert "Traceback" in (tmp_path / "run/logs/evaluation.log").read_text()
+
+
+def test_arms_are_interleaved_instance_by_instance(settings):
+    with scripted_endpoint(solve) as endpoint:
+        evaluate(settings(*external(endpoint, "bad", "good"), "workers=1"))
+    order = list(dict.fromkeys((body["model"], body["messages"][1]["content"]) for body in endpoint.turns))
+    assert [model for model, _ in order] == ["bad", "good", "bad", "good"]
+
+
+def test_grading_goes_on_while_others_still_roll(settings, tmp_path):
+    """The first report is there before the last rollout has ended."""
+    with scripted_endpoint(solve, delay=1.5) as endpoint:
+        evaluate(settings(*external(endpoint, "good"), "workers=1"))
+    run = tmp_path / "run"
+    first = (run / "evaluation/good/demo__calc-1/report.json").stat().st_mtime
+    assert first < (run / "predictions/good/demo__lru-3.diff").stat().st_mtime
+
+
+def test_samples_are_arms_with_their_own_seeds(settings, tmp_path):
+    with scripted_endpoint(solve) as endpoint:
+        evaluate(settings(*external(endpoint, "good", tasks=TASKS[:1]), "agent.samples=2", "seed=40"))
+    assert {body["seed"] for body in endpoint.turns} == {40, 41}
+    assert {path.name for path in (tmp_path / "run/results").iterdir()} == {
+        "good.s1.json",
+        "good.s2.json",
+        "comparison.json",
+    }
+
+
+def test_a_key_reaches_the_endpoint_and_no_file(settings, monkeypatch, tmp_path):
+    monkeypatch.setenv("TEST_KEY", "sesame-1234")
+    with scripted_endpoint(solve) as endpoint:
+        evaluate(settings(*external(endpoint, "good", tasks=TASKS[:1]), "serving.api_key_env=TEST_KEY"))
+    assert endpoint.keys == {"Bearer sesame-1234"}
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and b"sesame" in path.read_bytes()]
+    assert written == []
+
+
+def test_an_endpoint_that_is_not_there_stops_the_run_before_it_starts(settings, tmp_path):
+    with pytest.raises(ServingError):
+        evaluate(settings("serving=external", "serving.base_url=http://127.0.0.1:9/v1", "serving.startup_timeout=1"))
+    assert not (tmp_path / "run/trajectories").exists()
+
+
+def start(tmp_path: Path, *overrides: str) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "swe_eval", f"output_dir={tmp_path / 'run'}", *overrides]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("phase", ["rolling", "grading"])
+def test_a_killed_run_is_continued_by_the_same_command(phase, tmp_path):
+    """SIGKILL loses at most the trials in flight; nothing that was done is done again."""
+    run = tmp_path / "run"
+    begun = {
+        "rolling": lambda: (run / "evaluation/good/demo__calc-1/report.json").exists() and len(endpoint.turns) > 2,
+        "grading": lambda: len(list(run.glob("predictions/good/*.diff"))) == 2,
+    }
+    with scripted_endpoint(solve, delay=1.0 if phase == "rolling" else 0.0) as endpoint:
+        command = [*external(endpoint, "good"), "workers=1"]
+        process = start(tmp_path, *command)
+        wait_for(begun[phase])
+        process.kill()
+        process.wait()
+        done = {path: path.stat().st_mtime_ns for path in [*run.rglob("*.diff"), *run.rglob("report.json")]}
+        assert 0 < len(done) < 6
+        endpoint.delay = 0.0
+        asked = len(endpoint.turns)
+        again = start(tmp_path, *command)
+        assert "2/2 = 100.0%" in again.communicate()[0]
+    assert again.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert len(endpoint.turns) - asked == {"rolling": 2, "grading": 0}[phase]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(number, tmp_path):
+    with scripted_endpoint(solve, delay=0.5) as endpoint:
+        process = start(tmp_path, *external(endpoint, "good"), "workers=1")
+        wait_for(lambda: len(endpoint.turns) > 1)
+        os.kill(process.pid, number)
+        out = process.communicate(timeout=30)[0]
+    assert process.returncode == 130
+    assert out.splitlines()[-1] == "swe_eval: interrupted: the same command continues"
+    assert "Traceback" not in out
+    assert not (tmp_path / "run/logs/infra.jsonl").exists()

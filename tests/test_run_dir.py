@@ -1,0 +1,80 @@
+"""The run directory: whole files, whose run it is, what is owed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from swe_eval.errors import UserError
+from swe_eval.run_dir import RunDir, Trial, write_json, write_text
+
+TRIAL = Trial("demo", "repo__name-1")
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDir:
+    return RunDir(tmp_path / "run")
+
+
+def test_paths_are_those_of_the_design(run):
+    relative = [path.relative_to(run.root).as_posix() for path in (run.trajectory(TRIAL), run.prediction(TRIAL))]
+    assert relative == ["trajectories/demo/repo__name-1.traj.json", "predictions/demo/repo__name-1.diff"]
+    assert run.report(TRIAL).relative_to(run.root).as_posix() == "evaluation/demo/repo__name-1/report.json"
+
+
+def test_several_samples_are_arms_of_their_own():
+    assert [Trial("demo", "i", sample, 2).arm for sample in (1, 2)] == ["demo.s1", "demo.s2"]
+
+
+def test_a_trial_is_done_stage_by_stage(run):
+    assert (run.is_rolled_out(TRIAL), run.outcome(TRIAL)) == (False, None)
+    write_text(run.prediction(TRIAL), "diff")
+    write_json(run.report(TRIAL), {TRIAL.instance_id: {"outcome": "resolved"}})
+    assert (run.is_rolled_out(TRIAL), run.outcome(TRIAL)) == (True, "resolved")
+
+
+@pytest.mark.parametrize("patch", ["plain\n", "crlf\r\nand lone \r\n", "not utf-8: \udce9\n", ""])
+def test_a_patch_survives_byte_for_byte(run, patch):
+    write_text(run.prediction(TRIAL), patch)
+    run.write_predictions_jsonl("demo", [TRIAL, Trial("demo", "not__done-1")])
+    rows = [json.loads(line) for line in run.predictions_jsonl("demo").read_text().splitlines()]
+    assert rows == [{"instance_id": TRIAL.instance_id, "model_name_or_path": "demo", "model_patch": patch}]
+
+
+def test_a_file_being_written_is_not_seen(run):
+    """Killed with SIGKILL between writing and renaming, it leaves the old file, and the part is cleared away later."""
+    write_text(run.run_json, "old")
+    code = f"""
+import os, signal
+from pathlib import Path
+import swe_eval.run_dir as r
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+r.write_text(Path({str(run.run_json)!r}), "new")
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert (run.run_json.read_text(), len(os.listdir(run.root))) == ("old", 2)
+    run.run_json.write_text('{"identity": {}}')
+    with run.claimed({}):
+        assert sorted(os.listdir(run.root)) == [".lock", "run.json"]
+
+
+def test_another_configuration_is_refused_by_the_keys_that_differ(run):
+    with run.claimed({"agent.max_turns": 30, "seed": 0}):
+        write_json(run.run_json, {"identity": {"agent.max_turns": 30, "seed": 0}})
+    with pytest.raises(UserError) as error, run.claimed({"agent.max_turns": 5, "seed": 0}):
+        pass
+    assert str(error.value).splitlines()[1:] == ["agent.max_turns: 30 there, 5 now"]
+
+
+def test_two_processes_never_share_a_run_directory(run):
+    with run.claimed({}), pytest.raises(UserError, match="in use by another process"), RunDir(run.root).claimed({}):
+        pass
+
+
+def test_the_id_of_a_run_is_its_place(tmp_path):
+    assert RunDir(tmp_path / "a").id == RunDir(tmp_path / "b" / ".." / "a").id != RunDir(tmp_path / "b").id

@@ -1,0 +1,99 @@
+"""The configuration: every option composes, every mistake is one line that names the field."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import compose_tree
+
+from swe_eval.command import conf_dir
+from swe_eval.errors import UserError
+from swe_eval.settings import Settings, result_settings, settings_from
+
+OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in conf_dir().glob("*/*.yaml"))
+NEEDED = {
+    "lora=list": ["lora.adapters=[{name: a, path: /a}]"],
+    "lora=ab": ["lora.baseline=/a", "lora.trained=/b"],
+    "lora=adapter": ["lora.path=/a/step-9"],
+    "lora=baseline": ["lora.path=/a"],
+    "lora=trained": ["lora.path=/a"],
+    "serving=external": ["serving.base_url=http://host/v1"],
+    "model=hf": ["model.base_model=org/name"],
+    "benchmark=local": ["benchmark.dataset=/rows.jsonl", "sandbox=docker"],
+    "benchmark=lite": ["sandbox=docker"],
+    "benchmark=verified": ["sandbox=docker"],
+    "agent=toolcall": ["serving=external", "serving.base_url=http://host/v1"],
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_every_group_makes_valid_settings(option):
+    settings_from(compose_tree(option, *NEEDED.get(option, [])))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["agent.max_turns=abc"], "agent.max_turns: input should be a valid integer"),
+        (["serving.port=70000"], "serving.port: input should be less than or equal to 65535, not 70000"),
+        (["+agent.speed=9"], "agent.speed: unknown key; take it out"),
+        (["lora=trained"], "lora.path: needs a value: write lora.path=..."),
+        (["benchmark=verified", "sandbox=local"], "sandbox=local: benchmark=verified would run foreign code"),
+        (["quantization=4bit", *NEEDED["agent=toolcall"]], "quantization=4bit: serving=external is a server that"),
+        (["agent=toolcall"], "agent.actions=toolcall: serving=transformers does not parse tool calls"),
+        (["model.max_model_len=64", "agent.max_tokens=64"], "agent.max_tokens=64: no room for a prompt"),
+        (["lora=list", "lora.adapters=[{name: a, path: /x}, {name: a, path: /y}]"], "lora: two adapters are named 'a'"),
+        (["lora=list", "lora.adapters=[{name: a/b, path: /x}]"], "lora.adapters.0.name: string should match pattern"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_field(overrides, line):
+    with pytest.raises(UserError) as error:
+        settings_from(compose_tree(*overrides))
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
+
+
+def test_every_mistake_is_told_at_once():
+    with pytest.raises(UserError) as error:
+        settings_from(compose_tree("agent.max_turns=0", "workers=0", "+sandbox.x=1"))
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_a_real_model_brings_the_real_benchmark_and_isolation():
+    settings = settings_from(compose_tree("model=gigachat", "lora=trained", "lora.path=/ckpt"))
+    assert (settings.benchmark.name, settings.sandbox.kind, settings.agent.actions) == ("verified", "docker", "textbased")
+
+
+def test_the_command_line_wins_over_what_a_model_brings():
+    settings = settings_from(compose_tree("model=gigachat", "benchmark=lite", "experiment=quick"))
+    assert (settings.benchmark.name, settings.benchmark.max_instances) == ("lite", 10)
+
+
+def test_arms_come_with_the_reference_first():
+    """`lora=ab` compares trained with baseline; `with_base` puts the base model first."""
+    pair = settings_from(compose_tree("lora=ab", "lora.baseline=null", "lora.trained=/b"))
+    assert [(arm.name, arm.path) for arm in pair.adapters] == [("baseline", None), ("trained", "/b")]
+    assert [arm.name for arm in settings_from(compose_tree()).adapters] == ["base", "demo"]
+
+
+def test_what_may_change_between_continuations_is_no_part_of_the_result():
+    before = settings_from(compose_tree())
+    after = settings_from(compose_tree("workers=7", "serving.port=8080", "benchmark.max_instances=3", "name=x"))
+    assert result_settings(before) == result_settings(after)
+    assert result_settings(before) != result_settings(settings_from(compose_tree("agent.max_turns=7")))
+
+
+def test_a_key_is_never_written_down():
+    settings = settings_from(compose_tree("serving.api_key=hush"))
+    assert "hush" not in f"{settings!r} {settings.model_dump(mode='json')}"
+
+
+def test_every_field_is_described():
+    def fields(model, path):
+        for name, field in model.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                yield from fields(field.annotation, f"{path}{name}.")
+            else:
+                yield f"{path}{name}", field.description
+
+    undescribed = [path for path, text in fields(Settings, "") if not text]
+    assert undescribed == ["lora", "serving", "sandbox"]  # unions: their members are described
