@@ -1,32 +1,35 @@
 """``python -m bench.overhead``: what swe_eval adds to the model's time per agent step, per trial and at start-up.
 
 **Steps and trials.** A scripted endpoint on loopback stands in for the model; everything else is real. ``python -m
-swe_eval`` runs the demo's tasks against it (serving=external, agent=compact, sandbox=local, one rollout at a time). Then
-mini-swe-agent alone, its ``DefaultAgent`` with ``LitellmTextbasedModel`` and ``LocalEnvironment``, makes the same turns
-with the same prompts. Trials of ``FEW`` and of ``MANY`` commands (``true``, then the submission of an empty patch)
-alternate, so that whatever drifts hits both. The endpoint holds the clock: a trial lasts from the arrival of its first
-request to that of the next trial's, less the time from each request's arrival to its answer's departure. The line
-through the medians of the two kinds gives
+swe_eval`` runs the demo's tasks against it (serving=external, agent=compact, sandbox=local, one rollout at a time): 20
+times ``true``, then the submission of an empty patch. mini-swe-agent alone, its ``DefaultAgent`` with
+``LitellmTextbasedModel`` and ``LocalEnvironment``, makes the same turns with the same prompts. The endpoint holds the
+clock: what counts is the time from the departure of an answer to the arrival of the next request, so none of it is the
+model's.
 
-- ``step_ms``, its slope: LiteLLM and the HTTP exchange, mini's parsing and templates, and the command's process
-  (``bash -c true``, whose bare time is printed beside it), in a conversation of a dozen turns;
-- ``trial_s``, its height at no steps: sandbox made and removed, repository set up in it, trajectory and prediction on
-  disk, next trial begun (the verdict on the empty patch is written meanwhile, in another thread);
-- ``step_ratio``, swe_eval's slope over mini-swe-agent's.
+- ``step_ms``: the median within a trial. In it: the command in its process (``bash -c true`` alone is printed beside
+  it), mini's parsing and templates, LiteLLM, the way of both messages through loopback.
+- ``step_ratio``: that over mini-swe-agent's.
+- ``trial_s``: the median from the last answer of a trial to the first request of the next. In it: the submission, the
+  sandbox removed, trajectory and prediction on disk, the next sandbox with its repository made, the first prompt. The
+  verdict on the empty patch is written at the same time, in another thread.
+- ``grade_s``: the median grading of the demo's reference patches, one at a time, by ``python -m swe_eval.grade
+  --predictions gold``. In it: sandbox, patch, pytest (most of it), verdict.
 
-``grade_s`` is the median grading of a patch that has tests to run, one at a time, by ``python -m swe_eval.grade
---predictions gold``: sandbox, patch, pytest (most of it), verdict.
+**Start-up.** Wall time with the interpreter's own start.
 
-**Start-up.** ``help_s`` is the wall time of ``python -m swe_eval --help``, ``help_ratio`` that over ``python -c 'import
-hydra'``; medians of runs in turn. A bare Hydra application that prints the same help tells Hydra's part from ours.
+- ``help_s``: ``python -m swe_eval --help``.
+- ``help_ratio``: that over ``python -c 'import hydra'``. A bare Hydra application that prints the same help is shown
+  too; what lies between the two is Hydra's.
 
-In no figure: what a run imports, the check that the endpoint answers, and the first trial of each process.
+In no figure: what a run imports, the check that the endpoint answers, the first trial of each process. What is compared
+is run in turn, several times over; the table shows the median [lowest, highest], and ratios are medians of each turn's
+own.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import subprocess
@@ -34,65 +37,48 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from swe_eval.command import conf_dir
 from swe_eval.settings import PACKAGE
 
-FEW, MANY = 2, 22
-COMMAND, SUBMIT = "true", "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
-BARE_HELP = f"import hydra; hydra.main(config_path={str(conf_dir())!r}, config_name='config', version_base='1.3')(print)()"
+T = TypeVar("T")
+COMMANDS = 20
+"""Per trial, before the submission."""
+SCRIPT = [*["true"] * COMMANDS, "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"]
+NO_MODEL = ["model.base_model=scripted", "lora=none"]
+BARE_HYDRA = "import hydra; hydra.main(config_path={!r}, config_name='config', version_base='1.3')(print)()"
 
 
-@dataclass
-class Played:
-    """A trial as the endpoint sees it; times in seconds."""
+@dataclass(frozen=True)
+class Turn:
+    """When the request for the command ``SCRIPT[number]`` arrived, and when its answer had left; in seconds."""
 
-    commands: int
-    began: float
-    answering: float = 0.0
+    number: int
+    arrived: float
+    left: float
 
 
 class ScriptedEndpoint(ThreadingHTTPServer):
-    """An OpenAI endpoint whose trials, one at a time, take ``FEW`` and ``MANY`` commands in turn."""
-
-    daemon_threads = True
+    """An OpenAI endpoint that answers with ``SCRIPT`` and notes when, for one trial at a time."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.base_url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.played: list[Played] = []
-        self._lengths = itertools.cycle([FEW, MANY])
-
-    def answer(self, body: Mapping[str, Any], arrived: float) -> dict[str, Any]:
-        """A chat completion with the next command of the conversation in ``body``."""
-        messages = body["messages"]
-        turn = sum(message["role"] == "assistant" for message in messages)
-        if turn == 0 and messages[0]["role"] == "system":  # the check that the endpoint answers has no system message
-            self.played.append(Played(next(self._lengths), arrived))
-        command = SUBMIT if self.played and turn == self.played[-1].commands else COMMAND
-        message = {"role": "assistant", "content": f"Next.\n```mswea_bash_command\n{command}\n```"}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-        head = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
-        return head | {"choices": [choice], "usage": usage}
-
-    def answered(self, arrived: float) -> None:
-        """The answer to what came at ``arrived`` has left."""
-        if self.played:
-            self.played[-1].answering += time.perf_counter() - arrived
+        self.turns: list[Turn] = []
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -109,8 +95,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self._send(self.server.answer(body, self._arrived))
-        self.server.answered(self._arrived)
+        roles = [message["role"] for message in body["messages"]]
+        number = roles.count("assistant")
+        self._send(_completion(body["model"], SCRIPT[number]))
+        if "system" in roles:  # unlike in the check that the endpoint answers
+            self.server.turns.append(Turn(number, self._arrived, time.perf_counter()))
 
     def _send(self, value: Mapping[str, Any]) -> None:
         data = json.dumps(value).encode()
@@ -125,122 +114,173 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def scripted_endpoint() -> Iterator[ScriptedEndpoint]:
-    """Serve until the block ends."""
-    with ScriptedEndpoint() as endpoint:
-        threading.Thread(target=endpoint.serve_forever, daemon=True).start()
-        try:
-            yield endpoint
-        finally:
-            endpoint.shutdown()
+def _completion(model: str, command: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": f"Next.\n```mswea_bash_command\n{command}\n```"}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": model, "choices": [choice], "usage": usage}
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a trial costs beside the model: ``trial + calls * step`` seconds."""
+class Pace:
+    """Seconds without the model's: between two turns of a trial, and from a trial to the next."""
 
     step: float
     trial: float
 
 
-def cost_of(play: Callable[[str], object]) -> Cost:
-    """Time the trials that ``play`` runs against the endpoint whose URL it is given."""
-    with scripted_endpoint() as endpoint:
-        play(endpoint.base_url)
-    few, many = (median(_seconds(endpoint.played, commands)) for commands in (FEW, MANY))
-    step = (many - few) / (MANY - FEW)
-    return Cost(step, trial=few - (FEW + 1) * step)
+def pace_of(play: Callable[[str, int], None], tasks: int) -> Pace:
+    """Have ``play(base_url, tasks)`` take the script through so many tasks of the demo, one by one."""
+    with ScriptedEndpoint() as endpoint:
+        threading.Thread(target=endpoint.serve_forever, daemon=True).start()
+        try:
+            play(endpoint.base_url, tasks)
+        finally:
+            endpoint.shutdown()
+    if [turn.number for turn in endpoint.turns] != [*range(len(SCRIPT))] * tasks:
+        raise RuntimeError(f"not the script's turns, {tasks} times over: {endpoint.turns}")
+    warm = list(pairwise(endpoint.turns[COMMANDS:]))  # from the end of the first trial on
+    return Pace(
+        step=median(turn.arrived - before.left for before, turn in warm if turn.number > 0),
+        trial=median(turn.arrived - before.left for before, turn in warm if turn.number == 0),
+    )
 
 
-def _seconds(played: Sequence[Played], commands: int) -> list[float]:
-    after_warm_up = itertools.pairwise(played[1:])
-    return [after.began - it.began - it.answering for it, after in after_warm_up if it.commands == commands]
-
-
-def run_swe_eval(base_url: str, samples: int) -> None:
-    """Run every task of the demo ``samples`` times, as a user would."""
+def by_swe_eval(base_url: str, tasks: int) -> None:
+    """As a user runs it."""
     with tempfile.TemporaryDirectory() as folder:
-        model = ["serving=external", f"serving.base_url={base_url}", "model.base_model=scripted", "lora=none"]
-        agent = ["agent=compact", f"agent.max_turns={MANY + 1}", f"agent.samples={samples}"]
-        _python("-m", "swe_eval", *model, *agent, "workers=1", "grade_workers=1", f"output_dir={folder}")
+        serving = ["serving=external", f"serving.base_url={base_url}", *NO_MODEL]
+        agent = ["agent=compact", f"agent.max_turns={len(SCRIPT)}", f"benchmark.max_instances={tasks}"]
+        _python("-m", "swe_eval", *serving, *agent, "workers=1", "grade_workers=1", f"output_dir={folder}")
 
 
-def run_mini(base_url: str, samples: int) -> None:
-    """The same turns by mini-swe-agent alone, in a process of its own."""
+def by_mini(base_url: str, tasks: int) -> None:
+    """By mini-swe-agent alone, in a process of its own."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        process.submit(_mini, base_url, samples).result()
+        process.submit(_mini, base_url, tasks).result()
 
 
-def _mini(base_url: str, samples: int) -> None:
+def _mini(base_url: str, tasks: int) -> None:
     quiet = {"MSWEA_SILENT_STARTUP": "1", "MSWEA_CONFIGURED": "true", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(quiet, MSWEA_GLOBAL_CONFIG_DIR=folder)  # read when the following are imported
+        os.environ.update(quiet, MSWEA_GLOBAL_CONFIG_DIR=folder)  # read by the imports below
         from minisweagent.agents.default import DefaultAgent
         from minisweagent.environments.local import LocalEnvironment
         from minisweagent.models.litellm_textbased_model import LitellmTextbasedModel
 
         compact = yaml.safe_load((conf_dir() / "agent" / "compact.yaml").read_text())
-        templates = {key: text for key, text in compact.items() if key.endswith("_template")}
+        templates = {key: text for key, text in compact.items() if key.endswith("_template")}  # each takes its own
         where = {"api_base": base_url, "api_key": "EMPTY"}
-        for problem in sorted(PACKAGE.glob("benchmark/demo/tasks/*/problem_statement.md")) * samples:
+        for problem in sorted(PACKAGE.glob("benchmark/demo/tasks/*/problem_statement.md"))[:tasks]:
             model = LitellmTextbasedModel(
                 model_name="openai/base", model_kwargs=where, cost_tracking="ignore_errors", **templates
             )
             DefaultAgent(model, LocalEnvironment(cwd=folder), **templates).run(problem.read_text())
 
 
-def grading_seconds() -> float:
-    """The median grading of the demo's reference patches."""
+def grading_times(tasks: int) -> list[float]:
+    """Seconds that each grading of a reference patch took."""
     with tempfile.TemporaryDirectory() as folder:
-        gold = ["--predictions", "gold", "model.base_model=scripted", "lora=none"]
+        gold = ["--predictions", "gold", f"benchmark.max_instances={tasks}", *NO_MODEL]
         _python("-m", "swe_eval.grade", *gold, "grade_workers=1", f"output_dir={folder}")
-        reports = [json.loads(path.read_text()) for path in Path(folder).glob("evaluation/gold/*/report.json")]
-    return median(report["seconds"] for by_id in reports for report in by_id.values())
+        reports = [json.loads(file.read_text()) for file in Path(folder).glob("evaluation/gold/*/report.json")]
+    return [report["seconds"] for by_id in reports for report in by_id.values()]
 
 
-def wall_seconds(repeats: int, *commands: Sequence[str]) -> list[float]:
-    """The median wall time of each command, run in turn."""
-    taken = [[_wall(command) for command in commands] for _ in range(repeats)]
-    return [median(times) for times in zip(*taken, strict=True)]
-
-
-def _wall(command: Sequence[str]) -> float:
+def wall_time(*command: str) -> float:
+    """Seconds from start to end."""
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 
+def in_turn(rounds: int, *measures: Callable[[], T]) -> list[list[T]]:
+    """What each measure gives, round by round, so that whatever drifts hits all of them."""
+    taken = [[measure() for measure in measures] for _ in range(rounds)]
+    return [list(column) for column in zip(*taken, strict=True)]
+
+
 def _python(*arguments: str) -> None:
     done = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        sys.exit(f"{arguments} failed:\n{done.stdout}")
+        raise RuntimeError(f"python {' '.join(arguments)} failed:\n{done.stdout}")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Every measurement, in seconds, round by round."""
+
+    steps: Sequence[float]
+    mini_steps: Sequence[float]
+    bash: Sequence[float]
+    trials: Sequence[float]
+    gradings: Sequence[float]
+    helps: Sequence[float]
+    bare_helps: Sequence[float]
+    imports: Sequence[float]
+
+
+def measure(rounds: int, starts: int, tasks: int) -> Taken:
+    """Take everything: ``rounds`` times the steps of so many tasks, ``starts`` times the start-up."""
+    python = sys.executable
+    ours, mini = in_turn(rounds, lambda: pace_of(by_swe_eval, tasks), lambda: pace_of(by_mini, tasks))
+    [bash] = in_turn(20, lambda: wall_time("bash", "-c", SCRIPT[0]))
+    gradings = grading_times(tasks)
+    helps, bare_helps, imports = in_turn(
+        starts,
+        lambda: wall_time(python, "-m", "swe_eval", "--help"),
+        lambda: wall_time(python, "-c", BARE_HYDRA.format(str(conf_dir())), "--help"),
+        lambda: wall_time(python, "-c", "import hydra"),
+    )
+    steps, mini_steps = [pace.step for pace in ours], [pace.step for pace in mini]
+    trials = [pace.trial for pace in ours]
+    return Taken(steps, mini_steps, bash, trials, gradings, helps, bare_helps, imports)
+
+
+def table_of(taken: Taken) -> Table:
+    """For people."""
+    table = Table("", "ms: median \\[lowest, highest]", "swe_eval / this", box=SIMPLE)
+    for label, seconds, ours in (
+        ("step", taken.steps, None),
+        ("  by mini-swe-agent alone", taken.mini_steps, taken.steps),
+        ("  bash -c true alone", taken.bash, None),
+        ("trial", taken.trials, None),
+        ("grading", taken.gradings, None),
+        ("--help", taken.helps, None),
+        ("  by Hydra alone", taken.bare_helps, taken.helps),
+        ("  import hydra", taken.imports, taken.helps),
+    ):
+        middle, low, high = (f"{1000 * pick(seconds):.1f}" for pick in (median, min, max))
+        table.add_row(label, f"{middle} \\[{low}, {high}]", f"{_ratio(ours, seconds):.2f}" if ours else "")
+    return table
+
+
+def figures_of(taken: Taken) -> dict[str, float]:
+    """For programs."""
+    figures = {
+        "step_ms": 1000 * median(taken.steps),
+        "step_ratio": _ratio(taken.steps, taken.mini_steps),
+        "trial_s": median(taken.trials),
+        "grade_s": median(taken.gradings),
+        "help_s": median(taken.helps),
+        "help_ratio": _ratio(taken.helps, taken.imports),
+    }
+    return {name: float(f"{figure:.4g}") for name, figure in figures.items()}
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def main() -> None:
-    """Measure, print the table, print the JSON."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.overhead")
-    parser.add_argument("--quick", action="store_true", help="a few trials only: does it run? the figures mean little")
-    samples, starts = (1, 1) if parser.parse_args().quick else (4, 5)
-    python = sys.executable
-
-    ours = cost_of(lambda url: run_swe_eval(url, samples))
-    mini = cost_of(lambda url: run_mini(url, samples))
-    grade = grading_seconds()
-    [bash] = wall_seconds(50, ["bash", "-c", COMMAND])
-    shown, bare, imported = wall_seconds(
-        starts, [python, "-m", "swe_eval", "--help"], [python, "-c", BARE_HELP, "--help"], [python, "-c", "import hydra"]
-    )
-
-    table = Table("", "swe_eval", "instead", "ratio")
-    table.add_row("step", f"{1e3 * ours.step:.1f} ms", f"{1e3 * mini.step:.1f} ms mini-swe-agent alone", f"{ours.step / mini.step:.2f}")
-    table.add_row("  of it bash -c true", f"{1e3 * bash:.1f} ms")
-    table.add_row("trial", f"{ours.trial:.3f} s", f"{mini.trial:.3f} s mini-swe-agent alone")
-    table.add_row("grading", f"{grade:.2f} s")
-    table.add_row("--help", f"{shown:.2f} s", f"{imported:.2f} s import hydra", f"{shown / imported:.2f}")
-    table.add_row("", "", f"{bare:.2f} s bare", f"{shown / bare:.2f}")
-    Console().print(table)
-    print(json.dumps({"step_ms": 1e3 * ours.step, "trial_s": ours.trial, "grade_s": grade, "step_ratio": ours.step / mini.step, "help_s": shown, "help_ratio": shown / imported}))
+    parser.add_argument("--quick", action="store_true", help="once, on two tasks: whether it runs, not how fast")
+    quick = parser.parse_args().quick
+    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+    taken = measure(1, 1, 2) if quick else measure(3, 5, 7)
+    Console().print(table_of(taken), machine)
+    print(json.dumps(figures_of(taken)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def _verdict(
         write_text(folder / "test_output.txt", f"{APPLY_PATCH_FAIL}:\n{refusal}")
         return _no_verdict(UNRESOLVED) | {"error": "patch does not apply"}
     spec = make_test_spec(dict(instance.row))
-    script = sandbox.put("eval.sh", spec.eval_script.encode())
+    script = shlex.quote(sandbox.put("eval.sh", spec.eval_script.encode()))
     done = sandbox.run(f"/bin/bash {script}", timeout=timeout)
     if done.timed_out:
         write_text(folder / "test_output.txt", f"{done.text}\n\nTimeout error: {timeout:g} seconds exceeded.")
@@ -72,7 +73,7 @@ def _verdict(
 
 def _apply(sandbox: Sandbox, model_patch: str) -> str | None:
     """None when the patch is in; else what the last attempt printed."""
-    patch = sandbox.put("patch.diff", model_patch.encode("utf-8", "surrogateescape"))
+    patch = shlex.quote(sandbox.put("patch.diff", model_patch.encode("utf-8", "surrogateescape")))
     for attempt, command in enumerate(GIT_APPLY_CMDS):
         if attempt:  # --reject leaves half of it behind
             sandbox.run("git checkout -- . ; git clean -fd", timeout=300)

@@ -42,6 +42,10 @@ from swe_eval.settings import AgentSettings, Settings
 litellm.suppress_debug_info = True
 
 SUBMIT = b"COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
+COSTS = (
+    *("input_cost_per_token", "output_cost_per_token"),
+    *("cache_creation_input_token_cost", "cache_read_input_token_cost"),
+)
 TEMPLATES = ("system_template", "instance_template", "observation_template", "format_error_template")
 
 
@@ -125,9 +129,14 @@ def mini_config(settings: AgentSettings) -> dict[str, Any]:
 
 def write_registry(path: Path, endpoints: Mapping[str, Endpoint]) -> None:
     """LiteLLM's model registry for these endpoints: no cost, the true context length."""
-    free = {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 0.0, "output_cost_per_token": 0.0}
     entries = {
-        f"openai/{endpoint.model}": free | dict.fromkeys(("max_tokens", "max_input_tokens"), endpoint.max_model_len)
+        f"openai/{endpoint.model}": {
+            "litellm_provider": "openai",
+            "mode": "chat",
+            "max_tokens": endpoint.max_model_len,
+            "max_input_tokens": endpoint.max_model_len,
+            **dict.fromkeys(COSTS, 0.0),
+        }
         for endpoint in endpoints.values()
     }
     write_json(path, entries)

@@ -20,7 +20,7 @@ pytest_plugins = ["serving_fixtures"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 
-BASE_IMAGE = os.environ.get("SWE_EVAL_TEST_IMAGE", "sandbox:latest")
+BASE_IMAGE = os.environ.get("SWE_EVAL_TEST_IMAGE", "swe-eval-test:latest")
 """Has git, python3 and pytest; the demo's images are built on it."""
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from safetensors.numpy import load_file, save_file
 
 from swe_eval.benchmark.demo.model import tiny_model
 from swe_eval.serving.server import Server, serve
@@ -22,16 +23,19 @@ from swe_eval.settings import (
     TransformersServing,
 )
 
+# For us and for the servers we start: of a tiny model, threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def serving_settings(
-    adapters: Mapping[str, Path | None], serving: TransformersServing | ExternalServing | None = None
+    base: Path, adapters: Mapping[str, Path | None], serving: TransformersServing | ExternalServing | None = None
 ) -> Settings:
-    """The part of the settings that ``serve`` reads: the tiny model with ``adapters`` (name -> directory or None)."""
+    """The part of the settings that ``serve`` reads: ``adapters`` (name -> directory, or None for the base itself)."""
     arms = tuple(AdapterSettings(name=name, path=path and str(path)) for name, path in adapters.items())
     return Settings.model_construct(
         model=ModelSettings(
             name="tiny",
-            base_model=str(tiny_model()),
+            base_model=str(base),
             revision=None,
             dtype="float32",
             max_model_len=None,
@@ -57,10 +61,21 @@ def transformers_serving(port: int | None = None) -> TransformersServing:
 
 
 @pytest.fixture(scope="session")
-def random_adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two LoRA adapters of the tiny model, ``sft`` and ``rl-step.900``, that change what it says."""
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, made to hardly ever end its answer: how long it talks is the test's to choose."""
+    model = Path(shutil.copytree(tiny_model(), tmp_path_factory.mktemp("talkative") / "model"))
+    end = json.loads((model / "config.json").read_text())["eos_token_id"]
+    weights = load_file(model / "model.safetensors")
+    weights["lm_head.weight"][end] = 0  # among 1024 random logits, one of them is always higher
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    return model
+
+
+@pytest.fixture(scope="session")
+def random_adapters(talkative: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two LoRA adapters of ``talkative``, ``sft`` and ``rl-step.900``, that change what it says."""
     return {
-        name: _random_adapter(tmp_path_factory.mktemp("adapter"), seed)
+        name: _random_adapter(talkative, tmp_path_factory.mktemp("adapter"), seed)
         for seed, name in enumerate(["sft", "rl-step.900"])
     }
 
@@ -72,16 +87,20 @@ def server_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(random_adapters: dict[str, Path], server_log: Path) -> Iterator[Server]:
-    """Our own server: ``base``, ``sft`` and ``rl-step.900``."""
-    with serve(serving_settings({"base": None, **random_adapters}), server_log, print) as server:
+def server(talkative: Path, random_adapters: dict[str, Path], server_log: Path) -> Iterator[Server]:
+    """Our own server: ``talkative`` as ``base``, and its adapters ``sft`` and ``rl-step.900``."""
+    with serve(serving_settings(talkative, {"base": None, **random_adapters}), server_log, print) as server:
         yield server
 
 
-def _random_adapter(directory: Path, seed: int) -> Path:
+def _random_adapter(base: Path, directory: Path, seed: int) -> Path:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
     torch.manual_seed(seed)
-    base = AutoModelForCausalLM.from_pretrained(tiny_model())
+    model = AutoModelForCausalLM.from_pretrained(base)
     # init_lora_weights=False makes B random; with the default of zeros the adapter would be the base model
     config = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
-    get_peft_model(base, config).save_pretrained(directory)
+    get_peft_model(model, config).save_pretrained(directory)
     return directory

@@ -28,7 +28,7 @@ def connect(base_url: str, api_key_env: str | None = KEY_ENV, **models: str) -> 
     """The endpoints of two adapters, ``baseline`` and ``trained``, at ``base_url``."""
     fields: dict[str, Any] = {"kind": "external", "startup_timeout": 30, "models": models}
     serving = ExternalServing(base_url=base_url, api_key_env=api_key_env, **fields)
-    settings = serving_settings({"baseline": None, "trained": Path("somewhere")}, serving)
+    settings = serving_settings(Path("unused"), {"baseline": None, "trained": Path("somewhere")}, serving)
     with serve(settings, Path("unused.log"), print) as external:
         external.check()
         return dict(external.endpoints)

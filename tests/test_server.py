@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import sys
@@ -15,13 +16,14 @@ import httpx
 import openai
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from peft import PeftModel
 from serving_fixtures import serving_settings, transformers_serving
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from swe_eval.benchmark.demo.model import tiny_model
 from swe_eval.errors import ServingError
 from swe_eval.serving.app.engine import Engine, Sampling
+from swe_eval.serving.app.http import create_app
 from swe_eval.serving.app.weights import CannotServe, Source, load
 from swe_eval.serving.process import ServerProcess, free_port
 from swe_eval.serving.server import Endpoint, Server, serve
@@ -32,10 +34,10 @@ NAMES = ["base", "sft", "rl-step.900"]
 
 
 @pytest.fixture(scope="module")
-def engine(random_adapters: dict[str, Path]) -> Engine:
+def engine(random_adapters: dict[str, Path], talkative: Path) -> Engine:
     """The server's engine in this process, with a context of 64 tokens."""
     adapters = {name: str(path) for name, path in random_adapters.items()}
-    return Engine(load(Source(str(tiny_model()), max_model_len=64), adapters, ["base"]))
+    return Engine(load(Source(str(talkative), max_model_len=64), adapters, ["base"]))
 
 
 def ask(server: Server, name: str = "base", messages: Any = HELLO, **fields: Any) -> Any:
@@ -65,10 +67,10 @@ def error(response: httpx.Response) -> tuple[int, str | None, str]:
     return response.status_code, body["code"], body["message"]
 
 
-def greedy(adapter: Path | None) -> str:
+def greedy(base: Path, adapter: Path | None) -> str:
     """24 tokens after HELLO, by transformers and peft alone."""
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model())
-    model = AutoModelForCausalLM.from_pretrained(tiny_model(), dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, adapter) if adapter else model
     prompt = tokenizer.apply_chat_template(HELLO, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     output = model.generate(**prompt, do_sample=False, max_new_tokens=24)
@@ -77,11 +79,11 @@ def greedy(adapter: Path | None) -> str:
 
 class TestAdapters:
     def test_each_name_says_what_transformers_and_peft_say(
-        self, server: Server, random_adapters: dict[str, Path]
+        self, server: Server, random_adapters: dict[str, Path], talkative: Path
     ) -> None:
         """Served text is the text of the model that the name promises."""
         for name in NAMES:
-            assert text(server, name) == greedy(random_adapters.get(name))
+            assert text(server, name) == greedy(talkative, random_adapters.get(name))
 
     def test_names_are_different_models(self, server: Server) -> None:
         """Base and adapters give three different answers."""
@@ -95,22 +97,24 @@ class TestAdapters:
         assert all(apart[name] == said for name, said in mixed)
 
     @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
-    def test_quantized_base(self, random_adapters: dict[str, Path], quantization: str, caplog: Any) -> None:
+    def test_quantized_base(
+        self, random_adapters: dict[str, Path], quantization: str, caplog: Any, talkative: Path
+    ) -> None:
         """Adapters apply to a quantized base too, and what was not quantized is said."""
         caplog.set_level("INFO")
         adapters = {name: str(path) for name, path in random_adapters.items()}
-        engine = Engine(load(Source(str(tiny_model()), quantization=quantization), adapters, ["base"]))
+        engine = Engine(load(Source(str(talkative), quantization=quantization), adapters, ["base"]))
         assert len({engine.complete(name, HELLO, GREEDY, Event()).text for name in NAMES}) == 3
         assert "does not quantize fused experts: 1.5 MiB" in caplog.text
 
-    def test_models_are_listed(self, server: Server) -> None:
+    def test_models_are_listed(self, server: Server, talkative: Path) -> None:
         """GET /v1/models names every model, its base model and its context."""
         endpoint = server.endpoints["sft"]
         with openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key) as client:
             listed = {model.id: model.model_dump() for model in client.models.list()}
         assert list(listed) == NAMES
         assert listed["base"]["parent"] is None
-        assert listed["sft"]["parent"] == str(tiny_model())
+        assert listed["sft"]["parent"] == str(talkative)
         assert listed["sft"]["max_model_len"] == endpoint.max_model_len == 8192
 
     def test_failed_generation_leaves_nothing_behind(self, engine: Engine) -> None:
@@ -149,6 +153,17 @@ class TestSampling:
         assert done.usage.completion_tokens == 5
         assert done.usage.total_tokens == done.usage.prompt_tokens + 5
         assert text(server, max_tokens=openai.omit, max_completion_tokens=5) == done.choices[0].message.content
+
+    def test_end_of_turn_ends_the_answer(self, talkative: Path, tmp_path: Path) -> None:
+        """Any of the model's end tokens ends the answer, counts as a token, and is no text."""
+        before = Engine(load(Source(str(talkative)), {}, ["base"])).complete("base", HELLO, GREEDY, Event()).text
+        model = shutil.copytree(talkative, tmp_path / "model")
+        end = AutoTokenizer.from_pretrained(model).encode(before, add_special_tokens=False)[4]
+        (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, end]}))
+        done = Engine(load(Source(str(model)), {}, ["base"])).complete("base", HELLO, GREEDY, Event())
+        assert done.finish_reason == "stop"
+        assert before.startswith(done.text)
+        assert done.completion_tokens <= 5
 
     @pytest.mark.parametrize("as_list", [False, True])
     def test_stop_cuts_the_text(self, server: Server, as_list: bool) -> None:
@@ -292,6 +307,17 @@ class TestRefusals:
         }
         assert post(server, {"model": "base", "messages": HELLO, "max_tokens": 1, **neutral}).status_code == 200
 
+    def test_internal_error(self, talkative: Path, random_adapters: dict[str, Path]) -> None:
+        """What goes wrong inside is 500 in the same form, and the server lives on."""
+        weights = load(Source(str(talkative)), {name: str(path) for name, path in random_adapters.items()}, ["base"])
+        weights.model.delete_adapter(weights.served["sft"].adapter)
+        client = TestClient(create_app(Engine(weights), "key"), raise_server_exceptions=False)
+        client.headers["Authorization"] = "Bearer key"
+        asked = {"messages": HELLO, "max_tokens": 1}
+        status, _, message = error(client.post("/v1/chat/completions", json={"model": "sft", **asked}))
+        assert (status, message[:20]) == (500, "ValueError: Adapter ")
+        assert client.post("/v1/chat/completions", json={"model": "rl-step.900", **asked}).status_code == 200
+
     def test_unknown_path(self, server: Server) -> None:
         """Other paths are 404 in the same form."""
         response = httpx.get(server.endpoints["base"].base_url + "/embeddings")
@@ -322,38 +348,40 @@ class TestStart:
         assert key.encode() not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
         assert key not in repr(server.endpoints)
 
-    def test_taken_port(self, server: Server, tmp_path: Path) -> None:
+    def test_taken_port(self, server: Server, tmp_path: Path, talkative: Path) -> None:
         """A fixed port that another server holds is an error that names the setting, even if that one answers."""
         port = httpx.URL(server.endpoints["base"].base_url).port
-        settings = serving_settings({"base": None}, transformers_serving(port))
-        with pytest.raises(ServingError, match="serving.port is taken"), serve(settings, tmp_path / "log", print):
+        settings = serving_settings(talkative, {"base": None}, transformers_serving(port))
+        with pytest.raises(ServingError, match=r"serving\.port is taken"), serve(settings, tmp_path / "log", print):
             pass
 
-    def test_adapter_that_does_not_fit(self, random_adapters: dict[str, Path], tmp_path: Path) -> None:
+    def test_adapter_that_does_not_fit(self, random_adapters: dict[str, Path], tmp_path: Path, talkative: Path) -> None:
         """Weights that find no place in the model are refused, where PEFT would serve the base model in their stead."""
         misnamed = shutil.copytree(random_adapters["sft"], tmp_path / "misnamed")
         rename_weights(misnamed / "adapter_model.safetensors", ".layers.0.", ".layers.9.")
         with pytest.raises(CannotServe, match="adapter misnamed: 4 weights are not in this model"):
-            load(Source(str(tiny_model())), {"misnamed": str(misnamed)}, [])
+            load(Source(str(talkative)), {"misnamed": str(misnamed)}, [])
 
-    def test_adapter_with_missing_weights(self, random_adapters: dict[str, Path], tmp_path: Path) -> None:
+    def test_adapter_with_missing_weights(
+        self, random_adapters: dict[str, Path], tmp_path: Path, talkative: Path
+    ) -> None:
         """An adapter that lacks weights is refused, where PEFT would leave them random."""
         partial = shutil.copytree(random_adapters["sft"], tmp_path / "partial")
         rename_weights(partial / "adapter_model.safetensors", ".layers.0.", None)
         with pytest.raises(CannotServe, match="adapter partial: 4 weights are missing in the adapter"):
-            load(Source(str(tiny_model())), {"partial": str(partial)}, [])
+            load(Source(str(talkative)), {"partial": str(partial)}, [])
 
-    def test_adapter_of_another_rank(self, random_adapters: dict[str, Path], tmp_path: Path) -> None:
+    def test_adapter_of_another_rank(self, random_adapters: dict[str, Path], tmp_path: Path, talkative: Path) -> None:
         """Weights whose shapes contradict the adapter's own configuration are refused."""
         other = shutil.copytree(random_adapters["sft"], tmp_path / "other")
         config = other / "adapter_config.json"
         config.write_text(config.read_text().replace('"r": 8', '"r": 4'))
-        with pytest.raises(CannotServe, match="adapter other: .*size mismatch"):
-            load(Source(str(tiny_model())), {"other": str(other)}, [])
+        with pytest.raises(CannotServe, match=r"adapter other: .*size mismatch"):
+            load(Source(str(talkative)), {"other": str(other)}, [])
 
-    def test_model_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_model_that_is_not_there(self, tmp_path: Path, talkative: Path) -> None:
         """A base model that cannot be found is named, with the setting to change."""
-        settings = serving_settings({"base": None})
+        settings = serving_settings(talkative, {"base": None})
         settings = settings.model_copy(
             update={"model": settings.model.model_copy(update={"base_model": "/no/such/model"})}
         )
@@ -363,23 +391,25 @@ class TestStart:
         ):
             pass
 
-    def test_model_without_chat_template(self, tmp_path: Path) -> None:
+    def test_model_without_chat_template(self, tmp_path: Path, talkative: Path) -> None:
         """Without a chat template there is no chat."""
-        bare = shutil.copytree(tiny_model(), tmp_path / "bare")
+        bare = shutil.copytree(talkative, tmp_path / "bare")
         config = bare / "tokenizer_config.json"
         config.write_text(config.read_text().replace("chat_template", "no_chat_template"))
         with pytest.raises(CannotServe, match="no chat template"):
             load(Source(str(bare)), {}, ["base"])
 
-    def test_context_longer_than_the_model(self) -> None:
+    def test_context_longer_than_the_model(self, talkative: Path) -> None:
         """A context beyond the model's positions is refused instead of answered with noise."""
         with pytest.raises(CannotServe, match="--max-model-len 9000: the model has 8192 positions"):
-            load(Source(str(tiny_model()), max_model_len=9000), {}, ["base"])
+            load(Source(str(talkative), max_model_len=9000), {}, ["base"])
 
-    def test_server_is_gone_after_the_context(self, tmp_path: Path) -> None:
+    def test_server_is_gone_after_the_context(self, tmp_path: Path, talkative: Path) -> None:
         """Leaving the context ends the server, and its port is free again."""
         port = free_port("127.0.0.1")
-        with serve(serving_settings({"base": None}, transformers_serving(port)), tmp_path / "log", print) as server:
+        with serve(
+            serving_settings(talkative, {"base": None}, transformers_serving(port)), tmp_path / "log", print
+        ) as server:
             server.check()
         with pytest.raises(ServingError):
             server.check()

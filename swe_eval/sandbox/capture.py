@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import signal
@@ -9,8 +10,9 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from typing import IO
 
+from swe_eval.errors import SandboxError
 from swe_eval.sandbox.sandbox import Completed
 
 KEEP = 8 << 20
@@ -24,25 +26,29 @@ def capture(
     *,
     timeout: float,
     env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    stdin: bytes | None = None,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
 ) -> Completed:
     """Run ``argv`` in a session of its own until it ends, its time is over or it printed ``CAP``; kill what is left.
 
     A background process that stays in the session is killed with it; one that made a session of its own goes on.
+
+    Raises:
+        SandboxError: it could not be started.
     """
-    process = subprocess.Popen(
-        argv,
-        env=dict(env) if env is not None else None,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
     try:
-        if stdin is not None:
-            _feed(process, stdin)
+        process = subprocess.Popen(
+            argv,
+            env=dict(env) if env is not None else None,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        if error.errno == errno.E2BIG:  # the command's own doing
+            return Completed(f"bash: {error.strerror}\n".encode(), 126)
+        raise SandboxError(f"{argv[0]}: {error.strerror}") from error
+    try:
         output, timed_out = _drain(process, time.monotonic() + timeout)
     finally:
         _kill_group(process)
@@ -51,11 +57,9 @@ def capture(
     return Completed(output, process.returncode, timed_out)
 
 
-def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:
-    assert process.stdin
-    with suppress(BrokenPipeError):  # it ended without reading; its return code says why
-        process.stdin.write(data)
-        process.stdin.close()
+def argument(command: str) -> str:
+    """A model's command as the kernel takes it: without NUL, and with ``?`` for what UTF-8 does not have."""
+    return command.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _drain(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bool]:
@@ -68,8 +72,9 @@ def _drain(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bo
             left = deadline - time.monotonic()
             if left <= 0:
                 return _joined(head, tail, total), True
-            if not selector.select(min(left, 0.1)):
-                if process.poll() is not None:
+            has_ended = process.poll() is not None
+            if not selector.select(0 if has_ended else min(left, 0.1)):
+                if has_ended:
                     break  # a background process holds the pipe open; its output is nobody's
                 continue
             chunk = os.read(process.stdout.fileno(), 1 << 16)

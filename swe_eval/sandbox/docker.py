@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import errno
 import shlex
+import subprocess
+import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import IO
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
-from swe_eval.sandbox.capture import capture
+from swe_eval.sandbox.capture import argument, capture
 from swe_eval.sandbox.sandbox import Completed, Purpose
 from swe_eval.settings import DockerSandbox as DockerSettings
 
 WORKDIR = "/testbed"
 LABEL = "swe_eval.run"
-# PID 1: reaps, survives `kill -9 -1`, obeys SIGTERM at once (as `sleep` does not) and ends by itself after a day
-PID_1 = 'trap "exit 0" TERM; end=$((SECONDS+86400)); while [ $SECONDS -lt $end ]; do sleep 60 & wait $!; done'
+# PID 1: reaps, ends by itself after a day, and traps nothing: the kernel keeps from it what a command inside kills
+PID_1 = "end=$((SECONDS+86400)); while [ $SECONDS -lt $end ]; do sleep 60 & wait $!; done"
+# a pipe of its own for each stream would shuffle the two; sh, because bash would read BASH_ENV once more
+RUN = 'exec timeout --signal=KILL "$0" bash -c "$1" 2>&1'
+KILLED = 137
 GONE = ("No such container", "is not running", "Cannot connect to the Docker daemon", "is restarting")
 
 
@@ -32,30 +37,40 @@ class DockerSandbox:
     def run(self, command: str, *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
         """See ``Sandbox.run``. The time limit acts inside: killing the docker client leaves the command alive."""
         options = [option for key, value in (env or {}).items() for option in ("-e", f"{key}={value}")]
-        inside = ["timeout", "--signal=KILL", f"{timeout:.3f}", "bash", "-c", command.replace("\0", "")]
+        inside = ["sh", "-c", RUN, f"{timeout:.3f}", argument(command)]
         started = time.monotonic()
         done = self._exec([*options, "-w", WORKDIR, self._container, *inside], timeout=timeout + 10)
-        late = done.returncode == 137 and time.monotonic() - started >= timeout
+        late = done.returncode == KILLED and time.monotonic() - started >= timeout
+        self._check(done)
+        if done.returncode < 0:  # the client was killed for its output, which ends nothing inside
+            self._exec([self._container, "bash", "-c", "kill -KILL -1"], timeout=60)
         return Completed(done.output, done.returncode, done.timed_out or late)
 
     def put(self, name: str, data: bytes) -> str:
         """See ``Sandbox.put``."""
         path = f"/tmp/swe_eval/{name}"
         write = f"mkdir -p /tmp/swe_eval && cat > {shlex.quote(path)}"
-        written = self._exec(["-i", self._container, "sh", "-c", write], timeout=60, stdin=data)
+        with tempfile.TemporaryFile() as file:  # a pipe would have to be filled for as long as nobody reads it
+            file.write(data)
+            file.seek(0)
+            written = self._exec(["-i", self._container, "sh", "-c", write], timeout=60, stdin=file)
+        self._check(written)
         if written.returncode:
             raise SandboxError(f"cannot write {path} in the container: {written.text.strip()[-500:]}")
         return path
 
-    def _exec(self, arguments: list[str], *, timeout: float, stdin: bytes | None = None) -> Completed:
-        done = _docker(self._executable, ["exec", *arguments], timeout=timeout, stdin=stdin)
-        if done.returncode and any(words in done.text[-1000:] for words in GONE) and not self._is_running():
-            raise SandboxError(f"the container died: {done.text.strip()[-500:]}")
-        return done
+    def _exec(self, arguments: list[str], *, timeout: float, stdin: IO[bytes] | int = subprocess.DEVNULL) -> Completed:
+        return capture([self._executable, "exec", *arguments], timeout=timeout, stdin=stdin)
 
-    def _is_running(self) -> bool:
-        asked = ["inspect", "-f", "{{.State.Running}}", self._container]
-        return _docker(self._executable, asked, timeout=60).text.strip() == "true"
+    def _check(self, done: Completed) -> None:
+        """Raise SandboxError if it is the container that ended, and not only the command."""
+        gone = done.returncode and any(words in done.text[-1000:] for words in GONE)
+        if (gone or done.returncode == KILLED) and self._has_ended():
+            raise SandboxError(f"the container died: {done.text.strip()[-500:]}")
+
+    def _has_ended(self) -> bool:
+        """Wait a little: the client of a command hears that the container was killed before the engine does."""
+        return not capture([self._executable, "wait", self._container], timeout=1).timed_out
 
 
 class DockerSandboxes:
@@ -67,7 +82,7 @@ class DockerSandboxes:
         try:
             answer = self._docker("info", timeout=60)
         except SandboxError as error:
-            raise UserError(f"sandbox.executable={settings.executable}: {error}") from None
+            raise UserError(f"sandbox.executable={error}; write the name of the docker command") from None
         if answer.returncode:
             raise UserError(f"sandbox=docker: no engine answers ({_last_line(answer)}); start it, or write sandbox=...")
 
@@ -114,16 +129,7 @@ class DockerSandboxes:
         return done.text.split()[-1]
 
     def _docker(self, *arguments: str, timeout: float) -> Completed:
-        return _docker(self._settings.executable, arguments, timeout=timeout)
-
-
-def _docker(executable: str, arguments: Sequence[str], *, timeout: float, stdin: bytes | None = None) -> Completed:
-    try:
-        return capture([executable, *arguments], timeout=timeout, stdin=stdin)
-    except OSError as error:
-        if error.errno == errno.E2BIG:
-            return Completed(f"bash: {error.strerror}\n".encode(), 126)
-        raise SandboxError(f"{executable}: {error.strerror}") from error
+        return capture([self._settings.executable, *arguments], timeout=timeout)
 
 
 def _last_line(done: Completed) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import os
+import shlex
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
-from swe_eval.sandbox.capture import capture
+from swe_eval.sandbox.capture import argument, capture
 from swe_eval.sandbox.sandbox import Completed, Purpose
 
 SETUP = "setup.sh"
@@ -33,30 +33,28 @@ class LocalSandbox:
     def run(self, command: str, *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
         """See ``Sandbox.run``. ``BASH_ENV`` is left out: it names a file inside an image."""
         given = {key: value for key, value in (env or {}).items() if key != "BASH_ENV"}
-        argv = ["bash", "-c", command.replace("\0", "")]
-        return self._capture(argv, timeout=timeout, env=self._environment() | given, cwd=self._repository)
+        argv = ["env", "-C", str(self._repository), "bash", "-c", argument(command)]
+        done = capture(argv, timeout=timeout, env=self._environment() | given)
+        if not self._root.is_dir():  # whatever the command says, it says it of a repository that was being removed
+            raise SandboxError("local sandbox: its directory is gone")
+        return done
 
     def put(self, name: str, data: bytes) -> str:
         """See ``Sandbox.put``."""
         path = self._root / "files" / name
-        path.write_bytes(data)
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise SandboxError(f"local sandbox: {error}") from error
         return str(path)
 
     def make_repository(self, instance: Instance) -> None:
         """Run the task's own set-up script."""
         assert instance.context
         self._repository.mkdir()
-        made = self.run(f"bash '{instance.context / SETUP}' .", timeout=60)
+        made = self.run(f"bash {shlex.quote(str((instance.context / SETUP).resolve()))} .", timeout=60)
         if made.returncode:
             raise SandboxError(f"{instance.instance_id}: {SETUP} failed: {made.text.strip()[-500:]}")
-
-    def _capture(self, argv: list[str], *, timeout: float, env: Mapping[str, str], cwd: Path) -> Completed:
-        try:
-            return capture(argv, timeout=timeout, env=env, cwd=cwd)
-        except OSError as error:  # the directory is gone, the disk is full, the command is too long for the kernel
-            if error.errno == errno.E2BIG:
-                return Completed(f"bash: {error.strerror}\n".encode(), 126)
-            raise SandboxError(f"local sandbox: {error}") from error
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -91,4 +89,6 @@ class LocalSandboxes:
     def remove_all(self) -> None:
         """See ``Sandboxes.remove_all``."""
         for left in Path(tempfile.gettempdir()).glob(f"{self._prefix}*"):
-            shutil.rmtree(left, ignore_errors=True)
+            with suppress(FileNotFoundError):  # its own thread was quicker
+                gone = left.rename(f"{left}.gone")  # at once, so that no command in it is believed after this
+                shutil.rmtree(gone, ignore_errors=True)

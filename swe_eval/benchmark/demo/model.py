@@ -1,7 +1,7 @@
 """The demo's model: DeepSeek-V3's architecture (MLA and experts), tiny, with random weights, made without torch.
 
-`tiny/` holds what can be shipped: the configuration, and a tokenizer trained on the demo's own texts. The weights follow
-from the configuration and a seed, so they are made on first use instead.
+`tiny/` holds what is small enough to ship: the configuration, and a tokenizer trained on the demo's own texts. The
+weights follow from the configuration and a seed, so they are made on first use.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ def tiny_model() -> Path:
 
 def model_hash() -> str:
     """Hash of all that the model is made of."""
-    parts = [f"{SEED} {LM_HEAD_SCALE} {END_SCALE}".encode(), *(file.read_bytes() for file in sorted(SHIPPED.glob("*.json")))]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    recipe = f"{SEED} {LM_HEAD_SCALE} {END_SCALE}".encode()
+    shipped = (file.read_bytes() for file in sorted(SHIPPED.glob("*.json")))
+    return hashlib.sha256(b"\0".join([recipe, *shipped])).hexdigest()[:16]
 
 
 def _rename(made: Path, final: Path) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -30,9 +31,15 @@ from swe_eval.rollout import SandboxEnvironment, mini_config
 from swe_eval.sandbox.local import LocalSandboxes
 from swe_eval.settings import Settings, settings_from
 
+# isort: split
+# after swe_eval.rollout, which sets the two up
+import litellm
+from minisweagent.agents.default import DefaultAgent
+from minisweagent.models.litellm_textbased_model import LitellmTextbasedModel
+
 HERE = Path(__file__).parent
 ADAPTER = HERE / "adapter"
-EPOCHS, LEARNING_RATE = 80, 2e-3
+EPOCHS, LEARNING_RATE = 120, 2e-3
 LORA = LoraConfig(
     r=32,
     lora_alpha=64,
@@ -53,8 +60,8 @@ def main() -> None:
     if options.tokenizer:
         train_tokenizer(played)
     train(played, options.out)
-    exact, turns = replay(played, options.out)
-    print(f"{exact} of {turns} turns are repeated word for word")
+    if wrong := mistakes(played, options.out):
+        sys.exit("the adapter does not repeat:\n\n" + "\n\n".join(wrong))
 
 
 def conversations() -> list[Conversation]:
@@ -84,3 +91,107 @@ def train_tokenizer(played: Sequence[Conversation]) -> None:
     )
     tokenizer.train_from_iterator([message["content"] for messages in played for message in messages], trainer)
     tokenizer.save(str(SHIPPED / "tokenizer.json"))
+
+
+def train(played: Sequence[Conversation], out: Path) -> None:
+    """Train an adapter that answers as the demonstrations do, and write it to ``out``."""
+    torch.manual_seed(0)
+    tokenizer, base = _load_base()
+    model = get_peft_model(base, LORA)
+    examples = [_encode(tokenizer, messages) for messages in played]
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, LEARNING_RATE, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * len(examples), pct_start=0.1)
+    with Progress() as progress:
+        task = progress.add_task("training", total=EPOCHS)
+        for _ in range(EPOCHS):
+            loss = sum(_step(model, example, optimizer, schedule) for example in examples) / len(examples)
+            progress.update(task, advance=1, description=f"loss {loss:.4f}")
+    _save(model, out)
+    (out / "training.json").write_text(json.dumps({"fingerprint": fingerprint(played)}, indent=2) + "\n")
+
+
+def mistakes(played: Sequence[Conversation], adapter: Path) -> list[str]:
+    """The turns that the saved adapter, decoding greedily, does not repeat word for word."""
+    tokenizer, base = _load_base()
+    model = PeftModel.from_pretrained(base, adapter).eval()
+    return [
+        message["content"]
+        for messages in played
+        for index, message in enumerate(messages)
+        if message["role"] == "assistant" and _answer(model, tokenizer, messages[:index]) != message["content"]
+    ]
+
+
+def _demo_settings() -> Settings:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return settings_from(cast(dict[str, Any], OmegaConf.to_container(compose("config"), resolve=True)))
+
+
+def _play(instance: Instance, turns: Sequence[dict[str, str]], settings: Settings) -> Conversation:
+    mini = mini_config(settings.agent)
+    answers = (f"{turn['thought']}\n\n```mswea_bash_command\n{turn['command']}\n```" for turn in turns)
+    model = _Scripted(answers, model_name="scripted", cost_tracking="ignore_errors", **mini["model"])
+    with LocalSandboxes("train").start(instance, "rollout") as sandbox:
+        agent = DefaultAgent(model, SandboxEnvironment(sandbox, settings, mini["environment"]["env"]), **mini["agent"])
+        agent.run(instance.problem_statement)
+    said = [message for message in agent.messages if message["role"] != "exit"]
+    return [{"role": message["role"], "content": message["content"]} for message in said]
+
+
+class _Scripted(LitellmTextbasedModel):
+    """mini-swe-agent's model for text actions, with a script in place of the endpoint."""
+
+    def __init__(self, answers: Iterable[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._answers = iter(answers)
+
+    def _query(self, messages: Any, **kwargs: Any) -> litellm.ModelResponse:
+        return litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": next(self._answers)}}])
+
+
+def _load_base() -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    directory = tiny_model()
+    return AutoTokenizer.from_pretrained(directory), AutoModelForCausalLM.from_pretrained(directory)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> dict[str, torch.Tensor]:
+    """The model's arguments; what the assistant says is what there is to learn."""
+    encoded: Any = tokenizer.apply_chat_template(
+        messages, return_dict=True, return_assistant_tokens_mask=True, return_tensors="pt"
+    )
+    input_ids = encoded["input_ids"]
+    return {"input_ids": input_ids, "labels": input_ids.masked_fill(encoded["assistant_masks"] == 0, -100)}
+
+
+def _step(model: PeftModel, example: dict[str, torch.Tensor], optimizer: Any, schedule: Any) -> float:
+    """One update; returns the loss before it."""
+    loss = model(**example).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+    optimizer.zero_grad()
+    return float(loss)
+
+
+def _save(model: PeftModel, out: Path) -> None:
+    """As PEFT does, less its model card and this machine's paths, with 16 bits per weight."""
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {name: weight.to(torch.bfloat16) for name, weight in get_peft_model_state_dict(model).items()}
+    save_file(weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = model.peft_config["default"]
+    config.base_model_name_or_path, config.inference_mode = "swe_eval/tiny", True
+    config.save_pretrained(str(out))
+
+
+def _answer(model: PeftModel, tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> str:
+    prompt: Any = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    output = model.generate(**prompt, max_new_tokens=256)
+    return str(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+if __name__ == "__main__":
+    main()

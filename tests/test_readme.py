@@ -1,0 +1,58 @@
+"""The README is true: every command that it shows makes a valid configuration, in both languages."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import compose_tree
+
+from swe_eval.settings import settings_from
+
+ROOT = Path(__file__).parents[1]
+COMMAND = re.compile(r"^ {4}(python -m swe_eval.*)$", re.MULTILINE)
+TABLE = re.compile(r"^\| `(?P<there>.*?)` \| `(?P<here>.*?)` \|$", re.MULTILINE)
+FLAGS = re.compile(r"--\S+|run_comparison\.sh|vllm_lora_server\.py.*|swe-bench-evaluate")
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def migrations(name: str) -> list[str]:
+    """The right column of 'coming from the shell scripts', its placeholders filled in."""
+    rows = [row["here"] for row in TABLE.finditer(text(name)) if FLAGS.match(row["there"])]
+    return [re.sub(r"=N\b", "=5", re.sub(r"=F\b", "=0.5", row)) for row in rows]
+
+
+def check(command: str) -> None:
+    door, *arguments = shlex.split(command.removeprefix("python -m "))
+    assert door in ("swe_eval", "swe_eval.serve", "swe_eval.grade")
+    if "--predictions" in arguments:
+        at = arguments.index("--predictions")
+        del arguments[at : at + 2]
+    settings_from(compose_tree(*(a for a in arguments if a != "--help")))
+
+
+@pytest.mark.parametrize("command", COMMAND.findall(text("README.md")))
+def test_every_command_composes(command):
+    check(command)
+
+
+@pytest.mark.parametrize("row", migrations("README.md"))
+def test_every_flag_of_the_shell_scripts_has_its_field(row):
+    check(row if row.startswith("python -m") else f"python -m swe_eval {row}")
+
+
+def test_both_languages_show_the_same_commands():
+    here, there = text("README.md"), text("docs/README.ru.md")
+    assert COMMAND.findall(here) == COMMAND.findall(there)
+    assert migrations("README.md") == migrations("docs/README.ru.md")
+
+
+def test_the_layout_that_it_shows_is_the_one_that_is_there():
+    listing = text("README.md").partition("    swe_eval/\n")[2].partition("\n\n")[0]
+    for name in re.findall(r"\w+\.py|\w+/", listing):
+        assert (ROOT / "swe_eval" / name).exists(), name
