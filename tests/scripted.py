@@ -11,13 +11,19 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Script = Callable[[str, list[dict[str, Any]]], str]
-"""(model, messages) -> the answer's content."""
+Script = Callable[[str, list[dict[str, Any]]], "str | dict[str, Any]"]
+"""(model, messages) -> the answer's content, or its whole message, or an ``{"error": ...}`` (status 400)."""
 
 
 def bash(command: str) -> str:
     """An answer with one command."""
     return f"Next.\n```mswea_bash_command\n{command}\n```"
+
+
+def bash_call(command: str) -> dict[str, Any]:
+    """The same as a tool call."""
+    function = {"name": "bash", "arguments": json.dumps({"command": command})}
+    return {"content": None, "tool_calls": [{"id": "call_1", "type": "function", "function": function}]}
 
 
 SUBMIT = bash("echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && cat patch.txt")
@@ -41,7 +47,10 @@ class ScriptedEndpoint:
         time.sleep(self.delay)
         if self.status != 200:
             return self.status, {"error": {"message": "scripted failure", "code": "scripted"}}
-        message = {"role": "assistant", "content": self.script(body["model"], body["messages"])}
+        answer = self.script(body["model"], body["messages"])
+        if "error" in answer and isinstance(answer, dict):
+            return 400, answer
+        message = {"role": "assistant"} | (answer if isinstance(answer, dict) else {"content": answer})
         usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         completion = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}

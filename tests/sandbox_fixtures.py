@@ -1,0 +1,86 @@
+"""The demo's instances, and sandboxes of every backend. ``pytest_plugins`` in conftest.py has these."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import BASE_IMAGE
+
+from swe_eval.benchmark.instances import Instance, load
+from swe_eval.sandbox.docker import LABEL
+from swe_eval.sandbox.sandbox import Sandbox, Sandboxes, sandboxes
+from swe_eval.settings import PACKAGE, Settings
+
+DEMO_IDS = sorted(task.name for task in (PACKAGE / "benchmark/demo/tasks").iterdir())
+OVERRIDES = {"local": ["sandbox=local"], "docker": ["sandbox=docker", f"+sandbox.build_args.BASE={BASE_IMAGE}"]}
+BACKENDS = ["local", pytest.param("docker", marks=pytest.mark.docker)]
+
+
+@pytest.fixture
+def demo(settings: Callable[..., Settings]) -> dict[str, Instance]:
+    """The bundled tasks by instance_id."""
+    return {instance.instance_id: instance for instance in load(settings().benchmark).instances}
+
+
+@pytest.fixture
+def calc(demo: dict[str, Instance]) -> Instance:
+    """One of them."""
+    return demo["demo__calc-1"]
+
+
+@pytest.fixture(params=BACKENDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """The backend's name in ``sandbox=...``."""
+    return str(request.param)
+
+
+@pytest.fixture
+def run_id() -> str:
+    """No other test's, and no other process's."""
+    return uuid.uuid4().hex[:12]
+
+
+@pytest.fixture
+def backend(kind: str, settings: Callable[..., Settings], run_id: str) -> Iterator[Sandboxes]:
+    """Each backend in turn, as a run uses it."""
+    with sandboxes(settings(*OVERRIDES[kind]), run_id) as backend:
+        yield backend
+
+
+@pytest.fixture
+def sandbox(backend: Sandboxes, calc: Instance) -> Iterator[Sandbox]:
+    """A fresh sandbox for an agent."""
+    with backend.start(calc, "rollout") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def nap() -> str:
+    """A ``sleep`` that no other process on this machine is doing."""
+    return f"sleep 300.{uuid.uuid4().int % 10**12:012}"
+
+
+def is_running(sandbox: Sandbox, nap: str) -> bool:
+    """Whether such a process is there five seconds from now, or sooner if it is not."""
+    pattern = f"[s]{nap[1:]}"  # does not find itself
+    look = f"for process in /proc/[0-9]*; do tr '\\0' ' ' < $process/cmdline; echo; done 2> /dev/null | grep '^{pattern}'"
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if sandbox.run(look, timeout=60).returncode:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def what_is_left(kind: str, run_id: str) -> list[str]:
+    """Directories or containers of that run."""
+    if kind == "local":
+        return [path.name for path in Path(tempfile.gettempdir()).glob(f"swe_eval-{run_id}-*")]
+    command = ["docker", "ps", "--all", "--quiet", "--filter", f"label={LABEL}={run_id}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()

@@ -1,0 +1,126 @@
+"""A rollout: every way to end has its exit status, and work that was not submitted is rescued and labelled."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from scripted import SUBMIT, bash, bash_call, scripted_endpoint
+
+from swe_eval.benchmark.instances import load
+from swe_eval.errors import InfraError
+from swe_eval.rollout import Rollout, Stopped, roll_out
+from swe_eval.run_dir import RunDir, Trial
+from swe_eval.sandbox.local import LocalSandboxes
+from swe_eval.serving.server import Endpoint
+
+TRIAL = Trial("arm", "demo__calc-1")
+EDIT = "echo '# touched' >> calc.py"
+OVERFLOW = {"error": {"message": "This model's maximum context length is 64 tokens. However, you requested 99 tokens"}}
+
+
+@pytest.fixture
+def rolled(settings, tmp_path):
+    """``rolled([answer, ...], "agent.max_turns=2")``: a rollout whose model gives these answers, the last one for ever."""
+
+    def roll(answers, *overrides, is_stopping=lambda: False) -> tuple[Rollout, dict]:
+        def script(model, messages):
+            turn = sum(message["role"] == "assistant" for message in messages)
+            return answers[min(turn, len(answers) - 1)]
+
+        chosen, run = settings(*overrides), RunDir(tmp_path / "run")
+        [instance] = load(chosen.benchmark.model_copy(update={"instance_ids": (TRIAL.instance_id,)})).instances
+        with scripted_endpoint(script) as endpoint:
+            where = Endpoint(endpoint.base_url, "key", "scripted", 4096)
+            rollout = roll_out(TRIAL, instance, where, chosen, LocalSandboxes(run.id), run, is_stopping)
+        assert run.read_patch(TRIAL) == rollout.model_patch
+        return rollout, json.loads(run.trajectory(TRIAL).read_text())
+
+    return roll
+
+
+def test_a_submission_is_the_patch(rolled):
+    rollout, trajectory = rolled([bash(f"{EDIT} && git diff > patch.txt"), SUBMIT])
+    assert (rollout.exit_status, rollout.rescued, rollout.turns) == ("Submitted", False, 2)
+    assert rollout.model_patch.endswith("+# touched\n")
+    assert trajectory["info"]["submission_source"] == "submitted"
+
+
+@pytest.mark.parametrize(
+    ("answers", "overrides", "exit_status"),
+    [
+        ([bash(EDIT), bash("true")], ["agent.max_turns=3"], "LimitsExceeded"),
+        ([bash(f"{EDIT}; sleep 2"), bash("true")], ["agent.wall_time_limit=1"], "TimeExceeded"),
+        ([bash(EDIT), "no command here"], [], "RepeatedFormatError"),
+        ([bash(EDIT), OVERFLOW], [], "ContextWindowExceededError"),
+    ],
+)
+def test_work_that_was_not_submitted_is_rescued_and_labelled(rolled, answers, overrides, exit_status):
+    rollout, trajectory = rolled(answers, *overrides)
+    assert (rollout.exit_status, rollout.rescued) == (exit_status, True)
+    assert rollout.model_patch.endswith("+# touched\n")
+    info = trajectory["info"]
+    assert (info["exit_status"], info["submission_source"]) == (exit_status, "rescued")
+
+
+def test_without_rescue_it_is_an_empty_patch(rolled):
+    rollout, _ = rolled([bash(EDIT), bash("true")], "agent.max_turns=2", "agent.rescue=false")
+    assert (rollout.model_patch, rollout.rescued) == ("", False)
+
+
+def test_work_that_the_agent_committed_is_rescued_too(rolled):
+    rollout, _ = rolled([bash(f"{EDIT} && git commit -qam wip"), bash("true")], "agent.max_turns=2")
+    assert rollout.model_patch.endswith("+# touched\n")
+
+
+def test_an_agent_that_did_nothing_leaves_nothing_to_rescue(rolled):
+    rollout, trajectory = rolled(["no command"])
+    assert (rollout.model_patch, rollout.rescued) == ("", False)
+    assert trajectory["info"]["submission_source"] == "none"
+
+
+def test_a_submission_in_any_encoding_survives_byte_for_byte(rolled):
+    rollout, _ = rolled([bash(r"printf '+\xe9\r\n' > patch.txt"), SUBMIT])
+    assert rollout.model_patch.encode("utf-8", "surrogateescape") == b"+\xe9\r\n"
+
+
+def test_commands_come_as_tool_calls_too(rolled):
+    answers = [bash_call(f"{EDIT} && git diff > patch.txt"), bash_call(SUBMIT.splitlines()[2])]
+    toolcall = ["agent=toolcall", "serving=external", "serving.base_url=http://unused/v1"]
+    rollout, _ = rolled(answers, *toolcall)
+    assert rollout.exit_status == "Submitted"
+    assert rollout.model_patch.endswith("+# touched\n")
+
+
+def test_the_model_sees_that_its_command_took_too_long(rolled):
+    _, trajectory = rolled([bash("sleep 9"), SUBMIT], "agent.command_timeout=0.5", "agent.max_turns=2")
+    seen = trajectory["messages"][3]["content"]
+    assert seen.startswith("<exception>The command took more than 0.5 seconds and was killed.</exception>")
+
+
+def test_an_endpoint_that_fails_is_ours_and_leaves_its_trajectory_alone(rolled, tmp_path):
+    error = {"error": {"message": "no such luck", "code": "scripted"}}
+    with pytest.raises(InfraError, match="no such luck"):
+        rolled([bash(EDIT), error], "agent.model_retries=1")
+    assert {path.parent.parent.name for path in (tmp_path / "run").rglob("*") if path.is_file()} == {"trajectories"}
+
+
+def test_a_run_that_is_being_stopped_leaves_nothing(rolled, tmp_path):
+    with pytest.raises(Stopped):
+        rolled([bash(EDIT)], is_stopping=lambda: True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_mini_s_inspector_opens_a_trajectory(rolled, tmp_path):
+    from minisweagent.run.utilities.inspector import TrajectoryInspector
+
+    rolled([bash(f"{EDIT} && git diff > patch.txt"), SUBMIT])
+    files = sorted((tmp_path / "run" / "trajectories" / "arm").glob("*.traj.json"))
+
+    async def steps() -> int:
+        app = TrajectoryInspector(files)
+        async with app.run_test():
+            return int(app.n_steps)
+
+    assert asyncio.run(steps()) >= 3

@@ -1,0 +1,359 @@
+"""Where commands run: one suite for every backend. What only a container can promise is at the end.
+
+Whatever kills by ``-1`` belongs to a container: under ``sandbox=local`` it would end every process of the user.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+from conftest import BASE_IMAGE
+from sandbox_fixtures import OVERRIDES, is_running, what_is_left
+
+from swe_eval.benchmark.instances import Instance
+from swe_eval.errors import SandboxError, UserError
+from swe_eval.sandbox.capture import CAP, KEEP
+from swe_eval.sandbox.sandbox import Completed, Sandbox, Sandboxes, sandboxes
+from swe_eval.settings import Settings
+
+MB = 1 << 20
+SOON = 10
+"""Seconds that are far from any limit below, and enough for a slow machine."""
+
+
+def seconds_of(action: Callable[[], object]) -> float:
+    started = time.monotonic()
+    action()
+    return time.monotonic() - started
+
+
+def hold(settings: Settings, run_id: str, instance: Instance, is_ready: Event) -> None:
+    """A run with a sandbox, until it is killed."""
+    with sandboxes(settings, run_id) as backend, backend.start(instance, "rollout"):
+        is_ready.set()
+        time.sleep(300)
+
+
+class TestCommands:
+    def test_output_and_exit_code(self, sandbox: Sandbox) -> None:
+        """A command's result is its output and its exit code."""
+        assert sandbox.run("echo hello; exit 3", timeout=60) == Completed(b"hello\n", 3)
+
+    def test_both_streams_in_order(self, sandbox: Sandbox) -> None:
+        """Standard output and standard error come as they were written."""
+        done = sandbox.run("for i in {1..200}; do echo out; echo err >&2; done", timeout=60)
+        assert done == Completed(b"out\nerr\n" * 200, 0)
+
+    def test_every_command_starts_in_the_repository(self, sandbox: Sandbox, calc: Instance) -> None:
+        """The base commit is checked out and clean, and ``cd`` is forgotten with its command."""
+        where = "git rev-parse HEAD && git rev-parse --show-prefix && git status --porcelain"
+        head = f"{calc.row['base_commit']}\n".encode()
+        assert sandbox.run(f"cd tests && {where}", timeout=60) == Completed(head + b"tests/\n", 0)
+        assert sandbox.run(where, timeout=60) == Completed(head + b"\n", 0)
+
+    def test_files_stay_and_variables_go(self, sandbox: Sandbox) -> None:
+        """Commands share the files and nothing else."""
+        sandbox.run("x=1; export y=2; echo three > z.txt", timeout=60)
+        assert sandbox.run('echo "$x$y"; cat z.txt', timeout=60) == Completed(b"\nthree\n", 0)
+
+    def test_environment_is_given(self, sandbox: Sandbox) -> None:
+        """A command sees the variables that it was given, byte for byte; the next one does not."""
+        env = {"GREETING": " two\nlines=€ '\"$"}
+        assert sandbox.run('printf %s "$GREETING"', timeout=60, env=env).text == env["GREETING"]
+        assert sandbox.run('printf %s "$GREETING"', timeout=60) == Completed(b"", 0)
+
+    def test_secrets_of_the_runner_are_not(self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is in the runner's environment does not reach a command."""
+        monkeypatch.setenv("SWE_EVAL_API_KEY", "sk-of-the-runner")
+        done = sandbox.run("env; echo $SWE_EVAL_API_KEY", timeout=60)
+        assert b"PATH=" in done.output
+        assert b"sk-of-the-runner" not in done.output
+
+    @pytest.mark.parametrize("command", ["cat", "read line", "python3 -c 'input()'"])
+    def test_standard_input_is_closed(self, sandbox: Sandbox, command: str) -> None:
+        """A command that reads gets end of file at once."""
+        assert seconds_of(lambda: sandbox.run(command, timeout=60)) < SOON
+        assert sandbox.run(f"{command} 2> /dev/null; echo $?", timeout=60).text in ("0\n", "1\n")
+
+    def test_background_process_does_not_hold_the_command(self, sandbox: Sandbox, nap: str) -> None:
+        """A command is over when its shell is, though something it started keeps the output open."""
+        assert seconds_of(lambda: sandbox.run(f"{nap} & echo started", timeout=60)) < SOON
+        assert sandbox.run(f"{nap} & echo started", timeout=60) == Completed(b"started\n", 0)
+
+    def test_neither_does_a_talkative_one(self, sandbox: Sandbox) -> None:
+        """Nor if it keeps writing."""
+        command = "(for i in {1..600}; do echo noise; sleep 0.05; done) & echo started"
+        started = time.monotonic()
+        done = sandbox.run(command, timeout=60)
+        assert time.monotonic() - started < SOON
+        assert b"started\n" in done.output
+        assert (done.returncode, done.timed_out) == (0, False)
+
+    def test_command_can_destroy_the_repository(self, sandbox: Sandbox) -> None:
+        """That is the model's doing: later commands fail, and the sandbox is not to blame."""
+        assert sandbox.run('rm -rf "$PWD"', timeout=60).returncode == 0
+        assert sandbox.run("true", timeout=60).returncode != 0
+
+
+class TestBytes:
+    EVERY_BYTE = bytes(range(256)) + b"CRLF\r\nCR\rno UTF-8 \xff\xfe\n"
+
+    def test_output_is_bytes(self, sandbox: Sandbox) -> None:
+        """Output that is no text arrives as it is; ``text`` replaces what cannot be read."""
+        done = sandbox.run(r"printf 'a\377\000\r\n'", timeout=60)
+        assert done == Completed(b"a\xff\x00\r\n", 0)
+        assert done.text == "a\ufffd\x00\r\n"
+
+    @pytest.mark.parametrize("data", [EVERY_BYTE, b"", EVERY_BYTE * 4000], ids=["every byte", "nothing", "a megabyte"])
+    def test_file_is_put_as_it_is(self, sandbox: Sandbox, data: bytes) -> None:
+        """A file that was put holds exactly these bytes, replaces an older one, and is not in the repository."""
+        sandbox.put("file.bin", b"older and longer" * 10)
+        path = sandbox.put("file.bin", data)
+        same = sandbox.run(f"cat '{path}'", timeout=60) == Completed(data, 0)
+        assert same
+        assert sandbox.run("git status --porcelain", timeout=60) == Completed(b"", 0)
+
+    def test_command_longer_than_the_kernel_takes(self, sandbox: Sandbox) -> None:
+        """It is refused as a shell would refuse it, and the sandbox lives on."""
+        done = sandbox.run("echo " + "x" * 200_000, timeout=60)
+        assert done == Completed(b"bash: Argument list too long\n", 126)
+        assert sandbox.run("echo on", timeout=60) == Completed(b"on\n", 0)
+
+    def test_command_that_is_no_text(self, sandbox: Sandbox) -> None:
+        """NUL is left out, a lone surrogate is a question mark, and the rest is UTF-8."""
+        assert sandbox.run("echo a\0b\ud800€", timeout=60) == Completed("ab?€\n".encode(), 0)
+
+
+class TestLimits:
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "{nap}",
+            "{nap} & {nap}",
+            "trap '' TERM INT HUP; {nap}; {nap}",
+            "(trap '' TERM; {nap}; {nap}) & wait",
+            "exec >&- 2>&-; {nap}",
+        ],
+        ids=["plain", "with a child", "deaf", "with a deaf child", "output closed"],
+    )
+    def test_late_command_is_killed_with_all_it_started(self, sandbox: Sandbox, nap: str, command: str) -> None:
+        """Past its time limit a command is reported late with what it wrote, and nothing of it goes on."""
+        started = time.monotonic()
+        done = sandbox.run("echo before; " + command.format(nap=nap), timeout=1)
+        assert 1 <= time.monotonic() - started < 1 + SOON
+        assert (done.output, done.timed_out) == (b"before\n", True)
+        assert not is_running(sandbox, nap)
+
+    def test_process_in_a_session_of_its_own_gets_away(self, sandbox: Sandbox, nap: str) -> None:
+        """``setsid`` outlives the time limit: a container takes it along when it ends, ``sandbox=local`` does not."""
+        done = sandbox.run(f"setsid {nap} > /dev/null & echo $!; wait", timeout=1)
+        assert done.timed_out
+        assert sandbox.run(f"kill -KILL {int(done.text)}", timeout=60) == Completed(b"", 0)
+        assert not is_running(sandbox, nap)
+
+    @pytest.mark.parametrize("command", ["yes", "head -c 1000000000 /dev/zero"])
+    def test_output_without_end(self, sandbox: Sandbox, command: str) -> None:
+        """A command that floods is stopped for good, and the runner's memory stays flat."""
+        tracemalloc.start()
+        done = sandbox.run(command, timeout=120)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 10 * KEEP < CAP
+        assert 2 * KEEP < len(done.output) < 2 * KEEP + 100
+        assert (done.timed_out, done.returncode) == (False, -9)
+        assert not is_running(sandbox, command if command != "yes" else "yes $")
+
+    def test_middle_of_long_output_is_cut_out(self, sandbox: Sandbox) -> None:
+        """Head and tail are kept, with the number of bytes between them."""
+        done = sandbox.run("echo first; head -c 50000000 /dev/zero | tr '\\0' x; echo last", timeout=120)
+        whole = b"first\n" + b"x" * 50_000_000 + b"last\n"
+        cut = b"\n[... %d bytes cut out ...]\n" % (len(whole) - 2 * KEEP)
+        as_promised = done == Completed(whole[:KEEP] + cut + whole[-KEEP:], 0)
+        assert as_promised
+
+
+class TestEnd:
+    def test_nothing_is_left(self, kind: str, backend: Sandboxes, calc: Instance, run_id: str) -> None:
+        """A sandbox is gone when its block ends, also by an exception."""
+        with pytest.raises(ZeroDivisionError), backend.start(calc, "rollout") as sandbox:
+            sandbox.run("mkdir -p a/b; touch a/b/c; chmod 0 a/b a", timeout=60)
+            assert len(what_is_left(kind, run_id)) == 1
+            raise ZeroDivisionError
+        assert what_is_left(kind, run_id) == []
+
+    def test_removed_sandbox_says_so(self, backend: Sandboxes, calc: Instance) -> None:
+        """Once it is removed every method raises: there is no result to be believed."""
+        with backend.start(calc, "rollout") as sandbox:
+            backend.remove_all()
+            with pytest.raises(SandboxError):
+                sandbox.run("echo hello", timeout=60)
+            with pytest.raises(SandboxError):
+                sandbox.put("file", b"data")
+
+    @pytest.mark.parametrize("ending", ["sleep 3; echo tests failed", "sleep 3; exit 137"])
+    def test_removal_during_a_command(self, backend: Sandboxes, calc: Instance, ending: str) -> None:
+        """A command whose sandbox is removed under it has no result either, whatever it said."""
+        with backend.start(calc, "grading") as sandbox, ThreadPoolExecutor() as pool:
+            result = pool.submit(sandbox.run, ending, timeout=60)
+            time.sleep(1)
+            backend.remove_all()
+            with pytest.raises(SandboxError):
+                result.result()
+
+    def test_next_run_removes_what_a_killed_one_left(
+        self, kind: str, settings: Callable[..., Settings], calc: Instance, run_id: str
+    ) -> None:
+        """The same run id cleans up after a process that was killed, and leaves other runs alone."""
+        spawn, other = multiprocessing.get_context("spawn"), run_id[::-1]
+        chosen, is_ready = settings(*OVERRIDES[kind]), spawn.Event()
+        with sandboxes(chosen, other) as backend, backend.start(calc, "rollout") as sandbox:
+            killed = spawn.Process(target=hold, args=(chosen, run_id, calc, is_ready))
+            killed.start()
+            assert is_ready.wait(60)
+            killed.kill()
+            killed.join()
+            assert len(what_is_left(kind, run_id)) == 1
+            with sandboxes(chosen, run_id):
+                assert what_is_left(kind, run_id) == []
+            assert sandbox.run("echo on", timeout=60) == Completed(b"on\n", 0)
+
+
+class TestLocal:
+    @pytest.fixture
+    def kind(self) -> str:
+        return "local"
+
+    def test_only_tasks_that_can_be_set_up(self, backend: Sandboxes, calc: Instance, tmp_path: Path) -> None:
+        """A task without a set-up script is refused by name."""
+        for context in (None, tmp_path):
+            with pytest.raises(SandboxError, match=r"demo__calc-1: no setup\.sh"):
+                backend.start(replace(calc, context=context), "rollout").__enter__()
+
+    def test_set_up_that_fails(self, backend: Sandboxes, calc: Instance, tmp_path: Path) -> None:
+        """The error holds what the script said."""
+        (tmp_path / "setup.sh").write_text("echo no disk; exit 1")
+        with pytest.raises(SandboxError, match=r"demo__calc-1: setup\.sh failed: no disk"):
+            backend.start(replace(calc, context=tmp_path), "rollout").__enter__()
+
+    def test_awkward_paths(
+        self, backend: Sandboxes, calc: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Tasks and temporary files may lie in folders with any name, also relative to where the runner is."""
+        assert calc.context
+        folder = tmp_path / "it's a folder"
+        shutil.copytree(calc.context, folder / "task")
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        monkeypatch.chdir(folder)
+        with backend.start(replace(calc, context=Path("task")), "rollout") as sandbox:
+            assert sandbox.run("git rev-parse HEAD", timeout=60).text.strip() == calc.row["base_commit"]
+
+
+@pytest.mark.docker
+class TestDocker:
+    @pytest.fixture
+    def kind(self) -> str:
+        return "docker"
+
+    @pytest.fixture
+    def own_image(self, calc: Instance, run_id: str, tmp_path: Path) -> Iterator[Instance]:
+        """The task in a folder and under an image name of the test's own; there is no such image yet."""
+        assert calc.context
+        context = shutil.copytree(calc.context, tmp_path / "task")
+        image = f"swe_eval-test:{run_id}"
+        yield replace(calc, row={**calc.row, "image": image}, context=context)
+        subprocess.run(["docker", "image", "rm", "--force", image], capture_output=True)
+
+    @pytest.mark.parametrize(("purpose", "interfaces"), [("rollout", b"lo\n"), ("grading", b"eth0\nlo\n")])
+    def test_network(self, backend: Sandboxes, calc: Instance, purpose: str, interfaces: bytes) -> None:
+        """The agent has none, so it cannot look the fix up; the tests have one, as in the official harness."""
+        with backend.start(calc, purpose) as sandbox:  # type: ignore[arg-type]
+            assert sandbox.run("ls /sys/class/net", timeout=60) == Completed(interfaces, 0)
+
+    def test_commands_cannot_end_the_container(self, sandbox: Sandbox) -> None:
+        """Process 1 is beyond the reach of what a command kills."""
+        for signal in ("TERM", "HUP", "INT", "USR1", "KILL"):
+            sandbox.run(f"kill -{signal} 1; kill -{signal} -1", timeout=60)
+        assert sandbox.run("echo on", timeout=60) == Completed(b"on\n", 0)
+
+    def test_command_that_is_killed_is_a_result(self, sandbox: Sandbox) -> None:
+        """Exit code 137 alone is no death of the container."""
+        assert sandbox.run("echo bye; kill -KILL $$", timeout=60) == Completed(b"bye\n", 137)
+        assert sandbox.run("echo on", timeout=60) == Completed(b"on\n", 0)
+
+    def test_memory_is_limited(self, settings: Callable[..., Settings], calc: Instance, run_id: str) -> None:
+        """What takes more is killed, alone."""
+        chosen = settings(*OVERRIDES["docker"], "sandbox.memory=64m")
+        with sandboxes(chosen, run_id) as backend, backend.start(calc, "rollout") as sandbox:
+            greedy = "x = b'x' * (1 << 30)"
+            assert sandbox.run(f'python3 -c "{greedy}"', timeout=60) == Completed(b"", 137)
+            assert sandbox.run("echo on", timeout=60) == Completed(b"on\n", 0)
+
+    def test_container_that_is_killed_is_no_result(self, sandbox: Sandbox) -> None:
+        """Killed from outside, during a command or before it: an error of ours."""
+        container = sandbox.run("cat /etc/hostname", timeout=60).text.strip()
+        kill = threading.Timer(1, subprocess.run, [["docker", "kill", container]], {"capture_output": True})
+        kill.start()
+        with pytest.raises(SandboxError, match="the container died"):
+            sandbox.run("sleep 30", timeout=60)
+        with pytest.raises(SandboxError, match="the container died: .*(No such container|is not running)"):
+            sandbox.run("true", timeout=60)
+
+    def test_image_that_cannot_be_had(self, backend: Sandboxes, calc: Instance) -> None:
+        """It is named, with what the engine said."""
+        instance = replace(calc, row={**calc.row, "image": "swe-eval.invalid/none:latest"}, context=None)
+        with pytest.raises(SandboxError, match=r"^image swe-eval\.invalid/none:latest is missing; docker pull: .+$"):
+            backend.start(instance, "rollout").__enter__()
+
+    def test_image_that_cannot_be_built(self, backend: Sandboxes, own_image: Instance) -> None:
+        """It is named too."""
+        assert own_image.context
+        (own_image.context / "Dockerfile").write_text(f"FROM {BASE_IMAGE}\nRUN exit 7\n")
+        with pytest.raises(SandboxError, match=rf"^image {own_image.image} is missing; docker build: .*7"):
+            backend.start(own_image, "rollout").__enter__()
+
+    def test_image_is_built_once(
+        self, settings: Callable[..., Settings], own_image: Instance, run_id: str, tmp_path: Path
+    ) -> None:
+        """Trials that want an image at the same time wait for one build of the task's Dockerfile."""
+        command, calls = tmp_path / "docker", tmp_path / "calls"
+        command.write_text(f'#!/bin/sh\necho "$1" >> "{calls}"\nexec docker "$@"\n')
+        command.chmod(command.stat().st_mode | stat.S_IXUSR)
+
+        def head(backend: Sandboxes) -> str:
+            with backend.start(own_image, "rollout") as sandbox:
+                return sandbox.run("git rev-parse HEAD", timeout=60).text.strip()
+
+        with (
+            sandboxes(settings(*OVERRIDES["docker"], f"sandbox.executable={command}"), run_id) as backend,
+            ThreadPoolExecutor(3) as pool,
+        ):
+            assert list(pool.map(head, [backend] * 3)) == [own_image.row["base_commit"]] * 3
+        assert calls.read_text().split().count("build") == 1
+
+    def test_no_engine(
+        self, settings: Callable[..., Settings], run_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One line says what does not answer, and what to write instead."""
+        monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+        with pytest.raises(UserError, match=r"^sandbox=docker: no engine answers \(.*127\.0\.0\.1:1.*\); .*sandbox=.*$"):
+            sandboxes(settings("sandbox=docker"), run_id).__enter__()
+
+
+def test_no_docker_command(settings: Callable[..., Settings], run_id: str) -> None:
+    """Without the command, its setting is named in one line."""
+    with pytest.raises(UserError, match=r"^sandbox\.executable=/nonexistent: No such file or directory; write .*$"):
+        sandboxes(settings("sandbox=docker", "sandbox.executable=/nonexistent"), run_id).__enter__()
