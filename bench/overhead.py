@@ -13,18 +13,18 @@ model's.
 - ``trial_s``: the median from the last answer of a trial to the first request of the next. In it: the submission, the
   sandbox removed, trajectory and prediction on disk, the next sandbox with its repository made, the first prompt. The
   verdict on the empty patch is written at the same time, in another thread.
-- ``grade_s``: the median grading of the demo's reference patches, one at a time, by ``python -m swe_eval.grade
-  --predictions gold``. In it: sandbox, patch, pytest (most of it), verdict.
+- ``grade_s``: the median grading of a reference patch of the demo, by ``python -m swe_eval.grade --predictions gold``,
+  one at a time. In it: sandbox, patch, pytest (most of it), verdict.
 
 **Start-up.** Wall time with the interpreter's own start.
 
 - ``help_s``: ``python -m swe_eval --help``.
-- ``help_ratio``: that over ``python -c 'import hydra'``. A bare Hydra application that prints the same help is shown
-  too; what lies between the two is Hydra's.
+- ``help_ratio``: that over ``python -c 'import hydra'``. Printed beside it: the same help from a Hydra application with
+  nothing of ours but ``conf/``.
 
 In no figure: what a run imports, the check that the endpoint answers, the first trial of each process. What is compared
-is run in turn, several times over; the table shows the median [lowest, highest], and ratios are medians of each turn's
-own.
+is run in turn, round by round; the table has the median [lowest, highest] round, and a ratio is the median of the
+rounds' own. Meaningful on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -178,10 +178,10 @@ def _mini(base_url: str, tasks: int) -> None:
             DefaultAgent(model, LocalEnvironment(cwd=folder), **templates).run(problem.read_text())
 
 
-def grading_times(tasks: int) -> list[float]:
-    """Seconds that each grading of a reference patch took."""
+def grading_times(patches: int) -> list[float]:
+    """Seconds that each grading of so many reference patches took."""
     with tempfile.TemporaryDirectory() as folder:
-        gold = ["--predictions", "gold", f"benchmark.max_instances={tasks}", *NO_MODEL]
+        gold = ["--predictions", "gold", f"benchmark.max_instances={patches}", *NO_MODEL]
         _python("-m", "swe_eval.grade", *gold, "grade_workers=1", f"output_dir={folder}")
         reports = [json.loads(file.read_text()) for file in Path(folder).glob("evaluation/gold/*/report.json")]
     return [report["seconds"] for by_id in reports for report in by_id.values()]
@@ -220,12 +220,12 @@ class Taken:
     imports: Sequence[float]
 
 
-def measure(rounds: int, starts: int, tasks: int) -> Taken:
-    """Take everything: ``rounds`` times the steps of so many tasks, ``starts`` times the start-up."""
+def measure(rounds: int, tasks: int, starts: int) -> Taken:
+    """Time the steps of ``tasks`` tasks and a grading ``rounds`` times, start-up ``starts`` times."""
     python = sys.executable
     ours, mini = in_turn(rounds, lambda: pace_of(by_swe_eval, tasks), lambda: pace_of(by_mini, tasks))
     [bash] = in_turn(20, lambda: wall_time("bash", "-c", SCRIPT[0]))
-    gradings = grading_times(tasks)
+    gradings = grading_times(rounds)
     helps, bare_helps, imports = in_turn(
         starts,
         lambda: wall_time(python, "-m", "swe_eval", "--help"),
@@ -278,7 +278,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="once, on two tasks: whether it runs, not how fast")
     quick = parser.parse_args().quick
     machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
-    taken = measure(1, 1, 2) if quick else measure(3, 5, 7)
+    taken = measure(rounds=1, tasks=2, starts=1) if quick else measure(rounds=3, tasks=5, starts=5)
     Console().print(table_of(taken), machine)
     print(json.dumps(figures_of(taken)))
 

@@ -23,6 +23,9 @@ os.environ.setdefault("MSWEA_SILENT_STARTUP", "1")
 os.environ.setdefault("MSWEA_CONFIGURED", "true")
 os.environ.setdefault("MSWEA_GLOBAL_CONFIG_DIR", str(platformdirs.user_cache_path("swe_eval") / "mini-swe-agent"))
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+# a cluster's proxy cannot reach the server on this machine's own loopback
+for variable in ("NO_PROXY", "no_proxy"):
+    os.environ[variable] = ",".join(filter(None, [os.environ.get(variable), "127.0.0.1", "localhost"]))
 
 import litellm
 import yaml

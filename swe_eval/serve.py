@@ -6,6 +6,7 @@ import json
 import shlex
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -26,12 +27,16 @@ def _serve(settings: Settings) -> int:
         raise UserError("serving=external: that server already runs; write serving=transformers")
     adapters.check_all(settings.adapters)
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    with tempfile.TemporaryDirectory(prefix="swe_eval-serve-") as folder:
-        with serve(settings, Path(folder) / "server.log", console.print) as server:
-            console.print(how_to_use(server))
-            while True:
-                server.check()
-                time.sleep(1)
+    with (
+        tempfile.TemporaryDirectory(prefix="swe_eval-serve-") as folder,
+        serve(settings, Path(folder) / "server.log", console.print) as server,
+        suppress(KeyboardInterrupt),  # the way to end it
+    ):
+        console.print(how_to_use(server))
+        while True:
+            server.check()
+            time.sleep(1)
+    return command.OK
 
 
 def how_to_use(server: Server) -> str:

@@ -10,22 +10,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import BASE_IMAGE
+from conftest import BASE_IMAGE, compose_tree
 
 from swe_eval.benchmark.instances import Instance, load
 from swe_eval.sandbox.docker import LABEL
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes, sandboxes
-from swe_eval.settings import PACKAGE, Settings
+from swe_eval.settings import PACKAGE, Settings, settings_from
 
 DEMO_IDS = sorted(task.name for task in (PACKAGE / "benchmark/demo/tasks").iterdir())
 OVERRIDES = {"local": ["sandbox=local"], "docker": ["sandbox=docker", f"+sandbox.build_args.BASE={BASE_IMAGE}"]}
 BACKENDS = ["local", pytest.param("docker", marks=pytest.mark.docker)]
 
 
-@pytest.fixture
-def demo(settings: Callable[..., Settings]) -> dict[str, Instance]:
+@pytest.fixture(scope="session")
+def demo() -> dict[str, Instance]:
     """The bundled tasks by instance_id."""
-    return {instance.instance_id: instance for instance in load(settings().benchmark).instances}
+    settings = settings_from(compose_tree("benchmark=demo"))
+    return {instance.instance_id: instance for instance in load(settings.benchmark).instances}
 
 
 @pytest.fixture
@@ -69,7 +70,9 @@ def nap() -> str:
 def is_running(sandbox: Sandbox, nap: str) -> bool:
     """Whether such a process is there five seconds from now, or sooner if it is not."""
     pattern = f"[s]{nap[1:]}"  # does not find itself
-    look = f"for process in /proc/[0-9]*; do tr '\\0' ' ' < $process/cmdline; echo; done 2> /dev/null | grep '^{pattern}'"
+    look = (
+        f"for process in /proc/[0-9]*; do tr '\\0' ' ' < $process/cmdline; echo; done 2> /dev/null | grep '^{pattern}'"
+    )
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         if sandbox.run(look, timeout=60).returncode:

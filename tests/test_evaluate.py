@@ -71,9 +71,9 @@ def test_the_comparison_pairs_the_arms(settings, tmp_path):
     with scripted_endpoint(solve) as endpoint:
         evaluate(settings(*external(endpoint, "bad", "good")))
     [comparison] = json.loads((tmp_path / "run/results/comparison.json").read_text())
-    counts = {key: comparison[key] for key in ("a", "b", "n", "both", "only_a", "only_b", "neither", "p_value")}
-    assert counts == dict(a="bad", b="good", n=2, both=0, only_a=0, only_b=2, neither=0, p_value=0.5)
-    assert comparison["only_b_ids"] == TASKS
+    flips = {"only_a_ids": [], "only_b_ids": TASKS}
+    counts = {"n": 2, "both": 0, "only_a": 0, "only_b": 2, "neither": 0}
+    assert comparison == {"a": "bad", "b": "good", **counts, "difference": 1.0, "p_value": 0.5, **flips}
 
 
 def test_the_same_command_again_does_nothing_and_says_the_same(settings, capsys):
@@ -172,6 +172,10 @@ def start(tmp_path: Path, *overrides: str) -> subprocess.Popen[str]:
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def times(*paths: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
 def wait_for(condition, seconds=90):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -200,13 +204,13 @@ def test_a_killed_run_is_continued_by_the_same_command(phase, tmp_path):
         process.kill()
         process.wait()
         gate.set()
-        done = {path: path.stat().st_mtime_ns for path in [*run.glob("predictions/*/*.diff"), *run.rglob("report.json")]}
+        done = times(*run.glob("predictions/*/*.diff"), *run.rglob("report.json"))
         asked = len(endpoint.turns)
         again = start(tmp_path, *command)
         assert "2/2 = 100.0%" in again.communicate()[0]
     assert again.returncode == 0
     assert len(done) in {"rolling": [2], "grading": [2, 3]}[phase]
-    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert times(*done) == done
     assert len(endpoint.turns) - asked == {"rolling": 2, "grading": 0}[phase]
 
 

@@ -22,7 +22,7 @@ OVERFLOW = {"error": {"message": "This model's maximum context length is 64 toke
 
 @pytest.fixture
 def rolled(settings, tmp_path):
-    """``rolled([answer, ...], "agent.max_turns=2")``: a rollout whose model gives these answers, the last one for ever."""
+    """``rolled([answer, ...], "agent.max_turns=2")``: the model gives these answers, the last one for ever."""
 
     def roll(answers, *overrides, is_stopping=lambda: False) -> tuple[Rollout, dict]:
         def script(model, messages):

@@ -60,7 +60,7 @@ def test_every_mistake_is_told_at_once():
 
 def test_a_real_model_brings_the_real_benchmark_and_isolation():
     settings = settings_from(compose_tree("model=gigachat", "lora=trained", "lora.path=/ckpt"))
-    assert (settings.benchmark.name, settings.sandbox.kind, settings.agent.actions) == ("verified", "docker", "textbased")
+    assert (settings.benchmark.name, settings.sandbox.kind) == ("verified", "docker")
 
 
 def test_the_command_line_wins_over_what_a_model_brings():

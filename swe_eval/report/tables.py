@@ -52,7 +52,7 @@ def _exits(arm: Arm) -> str:
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    table = Table("A vs B", "both", "only A", "only B", "neither", "B - A", "exact two-sided p", box=SIMPLE)
+    table = Table("A vs B", "both", "only A", "only B", "neither", "B - A", "two-sided p", box=SIMPLE)
     for comparison in comparisons:
         found = comparison.paired
         difference = f"{100 * (found.only_b - found.only_a) / found.n:+.1f} points" if found.n else "-"

@@ -65,6 +65,8 @@ class LocalSandbox:
             "GIT_CONFIG_NOSYSTEM": "1",
             # a module edited twice within a second keeps its .pyc: tests would see the old code
             "PYTHONDONTWRITEBYTECODE": "1",
+            # the plugins beside our own Python are not the task's: they cost seconds, and some rewrite the log
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         }
 
 

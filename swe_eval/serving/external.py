@@ -31,7 +31,7 @@ class ExternalServer:
         except httpx.RequestError as error:
             raise _no_answer(endpoint.base_url, error) from None
         except (httpx.HTTPStatusError, ServingError):
-            return
+            pass
 
 
 @contextmanager

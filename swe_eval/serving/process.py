@@ -25,11 +25,12 @@ GRACE = 10.0  # seconds between SIGTERM and SIGKILL; SLURM's own KillWait is 30
 PROGRESS = 5.0
 TAIL_LINES = 15
 
+TAKEN = r"address already in use"
 HINTS = {
     r"out of memory|OutOfMemoryError|can't allocate memory|bad_alloc": (
         "it does not fit: quantization=4bit, a smaller model.max_model_len, or another serving.gpu_memory_utilization"
     ),
-    r"address already in use": "serving.port is taken: write another, or null for a free one",
+    TAKEN: "serving.port is taken: write another, or null for a free one",
     r"No module named": "pip install 'swe_eval[serve]'",
     r"error: adapter": "lora.path must hold a LoRA adapter that was trained on this model.base_model",
     r"error: model|config\.json|not a valid model identifier|gated repo|huggingface\.co|Repository Not Found": (
@@ -87,7 +88,7 @@ class ServerProcess:
     def check(self) -> None:
         """Raise ServingError, with the end of the log and a hint, if the process has ended."""
         if (code := self._process.poll()) is not None:
-            taken = re.search("address already in use", "\n".join(self.log_tail()), re.IGNORECASE)
+            taken = re.search(TAKEN, "\n".join(self.log_tail()), re.IGNORECASE)
             raise (PortTaken if taken else ServingError)(self.report(f"the model server ended with exit code {code}"))
 
     def report(self, what: str) -> str:

@@ -172,7 +172,7 @@ def _step(model: PeftModel, example: dict[str, torch.Tensor], optimizer: Any, sc
     optimizer.step()
     schedule.step()
     optimizer.zero_grad()
-    return float(loss)
+    return float(loss.item())
 
 
 def _save(model: PeftModel, out: Path) -> None:

@@ -141,8 +141,8 @@ class _Halt(StoppingCriteria):
         self, tokenizer: PreTrainedTokenizerBase, prompt: int, stop: tuple[str, ...], cancelled: Event
     ) -> None:
         self._tokenizer, self._prompt, self._stop, self._cancelled = tokenizer, prompt, stop, cancelled
-        # a token is at least a byte; the whole text is searched once more at the end
-        self._tail = max((len(text.encode()) for text in stop), default=0)
+        # A token is at least a byte; one more for decoders that drop the first space.
+        self._tail = max((len(text.encode()) for text in stop), default=0) + 1
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **_: Any) -> torch.BoolTensor:
         done = self._cancelled.is_set() or self._has_stop(input_ids[0])

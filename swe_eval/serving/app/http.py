@@ -70,7 +70,7 @@ def _api(engine: Engine) -> APIRouter:
     async def chat(asked: ChatRequest, request: Request) -> JSONResponse:
         if asked.model not in engine.served:
             served = ", ".join(engine.served)
-            raise ApiError(404, f"The model `{asked.model}` does not exist. Served: {served}.", "model_not_found")
+            raise ApiError(404, f"The model {asked.model!r} does not exist. Served: {served}.", "model_not_found")
         began = time.monotonic()
         done = await _complete(engine, worker, asked, request)
         if done is None:
@@ -140,6 +140,8 @@ async def _on_api_error(_: Request, error: Exception) -> JSONResponse:
 async def _on_invalid_request(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return _error(400, f"The body is not JSON: {first['ctx']['error']}")
     where = ".".join(str(part) for part in first["loc"][1:])  # the first part is "body"
     what = first["msg"].removeprefix("Value error, ")
     return _error(400, f"{where}: {what}" if where else what)

@@ -166,20 +166,23 @@ def _mebibytes(weights: Iterable[torch.Tensor]) -> float:
 
 
 def _with_adapter(model: Any, name: str, served: Served, device: str) -> PeftModel:
-    path = served.root
     try:
-        config = PeftConfig.from_pretrained(path)
+        config = PeftConfig.from_pretrained(served.root)
         if config.peft_type != "LORA" or config.bias != "none":
-            raise CannotServe(f"adapter {name}: only LoRA without trained biases can share a base model ({path})")
+            raise ValueError(f"only LoRA without trained biases can share a base model ({served.root})")
         adapted = model if isinstance(model, PeftModel) else PeftModel(model, config, adapter_name=served.adapter)
-        # PEFT only warns of keys that do not fit, and then serves the base model or noise under the adapter's name
-        keys = adapted.load_adapter(path, adapter_name=served.adapter, torch_device=device)
-    except (OSError, ValueError, RuntimeError) as error:
+        keys = adapted.load_adapter(served.root, adapter_name=served.adapter, torch_device=device)
+        _require_none(keys.unexpected_keys, "not in this model")
+        _require_none(keys.missing_keys, "missing in the adapter")
+    except Exception as error:  # PEFT, safetensors and torch each have their own
         raise CannotServe(f"adapter {name}: {_brief(error)}") from error
-    for wrong, what in ((keys.unexpected_keys, "not in this model"), (keys.missing_keys, "missing in the adapter")):
-        if wrong:
-            raise CannotServe(f"adapter {name}: {len(wrong)} weights are {what}, the first is {wrong[0]} ({path})")
     return adapted
+
+
+def _require_none(keys: list[str], what: str) -> None:
+    # PEFT only warns of keys that do not fit, and then serves the base model or noise under the adapter's name.
+    if keys:
+        raise ValueError(f"{len(keys)} weights are {what}, the first is {keys[0]}")
 
 
 def _brief(error: Exception) -> str:
