@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from swe_eval.command import conf_dir
 from swe_eval.settings import Settings, settings_from
 
-pytest_plugins = ["serving_fixtures"]
+pytest_plugins = ["sandbox_fixtures", "serving_fixtures"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 

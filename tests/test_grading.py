@@ -159,7 +159,6 @@ class TestVerdict:
     GOLD = (
         *(("local", instance_id) for instance_id in DEMO_IDS),
         pytest.param("docker", "demo__calc-1", marks=pytest.mark.docker),
-        pytest.param("docker", "demo__romans-4", marks=pytest.mark.docker),
     )
 
     @pytest.mark.parametrize(("kind", "instance_id"), GOLD, indirect=["kind"])
@@ -188,6 +187,8 @@ class TestVerdict:
         assert log_of(tmp_path).startswith(f"{APPLY_PATCH_FAIL}:\n")
         assert len(log_of(tmp_path).splitlines()) > 1
 
+    @pytest.mark.skipif(shutil.which("patch") is None, reason="no patch command")
+    @pytest.mark.parametrize("kind", ["local"])  # whether an image has the command is the image's affair
     def test_inexact_patch_is_applied(self, calc: Instance, graded: Callable[..., dict[str, Any]]) -> None:
         """Where git refuses, ``patch --fuzz`` is tried on a clean tree, as upstream does."""
         assert graded(INEXACT) == report("resolved", tests_status=status(calc))
@@ -379,7 +380,7 @@ class TestOfficialHarness:
             assert official is None
         else:
             del ours["outcome"]
-            assert official == (calc.instance_id, ours)
+            assert official == (calc.instance_id, {calc.instance_id: ours})
 
 
 def remove(client: docker.DockerClient, container: Any, logger: Any) -> None:

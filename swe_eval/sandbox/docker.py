@@ -108,7 +108,7 @@ class DockerSandboxes:
             return
         if instance.context is not None and (instance.context / "Dockerfile").is_file():
             arguments = [f"--build-arg={key}={value}" for key, value in self._settings.build_args.items()]
-            command = ["build", "--tag", instance.image, *arguments, str(instance.context)]
+            command = ["build", "--force-rm", "--tag", instance.image, *arguments, str(instance.context)]
         else:
             command = ["pull", instance.image]
         done = self._docker(*command, timeout=self._settings.start_timeout)
