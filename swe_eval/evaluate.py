@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -33,8 +34,8 @@ def evaluate(settings: Settings) -> int:
     Returns:
         0 when every trial has its verdict, 1 when some are owed to the next run of the same command.
     """
-    if settings.serving.kind != "external":
-        adapters.check_all(settings.adapters)
+    for warning in adapters.check(settings):
+        print(f"swe_eval: {warning}", file=sys.stderr)
     benchmark = instances.load(settings.benchmark)
     trials = plan(settings, benchmark)
     identity = identify(settings, benchmark)

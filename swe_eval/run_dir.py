@@ -145,12 +145,13 @@ class RunDir:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(f"output_dir={self.root}: in use by another process; wait, or write name=...") from None
-            self._refuse_other(identity)
+            self.refuse_other(identity)
             for torn in self.root.rglob(".*.part"):
                 torn.unlink()
             yield
 
-    def _refuse_other(self, identity: Mapping[str, Any]) -> None:
+    def refuse_other(self, identity: Mapping[str, Any]) -> None:
+        """Raise UserError, naming the keys that differ, if the directory holds a run of another configuration."""
         if not self.run_json.is_file():
             return
         before = json.loads(self.run_json.read_text())["identity"]

@@ -25,8 +25,9 @@ def main() -> None:
 def _serve(settings: Settings) -> int:
     if settings.serving.kind == "external":
         raise UserError("serving=external: that server already runs; write serving=transformers")
-    adapters.check_all(settings.adapters)
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    for warning in adapters.check(settings):
+        console.print(warning)
     with (
         tempfile.TemporaryDirectory(prefix="swe_eval-serve-") as folder,
         serve(settings, Path(folder) / "server.log", console.print) as server,

@@ -49,6 +49,21 @@ class Sandboxes(Protocol):
         """Remove every sandbox of this run, also those of a process that was killed."""
 
 
+def connect(settings: Settings, run_id: str) -> Sandboxes:
+    """The configured backend, with nothing started.
+
+    Raises:
+        UserError: the backend cannot work on this machine.
+    """
+    if settings.sandbox.kind == "docker":
+        from swe_eval.sandbox.docker import DockerSandboxes
+
+        return DockerSandboxes(settings.sandbox, run_id)
+    from swe_eval.sandbox.local import LocalSandboxes
+
+    return LocalSandboxes(run_id)
+
+
 @contextmanager
 def sandboxes(settings: Settings, run_id: str) -> Iterator[Sandboxes]:
     """The configured backend; what a killed run of the same id left behind is removed at both ends.
@@ -56,15 +71,7 @@ def sandboxes(settings: Settings, run_id: str) -> Iterator[Sandboxes]:
     Raises:
         UserError: the backend cannot work on this machine.
     """
-    backend: Sandboxes
-    if settings.sandbox.kind == "docker":
-        from swe_eval.sandbox.docker import DockerSandboxes
-
-        backend = DockerSandboxes(settings.sandbox, run_id)
-    else:
-        from swe_eval.sandbox.local import LocalSandboxes
-
-        backend = LocalSandboxes(run_id)
+    backend = connect(settings, run_id)
     backend.remove_all()
     try:
         yield backend

@@ -181,7 +181,7 @@ def _save(model: PeftModel, out: Path) -> None:
     weights = {name: weight.to(torch.bfloat16) for name, weight in get_peft_model_state_dict(model).items()}
     save_file(weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
     config = model.peft_config["default"]
-    config.base_model_name_or_path, config.inference_mode = "swe_eval/tiny", True
+    config.base_model_name_or_path, config.inference_mode = f"swe_eval/{tiny_model().name}", True
     config.target_modules = sorted(config.target_modules)  # PEFT's set is in another order each time
     config.save_pretrained(str(out))
 

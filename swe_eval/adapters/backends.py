@@ -1,0 +1,131 @@
+"""What each way of serving does with a sound adapter: applies it exactly, or loses part of it without a word.
+
+Measured with PEFT 0.21.2 on transformers 5.23 and with vLLM 0.32, against deltas added to the weights by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from swe_eval.adapters.adapter import Adapter, LoraConfig, Problem
+from swe_eval.adapters.base import EXPERT, Base
+from swe_eval.adapters.checks import some
+from swe_eval.adapters.targets import Layout, Placed
+
+MLP = {"gate_proj", "up_proj", "down_proj"}
+MAX_RANK = 512
+"""The largest ``--max-lora-rank`` of vLLM 0.32."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a backend can serve an adapter."""
+
+    kind: Literal["ok", "must be merged", "refused"]
+    reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {'; '.join(self.reasons)}" if self.reasons else self.kind
+
+
+def judge(adapter: Adapter, base: Base, layout: Layout, problems: Collection[Problem]) -> dict[str, Verdict]:
+    """The verdict of every backend."""
+    if wrong := tuple(problem.text for problem in problems if problem.severity == "problem"):
+        return {backend: Verdict("refused", wrong) for backend in BACKENDS}
+    verdicts = {}
+    for backend, reasons in BACKENDS.items():
+        found = tuple(reasons(adapter, base, layout.placed))
+        verdicts[backend] = Verdict("must be merged", found) if found else Verdict("ok")
+    return verdicts
+
+
+def peft_parameters(adapter: Adapter, base: Base) -> frozenset[str]:
+    """``target_parameters`` as PEFT has them once it has renamed a MoE model's expert and router modules to them."""
+    named = set(adapter.config.target_parameters or ())
+    modules = adapter.config.target_modules
+    if base.is_moe and not isinstance(modules, str):
+        named |= {_RENAMED[leaf] for leaf in {name.rpartition(".")[2] for name in modules or ()} & _RENAMED.keys()}
+    return frozenset(named)
+
+
+_RENAMED = {
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+    "down_proj": "down_proj",
+    "gate": "gate.weight",
+}
+
+
+def _transformers(adapter: Adapter, base: Base, placed: Collection[Placed]) -> Iterator[str]:
+    if not base.is_moe:
+        return
+    config = adapter.config
+    experts = [each for each in placed if each.container]
+    if dropped := [e.site.name for e in placed if e.leaf in MLP and not e.container and e.site.experts == 1]:
+        yield f"PEFT takes gate_proj, up_proj and down_proj for this model's fused experts, and drops {some(dropped)}"
+    if experts:
+        yield from _fusible(adapter, base, experts)
+    if config.lora_dropout and any(each.site.experts > 1 or each.container for each in placed):
+        yield "PEFT refuses experts with lora_dropout"
+    renamed = [each for each in placed if each.key == each.site.name and (each.container or each.leaf == "gate")]
+    yield from _forgotten(config, [each for each in renamed if each.leaf != "down_proj"])
+
+
+def _forgotten(config: LoraConfig, renamed: Collection[Placed]) -> Iterator[str]:
+    usual = config.r, config.lora_alpha
+    if special := [each.site.name for each in renamed if (config.rank(each.key), config.alpha(each.key)) != usual]:
+        yield f"PEFT forgets rank_pattern and alpha_pattern of {some(special)}"
+
+
+def _fusible(adapter: Adapter, base: Base, experts: Collection[Placed]) -> Iterator[str]:
+    """PEFT fuses per-expert pairs by itself; only of whole sets of them, and with the scale of plain LoRA."""
+    leaves = {each.leaf for each in experts}
+    if leaves not in ({"down_proj"}, MLP):
+        yield f"PEFT cannot fuse experts' {' and '.join(sorted(leaves))} alone"
+    elif not _is_whole(base, experts):
+        yield "PEFT fuses only adapters of every expert in every layer"
+    if isinstance(adapter.config.target_modules, str):
+        yield "PEFT looks for the experts in vain with a regular expression as target_modules"
+    if adapter.config.use_rslora and leaves != {"down_proj"}:
+        yield "PEFT doubles the rank of fused experts, and rsLoRA's scale is then wrong by a factor of 1.41"
+
+
+def _vllm(adapter: Adapter, base: Base, placed: Collection[Placed]) -> Iterator[str]:
+    leaves = {module.rpartition(".")[2] for module in adapter.pairs}
+    if "kv_b_proj" in leaves:
+        yield "vLLM ignores kv_b_proj of MLA models without a word (vllm#48974)"
+    if "lm_head" in leaves:
+        yield "vLLM has no LoRA for lm_head"
+    if any(module.endswith((".experts", ".base_layer")) for module in adapter.pairs):
+        yield "vLLM takes fused experts (target_parameters) only in a mode that is not verified"
+    experts = [each for each in placed if each.container]
+    if experts and ({each.leaf for each in experts} != MLP or not _is_whole(base, experts, per_layer=True)):
+        yield "vLLM takes experts only all together, each with gate_proj, up_proj and down_proj"
+    yield from _vllm_scale(adapter, placed)
+
+
+def _vllm_scale(adapter: Adapter, placed: Collection[Placed]) -> Iterator[str]:
+    config = adapter.config
+    if other := [each.site.name for each in placed if config.scale(each.key) != config.scale("")]:
+        yield f"vLLM scales all modules by one factor, not by rank_pattern or alpha_pattern of {some(other)}"
+    ranks = [config.rank(each.key) for each in placed] or [config.r]
+    if max(*ranks, config.r) > MAX_RANK:
+        yield f"vLLM takes ranks up to {MAX_RANK}"
+
+
+def _is_whole(base: Base, experts: Collection[Placed], per_layer: bool = False) -> bool:
+    """Whether the same projections of every other expert are there too; ``per_layer``: of the layers touched."""
+    leaves = {each.leaf for each in experts}
+    layers = {each.container for each in experts} if per_layer else None
+    found = filter(None, map(EXPERT.fullmatch, base.linear))
+    whole = {f[0] for f in found if f["leaf"] in leaves and (layers is None or f["container"] in layers)}
+    return whole == {each.site.name for each in experts}
+
+
+BACKENDS: Mapping[str, Callable[[Adapter, Base, Collection[Placed]], Iterator[str]]] = {
+    "transformers": _transformers,
+    "vllm": _vllm,
+}
+"""Per way of serving: why a sound adapter must be merged to be served exactly."""

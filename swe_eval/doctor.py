@@ -1,0 +1,151 @@
+"""``python -m swe_eval.doctor``: every precondition of a run checked, nothing started, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from swe_eval import command
+from swe_eval.adapters import BACKENDS, Examined, examine, model_folder, read_base, refusals
+from swe_eval.errors import UserError
+from swe_eval.settings import ModelSettings, Settings
+
+PACKAGES = {"transformers": ("torch", "transformers", "peft", "accelerate", "fastapi", "uvicorn")}
+"""What must be importable where the server runs, by ``serving.kind``."""
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tiktoken.model")
+NOT_THIS_BASE = {"wrong base", "unknown module", "beyond the model"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one precondition."""
+
+    state: Literal["ok", "warning", "problem"]
+    text: str
+
+
+def main() -> None:
+    """Console entry point."""
+    command.run(_doctor)
+
+
+def _doctor(settings: Settings) -> int:
+    console = Console(highlight=False, soft_wrap=True)
+    findings = [_guarded(lambda: _model(settings.model))]
+    examined = [] if _has_problem(findings) else examine(settings.adapters, settings.model)
+    if examined:
+        console.print(adapter_table(examined))
+    findings += [finding for each in examined for finding in _adapter(each, settings.serving.kind)]
+    findings += [_guarded(lambda: _packages(settings)), _guarded(lambda: _sandbox(settings))]
+    findings += _benchmark_and_run(settings, with_run=not _has_problem(findings))
+    for finding in findings:
+        console.print(f"{finding.state:8} {escape(finding.text)}")
+    return command.BAD_INPUT if _has_problem(findings) else command.OK
+
+
+def adapter_table(examined: Iterable[Examined]) -> Table:
+    """A row per adapter: what it is, and what each backend can do with it."""
+    table = Table("adapter", "rank", "targets", "MiB", "base", box=SIMPLE)
+    for backend in BACKENDS:
+        table.add_column(backend, no_wrap=True)
+    for each in examined:
+        ranks = sorted({each.ranks[0], each.ranks[-1]}) if each.ranks else []
+        cells = [each.name, "-".join(map(str, ranks)) or "?", ", ".join(each.targets) or "?"]
+        verdicts = [each.verdicts[backend].kind for backend in BACKENDS]
+        table.add_row(*cells, f"{each.size / 2**20:.1f}", _base(each), *verdicts)
+    return table
+
+
+def _guarded(call: Callable[[], Finding]) -> Finding:
+    try:
+        return call()
+    except UserError as error:
+        return Finding("problem", str(error))
+
+
+def _has_problem(findings: Iterable[Finding]) -> bool:
+    return any(finding.state == "problem" for finding in findings)
+
+
+def _model(model: ModelSettings) -> Finding:
+    base, folder = read_base(model), model_folder(model)
+    if folder and not any((folder / name).is_file() for name in TOKENIZERS):
+        return Finding("problem", f"model.base_model={folder}: no tokenizer in it; copy the whole model")
+    if base.unknown:
+        return Finding("warning", f"model.base_model: {base.unknown}: adapters cannot be compared with it")
+    return Finding("ok", f"model.base_model={model.base_model}: {len(base.linear)} modules that LoRA can change")
+
+
+def _base(examined: Examined) -> str:
+    kinds = {problem.kind for problem in examined.problems}
+    if examined.adapter is None or "base unknown" in kinds:
+        return "not checked"
+    if kinds & NOT_THIS_BASE:
+        return "another"
+    return "fits, other name" if "other base" in kinds else "fits"
+
+
+def _adapter(examined: Examined, backend: str) -> Iterator[Finding]:
+    if backend not in BACKENDS:
+        yield Finding(
+            "warning", f"lora: {examined.name}: whether serving={backend} applies it exactly is not known here"
+        )
+        return
+    problems = refusals(examined, backend)
+    yield from (Finding("problem", line) for line in problems)
+    yield from (Finding("warning", f"lora: {examined.name}: {line}") for line in examined.warnings)
+    if not problems:
+        yield Finding("ok", f"lora: {examined.name}: serving={backend} applies all of it")
+
+
+def _packages(settings: Settings) -> Finding:
+    kind = settings.serving.kind
+    wanted = [*PACKAGES.get(kind, ()), *(["bitsandbytes"] if settings.quantization.kind != "none" else [])]
+    if missing := [name for name in wanted if find_spec(name) is None]:
+        remedy = "write pip install 'swe_eval[serve]'"
+        return Finding("problem", f"serving={kind}: not installed: {', '.join(missing)}; {remedy}")
+    return Finding("ok", f"serving={kind}: {len(wanted)} packages that it needs are installed")
+
+
+def _sandbox(settings: Settings) -> Finding:
+    from swe_eval.sandbox.sandbox import connect
+
+    connect(settings, "doctor")
+    return Finding("ok", f"sandbox={settings.sandbox.kind}: works")
+
+
+def _benchmark_and_run(settings: Settings, with_run: bool) -> list[Finding]:
+    from swe_eval.benchmark import instances
+    from swe_eval.evaluate import identify  # late: it brings all that a run needs
+
+    try:
+        benchmark = instances.load(settings.benchmark)
+    except UserError as error:
+        return [Finding("problem", str(error))]
+    found = Finding("ok", f"benchmark={settings.benchmark.name}: {len(benchmark.instances)} instances selected")
+    if not with_run:  # without sound adapters a run has no identity
+        return [found]
+    return [found, _guarded(lambda: _run(settings, identify(settings, benchmark)))]
+
+
+def _run(settings: Settings, identity: dict[str, object]) -> Finding:
+    from swe_eval.run_dir import RunDir
+
+    run = RunDir(settings.output_dir)
+    run.refuse_other(identity)
+    if not run.run_json.is_file():
+        return Finding("ok", f"output_dir={run.root}: a new run")
+    rolled_out = sum(1 for _ in run.root.glob("predictions/*/*.diff"))
+    graded = sum(1 for _ in run.root.glob("evaluation/*/*/report.json"))
+    return Finding("ok", f"output_dir={run.root}: continues the run in it ({rolled_out} rolled out, {graded} graded)")
+
+
+if __name__ == "__main__":
+    main()
