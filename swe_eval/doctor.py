@@ -46,7 +46,8 @@ def _doctor(settings: Settings) -> int:
     findings += [_guarded(lambda: _packages(settings)), _guarded(lambda: _sandbox(settings))]
     findings += _benchmark_and_run(settings, with_run=not _has_problem(findings))
     for finding in findings:
-        console.print(f"{finding.state:8} {escape(finding.text)}")
+        for line in finding.text.splitlines():
+            console.print(f"{finding.state:8} {escape(line)}")
     return command.BAD_INPUT if _has_problem(findings) else command.OK
 
 
@@ -86,7 +87,7 @@ def _model(model: ModelSettings) -> Finding:
 def _base(examined: Examined) -> str:
     kinds = {problem.kind for problem in examined.problems}
     if examined.adapter is None or "base unknown" in kinds:
-        return "not checked"
+        return "unchecked"
     if kinds & NOT_THIS_BASE:
         return "another"
     return "fits, other name" if "other base" in kinds else "fits"

@@ -34,7 +34,7 @@ def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(arguments, line, t
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("door", ["swe_eval", "swe_eval.serve", "swe_eval.grade"])
+@pytest.mark.parametrize("door", ["swe_eval", "swe_eval.serve", "swe_eval.grade", "swe_eval.doctor"])
 def test_help_tells_the_commands_and_every_field(door, tmp_path):
     done = swe_eval(door, "--help", cwd=tmp_path)
     assert done.returncode == 0

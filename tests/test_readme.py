@@ -29,7 +29,7 @@ def migrations(name: str) -> list[str]:
 
 def check(command: str) -> None:
     door, *arguments = shlex.split(command.removeprefix("python -m "))
-    assert door in ("swe_eval", "swe_eval.serve", "swe_eval.grade")
+    assert door in ("swe_eval", "swe_eval.serve", "swe_eval.grade", "swe_eval.doctor")
     if "--predictions" in arguments:
         at = arguments.index("--predictions")
         del arguments[at : at + 2]

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from swe_eval.adapters.adapter import Adapter, LoraConfig, Problem
-from swe_eval.adapters.base import EXPERT, Base
+from swe_eval.adapters.base import EXPERT, MLP, Base
 from swe_eval.adapters.checks import some
 from swe_eval.adapters.targets import Layout, Placed
 
-MLP = {"gate_proj", "up_proj", "down_proj"}
 MAX_RANK = 512
 """The largest ``--max-lora-rank`` of vLLM 0.32."""
 

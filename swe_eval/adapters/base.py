@@ -19,6 +19,7 @@ from swe_eval.errors import UserError
 from swe_eval.settings import ModelSettings
 
 EXPERT = re.compile(r"(?P<container>.+\.experts)\.\d+\.(?P<leaf>\w+)")
+MLP = {"gate_proj", "up_proj", "down_proj"}
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _PACKED = re.compile(r"\.(qweight|weight_packed|absmax|\w+_blocks)$")
 
@@ -64,9 +65,9 @@ def read_base(model: ModelSettings) -> Base:
     if not files:
         return Base(unknown=f"{folder} holds no safetensors")
     if missing := [file.name for file in files if not file.is_file()]:
-        if folder != Path(model.base_model):
-            return Base(unknown=f"{model.base_model} is only partly on this machine ({missing[0]} is missing)")
-        raise UserError(f"model.base_model={folder}: no {missing[0]}, which its index names; copy the whole model")
+        if folder == Path(model.base_model):
+            raise UserError(f"model.base_model={folder}: no {missing[0]}, which its index names; copy the whole model")
+        return Base(unknown=f"{model.base_model} is only partly on this machine ({missing[0]} is missing)")
     tensors = {name: tensor for file in files for name, tensor in _header(file).items()}
     if reason := _why_not_exact(tensors, config):
         return Base(unknown=f"{model.base_model} {reason}")
@@ -120,8 +121,9 @@ def _why_not_exact(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> 
         return "is multimodal, whose module names differ from its checkpoint's"
     if not any(name.startswith("model.layers.") for name in tensors):
         return "names its weights in a way of its own"
-    if any(".experts." in name and not EXPERT.match(name) for name in tensors):
-        return "stores its experts fused"
+    experts = {found["leaf"] if (found := EXPERT.match(name)) else "" for name in tensors if ".experts." in name}
+    if experts - MLP:
+        return "stores its experts in another form than transformers' per-expert one"
     return ""
 
 
@@ -149,11 +151,11 @@ def _linear(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Iterato
 
 def _fused(linear: Mapping[str, Site]) -> Iterator[Site]:
     """As transformers 5 fuses them: gate over up, one expert after the other."""
-    counts: dict[str, int] = {}
+    containers: dict[str, list[Site]] = {}
     for found in filter(None, map(EXPERT.fullmatch, linear)):
         if found["leaf"] == "down_proj":
-            counts[found["container"]] = counts.get(found["container"], 0) + 1
-    for container, experts in counts.items():
-        down = linear[f"{container}.0.down_proj"]
+            containers.setdefault(found["container"], []).append(linear[found[0]])
+    for container, (down, *others) in containers.items():
+        experts = 1 + len(others)
         yield Site(f"{container}.gate_up_proj", 2 * down.in_size, down.out_size, experts)
         yield Site(f"{container}.down_proj", down.out_size, down.in_size, experts)

@@ -31,6 +31,8 @@ _WITHOUT_EFFECT = {
 }
 _PLAIN_INITS = {"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"}  # leave the base's weights alone
 
+_EXPERTS = re.compile(r"(?<!shared_)experts")
+
 _STRAYS = {
     "no prefix": (r"(?!base_model\.model\.).*\.lora_[AB]\.weight", f"put {PREFIX} before every name"),
     "adapter name": (r".*\.lora_[AB]\.[^.]+\.weight", f"take the adapter's name out, or {SAVE_AGAIN}"),
@@ -45,9 +47,10 @@ def problems(adapter: Adapter, base: Base, layout: Layout, base_model: str) -> I
     yield from _option_problems(adapter)
     yield from _stray_problems(adapter)
     yield from _half_pairs(adapter)
-    yield from _shape_problems(adapter)
+    yield from _not_matrices(adapter)
     if base.unknown:
         yield Problem("base unknown", f"not compared with the base: {base.unknown}", "warning")
+        yield from _two_ranks(adapter)
     else:
         yield from _misfit_problems(adapter, layout)
         yield from _misplaced(adapter, base, layout)
@@ -77,8 +80,12 @@ def _option_problems(adapter: Adapter) -> Iterator[Problem]:
             f"{file}: init_lora_weights={config.init_lora_weights!r} changes the base's weights when it is loaded; "
             "save with path_initial_model_for_weight_conversion, which makes a plain LoRA adapter of it",
         )
-    if not config.target_modules and not config.target_parameters:
+    if not _has_targets(config):
         yield Problem("no targets", f"{file}: neither target_modules nor target_parameters; name what was trained")
+
+
+def _has_targets(config: LoraConfig) -> bool:
+    return bool(config.target_modules or config.target_parameters)
 
 
 def _stray_problems(adapter: Adapter) -> Iterator[Problem]:
@@ -99,14 +106,17 @@ def _half_pairs(adapter: Adapter) -> Iterator[Problem]:
             yield Problem(f"no lora_{other}", text)
 
 
-def _shape_problems(adapter: Adapter) -> Iterator[Problem]:
-    """What A and B must be to each other, whatever the base."""
-    file, pairs = adapter.folder / WEIGHTS, adapter.pairs.values()
-    flat = [t.name for pair in pairs for t in pair.tensors if len(t.shape) != 2]
-    if flat:
+def _not_matrices(adapter: Adapter) -> Iterator[Problem]:
+    file = adapter.folder / WEIGHTS
+    if flat := [t.name for pair in adapter.pairs.values() for t in pair.tensors if len(t.shape) != 2]:
         yield Problem("not a matrix", f"{file}: not matrices: {some(flat)}; gather the shards, {SAVE_AGAIN}")
-        return
-    if uneven := [pair.module for pair in pairs if pair.a and pair.b and pair.a.shape[0] != pair.b.shape[1]]:
+
+
+def _two_ranks(adapter: Adapter) -> Iterator[Problem]:
+    """All that shapes tell without the base, whose experts may be fused: A and B must be of one rank."""
+    file = adapter.folder / WEIGHTS
+    both = [(m, pair.a.shape, pair.b.shape) for m, pair in adapter.pairs.items() if pair.a and pair.b]
+    if uneven := [module for module, a, b in both if len(a) == len(b) == 2 and a[0] != b[1]]:
         yield Problem("two ranks", f"{file}: A and B are of different ranks at {some(uneven)}; {SAVE_AGAIN}")
 
 
@@ -143,16 +153,17 @@ def _misplaced(adapter: Adapter, base: Base, layout: Layout) -> Iterator[Problem
     nowhere = adapter.pairs.keys() - {each.pair.module for each in layout.placed}
     yield from _nowhere(adapter, base, nowhere)
     here = {each.site.name for each in layout.placed}
-    if untargeted := here - wanted.keys():
+    if (untargeted := here - wanted.keys()) and _has_targets(adapter.config):
         remedy = f"add them to target_modules in {CONFIG}, or take the tensors out"
         yield Problem("not targeted", f"{file}: {CONFIG} does not name {some(untargeted)}; {remedy}")
     if not nowhere and not adapter.strays:
-        yield from _missing(file, wanted.keys() - here, has_experts=any(map(EXPERT.fullmatch, here)))
+        means_experts = any(map(EXPERT.fullmatch, here)) or _EXPERTS.search(str(adapter.config.target_modules))
+        yield from _missing(file, wanted.keys() - here, bool(means_experts))
 
 
-def _missing(file: Path, missing: set[str], has_experts: bool) -> Iterator[Problem]:
-    """Where experts are fused they are no modules, and ``target_modules`` misses them without a word."""
-    fused = {name for name in missing if EXPERT.fullmatch(name)} if not has_experts else set()
+def _missing(file: Path, missing: set[str], means_experts: bool) -> Iterator[Problem]:
+    """Where experts are fused they are no modules, and ``down_proj`` as a target misses them without a word."""
+    fused = {name for name in missing if EXPERT.fullmatch(name)} if not means_experts else set()
     if fused:
         text = (
             f"{file}: no tensors for any routed expert, though {CONFIG} names their modules; were they to be trained?"

@@ -1,0 +1,147 @@
+"""Every precondition of a run, checked with nothing started and nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from adapter_fixtures import Made, modules
+from scripted import scripted_endpoint
+from test_evaluate import TASKS, external, solve
+
+from swe_eval import doctor
+from swe_eval.adapters import WEIGHTS
+from swe_eval.benchmark.demo.model import tiny_model
+from swe_eval.evaluate import evaluate
+
+
+@pytest.fixture
+def diagnosed(settings, capsys):
+    """``diagnosed("lora.path=...")``: the exit code, and the lines that begin with a state."""
+
+    def call(*overrides: str) -> tuple[int, list[str]]:
+        code = doctor._doctor(settings(*overrides))
+        lines = capsys.readouterr().out.splitlines()
+        return code, [" ".join(line.split()) for line in lines if line.startswith(("ok", "warning", "problem"))]
+
+    return call
+
+
+def test_the_demo_is_well_and_nothing_is_written(diagnosed, tmp_path):
+    code, lines = diagnosed()
+    assert code == 0
+    assert [line.partition("=")[0] for line in lines] == [
+        "ok model.base_model",
+        "ok lora: demo: serving",
+        "ok serving",
+        "ok sandbox",
+        "ok benchmark",
+        "ok output_dir",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_table_holds_every_adapter_beside_every_backend(settings, tmp_path, capsys):
+    sound = Made(modules("self_attn"), r=8, ranks={modules("o_proj")[0]: 2}).write(tmp_path / "a")
+    broken = Made(modules("o_proj"), use_dora=True).write(tmp_path / "b")
+    arms = f"[{{name: sound, path: {sound}}}, {{name: broken, path: {broken}}}, {{name: none, path: {tmp_path}}}]"
+    assert doctor._doctor(settings("lora=list", f"lora.adapters={arms}")) == 2
+    rows = {cells[0]: cells for line in capsys.readouterr().out.splitlines() if (cells := line.split())}
+    assert rows["adapter"] == ["adapter", "rank", "targets", "MiB", "base", "transformers", "vllm"]
+    assert [rows["sound"][1], *rows["sound"][-5:]] == ["2-8", "fits", "ok", "must", "be", "merged"]
+    assert rows["broken"] == ["broken", "4", "o_proj", "0.0", "fits", "refused", "refused"]
+    assert rows["none"] == ["none", "?", "?", "0.0", "unchecked", "refused", "refused"]
+
+
+def test_an_adapter_that_would_stop_the_run_is_a_problem(diagnosed, tmp_path):
+    folder = Made(modules("shared_experts")).write(tmp_path / "a")
+    code, lines = diagnosed("lora=trained", f"lora.path={folder}")
+    assert code == 2
+    assert any(line.startswith("problem lora: trained: serving=transformers: must be merged: PEFT") for line in lines)
+    assert not any("output_dir" in line for line in lines)
+
+
+def test_a_warning_stops_nothing(diagnosed, tmp_path):
+    folder = Made(modules("o_proj"), base_model_name_or_path="org/other").write(tmp_path / "a")
+    code, lines = diagnosed("lora=trained", f"lora.path={folder}")
+    assert code == 0
+    assert any(line.startswith("warning lora: trained: ") and "trained on org/other" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "line"),
+    [
+        ("tokenizer.json", "no tokenizer in it; copy the whole model"),
+        ("config.json", "config.json cannot be read"),
+        ("model.safetensors", "holds no safetensors: adapters cannot be compared with it"),
+    ],
+)
+def test_a_base_model_that_lacks_a_file_is_told(lacking, line, diagnosed, tmp_path):
+    base = tmp_path / "model"
+    base.mkdir()
+    for file in tiny_model().iterdir():
+        if file.name != lacking:
+            (base / file.name).symlink_to(file)
+    _, lines = diagnosed("lora=none", f"model.base_model={base}")
+    assert line in lines[0]
+
+
+def test_a_model_that_is_nowhere_is_a_problem(diagnosed):
+    code, lines = diagnosed("model.base_model=/nowhere")
+    assert code == 2
+    assert lines[0].startswith("problem model.base_model=/nowhere: no such directory")
+
+
+def test_packages_that_are_not_installed_are_named(diagnosed, monkeypatch):
+    monkeypatch.setitem(doctor.PACKAGES, "transformers", ("numpy", "no_such_package"))
+    code, lines = diagnosed("lora=none")
+    assert code == 2
+    assert "problem serving=transformers: not installed: no_such_package; write pip install 'swe_eval[serve]'" in lines
+
+
+def test_an_engine_that_does_not_answer_and_a_dataset_that_is_not_there_are_told_together(diagnosed):
+    code, lines = diagnosed(
+        "lora=none", "sandbox=docker", "sandbox.executable=no-such-docker", "benchmark.dataset=/no/rows.jsonl"
+    )
+    assert code == 2
+    assert [line.partition("=")[0] for line in lines if line.startswith("problem")] == [
+        "problem sandbox.executable",
+        "problem benchmark.dataset",
+    ]
+
+
+def test_it_tells_which_run_would_be_continued(settings, diagnosed, tmp_path):
+    with scripted_endpoint(solve) as endpoint:
+        command = external(endpoint, "good", tasks=TASKS[:1])
+        evaluate(settings(*command))
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+        code, lines = diagnosed(*command)
+    assert (code, lines[-1]) == (
+        0,
+        f"ok output_dir={tmp_path / 'run'}: continues the run in it (1 rolled out, 1 graded)",
+    )
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def test_a_run_of_another_configuration_is_a_problem(diagnosed, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"identity": {"seed": 7}}))
+    code, lines = diagnosed("lora=none")
+    assert code == 2
+    assert any(line.startswith(f"problem output_dir={tmp_path / 'run'}: holds a run of another") for line in lines)
+    assert "problem seed: 7 there, 0 now" in lines
+
+
+def test_what_an_external_server_does_with_an_adapter_is_not_claimed(diagnosed, tmp_path):
+    folder = Made(modules("o_proj")).write(tmp_path / "a")
+    _, lines = diagnosed("lora=trained", f"lora.path={folder}", "serving=external", "serving.base_url=http://host/v1")
+    assert "warning lora: trained: whether serving=external applies it exactly is not known here" in lines
+
+
+def test_a_damaged_adapter_is_told_before_its_hash_is_needed(diagnosed, tmp_path):
+    folder = Made(modules("o_proj")).write(tmp_path / "a")
+    (Path(folder) / WEIGHTS).write_bytes(b"")
+    code, lines = diagnosed("lora=trained", f"lora.path={folder}")
+    assert code == 2
+    assert "is cut off or damaged" in lines[1]
