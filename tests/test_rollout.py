@@ -87,8 +87,7 @@ def test_a_submission_in_any_encoding_survives_byte_for_byte(rolled):
 
 def test_commands_come_as_tool_calls_too(rolled):
     answers = [bash_call(f"{EDIT} && git diff > patch.txt"), bash_call(SUBMIT.splitlines()[2])]
-    toolcall = ["agent=toolcall", "serving=external", "serving.base_url=http://unused/v1"]
-    rollout, _ = rolled(answers, *toolcall)
+    rollout, _ = rolled(answers, "agent=toolcall")
     assert rollout.exit_status == "Submitted"
     assert rollout.model_patch.endswith("+# touched\n")
 

@@ -11,31 +11,26 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import httpx
 import openai
 import pytest
 import torch
+from engines import GREEDY, complete, complete_all
 from fastapi.testclient import TestClient
 from peft import PeftModel
-from serving_fixtures import serving_settings, transformers_serving
+from serving_fixtures import HELLO, NAMES, serving_settings, transformers_serving
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 
 from swe_eval.errors import ServingError
 from swe_eval.serving.app.engine import Engine
 from swe_eval.serving.app.http import create_app
-from swe_eval.serving.app.sampling import Sampling
-from swe_eval.serving.app.sequence import Piece, Request
+from swe_eval.serving.app.sequence import Request
 from swe_eval.serving.app.weights import CannotServe, Source, load
 from swe_eval.serving.process import ServerProcess, free_port
 from swe_eval.serving.server import Endpoint, Server, serve
-
-HELLO = [{"role": "user", "content": "hello"}]
-GREEDY = Sampling(max_tokens=8, temperature=0, top_p=1, seed=None, stop=())
-NAMES = ["base", "sft", "rl-step.900"]
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +38,6 @@ def engine(random_adapters: dict[str, Path], talkative: Path) -> Engine:
     """The server's engine in this process, with a context of 64 tokens."""
     adapters = {name: str(path) for name, path in random_adapters.items()}
     return Engine(load(Source(str(talkative), max_model_len=64), adapters, ["base"]))
-
-
-def complete(engine: Engine, name: str = "base", sampling: Sampling = GREEDY) -> Piece:
-    """The answer to HELLO."""
-    return complete_all(engine, Request(name, engine.chat_prompt(HELLO, None), sampling))[0]
-
-
-def complete_all(engine: Engine, *requests: Request) -> list[Piece]:
-    """The answers, computed together; raises the first one's error."""
-    queues: list[SimpleQueue[Piece | Exception]] = [SimpleQueue() for _ in requests]
-    for request, queue in zip(requests, queues, strict=True):
-        engine.submit(request, queue.put)
-    pieces = []
-    for queue in queues:
-        piece = queue.get(timeout=60)
-        if isinstance(piece, Exception):
-            raise piece
-        pieces.append(piece)
-    return pieces
 
 
 def ask(server: Server, name: str = "base", messages: Any = HELLO, **fields: Any) -> Any:
