@@ -20,27 +20,34 @@ class Batch(Generic[Row]):
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.rows: list[Row] = []
         self._device = device
+        self.rows: list[Row] = []
         self._padding: list[int] = []
         self._cache = cache_of((), device)
 
     def join(self, row: Row, kv: KV) -> None:
         """Add a row that remembers ``kv``."""
         mine = kv_of(self._cache)
-        longer = length_of(kv) - length_of(mine)
-        self._padding = [*(padding + max(0, longer) for padding in self._padding), max(0, -longer)] if mine else [0]
         self._cache = cache_of(below(mine, kv) if mine else kv, self._device)
+        longer = length_of(kv) - length_of(mine) if mine else 0
+        self._padding = [*(padding + max(0, longer) for padding in self._padding), max(0, -longer)]
         self.rows.append(row)
 
     def leave(self, row: Row) -> None:
         """Remove a row, and the padding that only it was the reason for."""
-        gone = self.rows.index(row)
-        del self.rows[gone], self._padding[gone]
-        spare = min(self._padding, default=0)
-        stay = [index for index in range(len(self.rows) + 1) if index != gone]
-        self._padding = [padding - spare for padding in self._padding]
-        self._cache = cache_of(selected(kv_of(self._cache), stay, spare) if stay else (), self._device)
+        stay = [index for index, other in enumerate(self.rows) if other is not row]
+        if not stay:
+            self.clear()
+            return
+        spare = min(self._padding[index] for index in stay)
+        self._cache = cache_of(selected(kv_of(self._cache), stay, spare), self._device)
+        self._padding = [self._padding[index] - spare for index in stay]
+        self.rows = [self.rows[index] for index in stay]
+
+    def clear(self) -> None:
+        """Remove all rows."""
+        self.rows, self._padding = [], []
+        self._cache = cache_of((), self._device)
 
     def kv(self, row: Row) -> KV:
         """What a row remembers."""

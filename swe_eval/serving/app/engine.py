@@ -54,7 +54,7 @@ class Engine:
         self._scheduler = Scheduler(weights, prefixes, self.metrics, max_running)
         self.metrics.watch(
             requests_running=lambda: self._scheduler.running,
-            requests_waiting=lambda: len(self._scheduler.waiting),
+            requests_waiting=lambda: self._scheduler.queued,
             prefix_cache_bytes=lambda: prefixes.size,
             prefix_cache_capacity_bytes=lambda: prefixes.capacity,
             prefix_cache_entries=lambda: len(prefixes),
@@ -132,7 +132,7 @@ class Engine:
         room = self._room(len(request.prompt), request.sampling.max_tokens)
         if self._is_closing.is_set():
             raise Stopping("The server is being stopped.")
-        if len(self._scheduler.waiting) >= self._max_waiting:
+        if self._scheduler.queued >= self._max_waiting:
             self.metrics.count("requests_total", model=request.model, outcome="refused")
             raise Busy(f"{self._max_waiting} requests are waiting already: try again later.")
         weights = self._weights

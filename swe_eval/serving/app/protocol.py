@@ -170,6 +170,12 @@ class ChatRequest(_Generation):
             raise ValueError(f"tool_choice={choice!r:.80} is not supported by this server: leave it out or send 'auto'")
         return data
 
+    @model_validator(mode="after")
+    def _asks_for_scores(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs=true")
+        return self
+
     @property
     def conversation(self) -> list[dict[str, Any]]:
         """The messages as the chat template takes them."""

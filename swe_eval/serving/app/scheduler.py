@@ -58,6 +58,11 @@ class Scheduler:
         return len(self._readings) + sum(len(batch.rows) for batch in list(self._batches.values()))
 
     @property
+    def queued(self) -> int:
+        """Sequences that wait and are waited for."""
+        return sum(not sequence.is_cancelled for sequence in list(self.waiting))
+
+    @property
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
@@ -102,23 +107,24 @@ class Scheduler:
     def _read_prompts(self) -> None:
         left = READ_PER_STEP
         while self._readings and left > 0:
-            reading = self._readings.popleft()
-            sequence, before = reading.sequence, reading.done
-            if sequence.is_cancelled:
-                self._retire(sequence, kv_of(reading.cache), reading.done)
-                continue
+            reading = self._readings[0]
+            left += reading.done
             try:
-                self._read(reading)
-            except torch.OutOfMemoryError as error:
-                self._make_room([sequence], self.running, error)
-                return
+                is_over = self._read(reading)
             except Exception as error:  # this request's trouble, whatever it is, is no other's
-                self._fail(sequence, error)
-            left -= reading.done - before
+                self._readings.popleft()
+                self._give_up([reading.sequence], self.running, error)
+                return
+            left -= reading.done
+            if is_over:
+                self._readings.popleft()
 
-    def _read(self, reading: _Reading) -> None:
-        """One chunk; after the last one, the answer's first token."""
+    def _read(self, reading: _Reading) -> bool:
+        """Read a chunk; after the last one, the answer begins. Returns whether there is nothing more to read."""
         sequence, start = reading.sequence, reading.done
+        if sequence.is_cancelled:
+            self._retire(sequence, kv_of(reading.cache), start)
+            return True
         chunk = sequence.tokens[start : start + CHUNK]
         is_scored = sequence.request.sampling.prompt_logprobs
         logits = self._forward(
@@ -131,14 +137,18 @@ class Scheduler:
         if is_scored:
             sequence.score_prompt(logits, start)
         if reading.done < len(sequence.tokens):
-            self._readings.appendleft(reading)
-            return
+            return False
+        self._begin_answer(sequence, logits[-1], kv_of(reading.cache))
+        return True
+
+    def _begin_answer(self, sequence: Sequence, logits: torch.Tensor, kv: KV) -> None:
+        read = len(sequence.tokens)
         if not sequence.finish_reason:
-            sequence.choose(logits[-1])
+            sequence.choose(logits)
         if sequence.finish_reason:
-            self._retire(sequence, kv_of(reading.cache), reading.done)
+            self._retire(sequence, kv, read)
         else:
-            self._batch_for(sequence).join(sequence, kv_of(reading.cache))
+            self._batch_for(sequence).join(sequence, kv)
 
     def _batch_for(self, sequence: Sequence) -> Batch[Sequence]:
         key = "" if self._switch.can_mix else sequence.request.model
@@ -153,13 +163,8 @@ class Scheduler:
         try:
             logits = self._forward(rows, **batch.inputs([row.tokens[-1] for row in rows]))[:, -1]
         except Exception as error:  # and what the batch remembers is half-written
-            for row in rows:
-                batch.leave(row)
-            if isinstance(error, torch.OutOfMemoryError):
-                self._make_room(rows, len(rows) // 2, error)
-            else:
-                for row in rows:
-                    self._fail(row, error)
+            batch.clear()
+            self._give_up(rows, len(rows) // 2, error)
             return
         for row, own in zip(rows, logits, strict=True):
             self._go_on(batch, row, own)
@@ -195,15 +200,15 @@ class Scheduler:
         self._count(sequence, "error")
         sequence.deliver(error)
 
-    def _make_room(self, sequences: list[Sequence], limit: int, error: Exception) -> None:
-        """After running out of memory: the sequences start again when fewer run; one that fails alone has failed."""
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if limit < 1:
+    def _give_up(self, sequences: list[Sequence], limit: int, error: Exception) -> None:
+        """The sequences have failed; but out of memory among others, they start again when at most ``limit`` run."""
+        if not isinstance(error, torch.OutOfMemoryError) or limit < 1:
             for sequence in sequences:
                 self._fail(sequence, error)
             return
         logger.warning("out of memory: at most %d requests at once until all of them are answered", limit)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         self._limit = limit
         self.waiting.extendleft(reversed(sequences))
 
