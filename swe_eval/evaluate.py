@@ -14,11 +14,11 @@ from rich.console import Console
 from swe_eval import adapters
 from swe_eval.benchmark import instances
 from swe_eval.benchmark.instances import Benchmark
+from swe_eval.mini import write_registry
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
 from swe_eval.report.results import collect, compare, totals, write_results
 from swe_eval.report.tables import print_tables
-from swe_eval.rollout import write_registry
 from swe_eval.run_dir import RunDir, Trial, now, write_json, write_text
 from swe_eval.sandbox.sandbox import sandboxes
 from swe_eval.schedule import Schedule

@@ -67,12 +67,10 @@ def nap() -> str:
     return f"sleep 300.{uuid.uuid4().int % 10**12:012}"
 
 
-def is_running(sandbox: Sandbox, nap: str) -> bool:
-    """Whether such a process is there five seconds from now, or sooner if it is not."""
-    pattern = f"[s]{nap[1:]}"  # does not find itself
-    look = (
-        f"for process in /proc/[0-9]*; do tr '\\0' ' ' < $process/cmdline; echo; done 2> /dev/null | grep '^{pattern}'"
-    )
+def is_running(sandbox: Sandbox, command: str) -> bool:
+    """Whether a process with this command line is there five seconds from now, or sooner if it is not."""
+    lines = "for process in /proc/[0-9]*; do tr '\\0' ' ' < $process/cmdline; echo; done 2> /dev/null"
+    look = f"{lines} | grep --line-regexp --quiet '{command} '"
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         if sandbox.run(look, timeout=60).returncode:
