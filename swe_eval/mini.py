@@ -24,6 +24,7 @@ for variable in ("NO_PROXY", "no_proxy"):
 
 import litellm
 import yaml
+from litellm.exceptions import ContextWindowExceededError as ContextWindowExceededError  # re-exported
 from minisweagent.agents.default import DefaultAgent
 from minisweagent.config import builtin_config_dir
 from minisweagent.exceptions import Submitted

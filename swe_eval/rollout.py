@@ -13,13 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from swe_eval.mini import Agent, Stopped, make_agent
-
-# isort: split
-import litellm
-
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import InfraError, SandboxError
+from swe_eval.mini import Agent, ContextWindowExceededError, Stopped, make_agent
 from swe_eval.run_dir import RunDir, Trial, write_text
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes
 from swe_eval.serving.server import Endpoint
@@ -76,7 +72,7 @@ def _run(agent: Agent, instance: Instance) -> tuple[str, str]:
     """(exit_status, submission); raises InfraError for whatever is not the model's doing."""
     try:
         ended = agent.run(instance.problem_statement)
-    except litellm.exceptions.ContextWindowExceededError as error:
+    except ContextWindowExceededError as error:
         return type(error).__name__, ""
     except (Stopped, InfraError):
         raise

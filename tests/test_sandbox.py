@@ -6,6 +6,7 @@ Whatever kills by ``-1`` belongs to a container: under ``sandbox=local`` it woul
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import stat
 import subprocess
@@ -32,6 +33,17 @@ from swe_eval.settings import Settings
 
 SOON = 10
 """Seconds that are far from any limit below, and enough for a slow machine."""
+
+
+@pytest.fixture
+def typing() -> Iterator[None]:
+    """The runner's own standard input is one that never ends."""
+    kept, (reader, writer) = os.dup(0), os.pipe()
+    os.dup2(reader, 0)
+    yield
+    os.dup2(kept, 0)
+    for descriptor in (kept, reader, writer):
+        os.close(descriptor)
 
 
 def hold(settings: Settings, run_id: str, instance: Instance, is_ready: Event) -> None:
@@ -77,6 +89,7 @@ class TestCommands:
         assert b"sk-of-the-runner" not in done.output
 
     @pytest.mark.parametrize("command", ["cat", "read line", "python3 -c 'input()'"])
+    @pytest.mark.usefixtures("typing")
     def test_standard_input_is_closed(self, sandbox: Sandbox, command: str) -> None:
         """A command that reads gets end of file at once."""
         started = time.monotonic()
