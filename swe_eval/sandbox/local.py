@@ -76,6 +76,8 @@ class LocalSandboxes:
     def __init__(self, run_id: str) -> None:
         if importlib.util.find_spec("pytest") is None:
             raise UserError("sandbox=local: the tasks' tests need pytest here; write pip install 'swe_eval[demo]'")
+        if missing := [command for command in ("bash", "git") if shutil.which(command) is None]:
+            raise UserError(f"sandbox=local: no {' and no '.join(missing)} on this machine; install it")
         self._prefix = f"swe_eval-{run_id}-"
 
     @contextmanager
