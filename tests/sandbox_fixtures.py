@@ -14,6 +14,7 @@ from conftest import BASE_IMAGE, compose_tree
 
 from swe_eval.benchmark.instances import Instance, load
 from swe_eval.sandbox.docker import LABEL
+from swe_eval.sandbox.local import LocalSandbox
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes, sandboxes
 from swe_eval.settings import PACKAGE, Settings, settings_from
 
@@ -73,7 +74,11 @@ def is_running(sandbox: Sandbox, command: str) -> bool:
     look = f"{lines} | grep --line-regexp --quiet '{command} '"
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        if sandbox.run(look, timeout=60).returncode:
+        if isinstance(sandbox, LocalSandbox):  # from outside: its commands see no process but their own
+            code = subprocess.run(["bash", "-c", look]).returncode
+        else:
+            code = sandbox.run(look, timeout=60).returncode
+        if code:
             return False
         time.sleep(0.1)
     return True
