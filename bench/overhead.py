@@ -7,8 +7,8 @@ times ``true``, then the submission of an empty patch. mini-swe-agent alone, its
 clock: what counts is the time from the departure of an answer to the arrival of the next request, so none of it is the
 model's.
 
-- ``step_ms``: the median within a trial. In it: the command in its process (``bash -c true`` alone is printed beside
-  it), mini's parsing and templates, LiteLLM, the way of both messages through loopback.
+- ``step_ms``: the median within a trial. In it: the command in the sandbox, which gives it a process space of its own
+  (``bash -c true`` alone is printed beside it), mini's parsing and templates, LiteLLM, both messages' way on loopback.
 - ``step_ratio``: that over mini-swe-agent's.
 - ``trial_s``: the median from the last answer of a trial to the first request of the next. In it: the submission, the
   sandbox removed, trajectory and prediction on disk, the next sandbox with its repository made, the first prompt. The

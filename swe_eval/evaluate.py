@@ -15,11 +15,11 @@ from rich.console import Console
 from swe_eval import adapters
 from swe_eval.benchmark import instances
 from swe_eval.benchmark.instances import Benchmark
+from swe_eval.mini import write_registry
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
 from swe_eval.report.results import collect, compare, totals, write_results
 from swe_eval.report.tables import print_tables
-from swe_eval.rollout import write_registry
 from swe_eval.run_dir import RunDir, Trial, now, write_json, write_text
 from swe_eval.sandbox.sandbox import sandboxes
 from swe_eval.schedule import Schedule
@@ -88,6 +88,8 @@ def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, tr
     to_roll_out = [trial for trial in trials if not run.is_rolled_out(trial)]
     to_grade = [trial for trial in trials if run.is_rolled_out(trial) and not run.is_graded(trial)]
     progress = Progress(trials, [(trial, outcome) for trial in trials if (outcome := run.outcome(trial))], Console())
+    if to_roll_out or to_grade:
+        progress.say(f"{len(trials)} trials: {len(to_roll_out)} to roll out, {len(to_grade)} to grade")
     schedule = Schedule(settings.workers, settings.grade_workers)
     by_id = {instance.instance_id: instance for instance in benchmark.instances}
     with (
@@ -108,6 +110,7 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     write_json(run.run_json, json.loads(run.run_json.read_text()) | {"updated": now(), "totals": totals(arms)})
     if any(arm.resolved for arm in arms):
         print_tables(Console(), arms, comparisons)
+    Console().print(f"The run is in {run.root}", highlight=False, soft_wrap=True)
     return sum(len(arm.ids("infra")) for arm in arms)
 
 

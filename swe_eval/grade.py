@@ -82,7 +82,7 @@ def _parse(path: Path) -> Sequence[Any]:
     try:
         text = path.read_text()
         if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
         data = json.loads(text)
     except (OSError, ValueError) as error:
         raise UserError(f"--predictions {path}: cannot be read: {error}") from None

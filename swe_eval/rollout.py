@@ -8,52 +8,18 @@ ours: it is raised, leaves its trajectory but no prediction, and so the trial st
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, cast
-
-import platformdirs
-
-# before mini-swe-agent and litellm are imported: no banner, no set-up wizard, no download of a price list
-os.environ.setdefault("MSWEA_SILENT_STARTUP", "1")
-os.environ.setdefault("MSWEA_CONFIGURED", "true")
-os.environ.setdefault("MSWEA_GLOBAL_CONFIG_DIR", str(platformdirs.user_cache_path("swe_eval") / "mini-swe-agent"))
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-# a cluster's proxy cannot reach the server on this machine's own loopback
-for variable in ("NO_PROXY", "no_proxy"):
-    os.environ[variable] = ",".join(filter(None, [os.environ.get(variable), "127.0.0.1", "localhost"]))
-
-import litellm
-import yaml
-from minisweagent.agents.default import DefaultAgent
-from minisweagent.config import builtin_config_dir
-from minisweagent.exceptions import Submitted
-from minisweagent.models.litellm_model import LitellmModel
-from minisweagent.models.litellm_textbased_model import LitellmTextbasedModel
+from typing import Any, Literal
 
 from swe_eval.benchmark.instances import Instance
-from swe_eval.errors import InfraError
-from swe_eval.run_dir import RunDir, Trial, write_json, write_text
-from swe_eval.sandbox.sandbox import Completed, Sandbox, Sandboxes
+from swe_eval.errors import InfraError, SandboxError
+from swe_eval.mini import Agent, ContextWindowExceededError, Stopped, make_agent
+from swe_eval.run_dir import RunDir, Trial, write_text
+from swe_eval.sandbox.sandbox import Sandbox, Sandboxes
 from swe_eval.serving.server import Endpoint
-from swe_eval.settings import AgentSettings, Settings
-
-litellm.suppress_debug_info = True
-
-SUBMIT = b"COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
-COSTS = (
-    *("input_cost_per_token", "output_cost_per_token"),
-    *("cache_creation_input_token_cost", "cache_read_input_token_cost"),
-)
-TEMPLATES = ("system_template", "instance_template", "observation_template", "format_error_template")
-
-
-class Stopped(Exception):
-    """The run was told to stop; the trial is neither done nor failed."""
+from swe_eval.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -62,8 +28,8 @@ class Rollout:
 
     exit_status: str
     model_patch: str
-    rescued: bool
-    """The patch is the agent's unsubmitted work."""
+    source: Literal["submitted", "rescued", "none"]
+    """Where the patch is from: the agent's submission, or its unsubmitted work in the repository."""
     turns: int
     seconds: float
 
@@ -84,118 +50,29 @@ def roll_out(
         Stopped: ``is_stopping`` said so; nothing is left.
     """
     started = time.monotonic()
-    mini = mini_config(settings.agent)
     with sandboxes.start(instance, "rollout") as sandbox:
-        base = sandbox.run("git rev-parse HEAD", timeout=60).text.strip()
-        agent = _Agent(
-            _model(trial, endpoint, settings, mini["model"]),
-            SandboxEnvironment(sandbox, settings, mini["environment"]["env"]),
-            is_stopping=is_stopping,
-            **mini["agent"],
-        )
+        base = _head(sandbox)
+        agent = make_agent(trial, endpoint, settings, sandbox, is_stopping)
         try:
-            exit_status, submission = _run(agent, instance)
+            exit_status, patch = _run(agent, instance)
         except InfraError as error:
-            _save(agent, run, trial, {"exit_status": type(error.__cause__ or error).__name__, "submission": ""})
+            _save(agent, run, trial, exit_status=type(error.__cause__ or error).__name__, submission="")
             raise
-        rescued = settings.agent.rescue and exit_status != "Submitted"
-        patch = _work_so_far(sandbox, base) if rescued else submission
-    rollout = Rollout(exit_status, patch, rescued and bool(patch), agent.n_calls, time.monotonic() - started)
-    source = "rescued" if rollout.rescued else "submitted" if exit_status == "Submitted" else "none"
-    info = {"exit_status": exit_status, "submission": patch, "submission_source": source, "seconds": rollout.seconds}
-    _save(agent, run, trial, info)
-    write_text(run.prediction(trial), patch)
+        source: Literal["submitted", "rescued", "none"] = "submitted" if exit_status == "Submitted" else "none"
+        if source == "none" and settings.agent.rescue and (patch := _work_since(base, sandbox)):
+            source = "rescued"
+    rollout = Rollout(exit_status, patch, source, agent.n_calls, time.monotonic() - started)
+    how = {"exit_status": exit_status, "submission_source": source, "seconds": rollout.seconds}
+    _save(agent, run, trial, submission=patch, **how)
+    write_text(run.prediction(trial), patch)  # last: this is what makes the rollout done
     return rollout
 
 
-@cache
-def mini_config(settings: AgentSettings) -> dict[str, Any]:
-    """mini-swe-agent's benchmark configuration with our settings over it: keys agent, model, environment."""
-    path = Path(builtin_config_dir) / "benchmarks" / f"{settings.mini_config}.yaml"
-    stock = yaml.safe_load(path.read_text())
-    given = {name: text for name in TEMPLATES if (text := getattr(settings, name)) is not None}
-    agent_keys, model_keys = TEMPLATES[:2], TEMPLATES[2:]
-    os.environ["MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT"] = str(settings.model_retries)
-    return {
-        "agent": stock["agent"]
-        | {key: given[key] for key in agent_keys if key in given}
-        | {
-            "step_limit": settings.max_turns,
-            "cost_limit": 0.0,
-            "wall_time_limit_seconds": max(1, round(settings.wall_time_limit)),
-        },
-        "model": {key: text for key, text in stock["model"].items() if key in model_keys}
-        | {key: given[key] for key in model_keys if key in given},
-        "environment": stock["environment"],
-    }
-
-
-def write_registry(path: Path, endpoints: Mapping[str, Endpoint]) -> None:
-    """LiteLLM's model registry for these endpoints: no cost, the true context length."""
-    entries = {
-        f"openai/{endpoint.model}": {
-            "litellm_provider": "openai",
-            "mode": "chat",
-            "max_tokens": endpoint.max_model_len,
-            "max_input_tokens": endpoint.max_model_len,
-            **dict.fromkeys(COSTS, 0.0),
-        }
-        for endpoint in endpoints.values()
-    }
-    write_json(path, entries)
-    litellm.register_model(entries)
-
-
-class SandboxEnvironment:
-    """mini-swe-agent's ``Environment`` protocol on a sandbox of ours."""
-
-    def __init__(self, sandbox: Sandbox, settings: Settings, env: Mapping[str, str]) -> None:
-        self.config = settings.sandbox
-        self._sandbox, self._env, self._timeout = sandbox, env, settings.agent.command_timeout
-
-    def execute(self, action: dict[str, Any], cwd: str = "") -> dict[str, Any]:
-        """Run the action's command; raises mini's ``Submitted`` when its output is a submission."""
-        done = self._sandbox.run(action["command"], timeout=self._timeout, env=self._env)
-        _raise_if_submitted(done)
-        if done.timed_out:
-            problem = f"The command took more than {self._timeout:g} seconds and was killed."
-            return {"output": done.text, "returncode": -1, "exception_info": problem}
-        return {"output": done.text, "returncode": done.returncode, "exception_info": ""}
-
-    def get_template_vars(self, **kwargs: Any) -> dict[str, Any]:
-        return kwargs
-
-    def serialize(self) -> dict[str, Any]:
-        config = {"environment": self.config.model_dump(mode="json"), "environment_type": "swe_eval.sandbox"}
-        return {"info": {"config": config}}
-
-
-def _raise_if_submitted(done: Completed) -> None:
-    first, _, rest = done.output.lstrip().partition(b"\n")
-    if first.strip() == SUBMIT and done.returncode == 0:
-        submission = rest.decode("utf-8", "surrogateescape")  # as bytes: a patch may hold any encoding
-        extra = {"exit_status": "Submitted", "submission": submission}
-        raise Submitted({"role": "exit", "content": submission, "extra": extra})
-
-
-class _Agent(DefaultAgent):
-    """mini's agent, which asks before each turn whether the run is being stopped."""
-
-    def __init__(self, *args: Any, is_stopping: Callable[[], bool], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._is_stopping = is_stopping
-
-    def query(self) -> dict[str, Any]:
-        if self._is_stopping():
-            raise Stopped
-        return cast(dict[str, Any], super().query())
-
-
-def _run(agent: DefaultAgent, instance: Instance) -> tuple[str, str]:
+def _run(agent: Agent, instance: Instance) -> tuple[str, str]:
     """(exit_status, submission); raises InfraError for whatever is not the model's doing."""
     try:
         ended = agent.run(instance.problem_statement)
-    except litellm.exceptions.ContextWindowExceededError as error:
+    except ContextWindowExceededError as error:
         return type(error).__name__, ""
     except (Stopped, InfraError):
         raise
@@ -204,53 +81,21 @@ def _run(agent: DefaultAgent, instance: Instance) -> tuple[str, str]:
     return ended["exit_status"], ended["submission"]
 
 
-def _work_so_far(sandbox: Sandbox, base: str) -> str:
-    """The agent's changes to tracked files since the start, committed or not."""
-    done = sandbox.run(f"git -c core.fileMode=false diff --no-color --no-ext-diff {base}", timeout=60)
+def _head(sandbox: Sandbox) -> str:
+    done = sandbox.run("git rev-parse HEAD", timeout=60)
+    if done.returncode:
+        raise SandboxError(f"the image has no git repository to work in: {done.text.strip()[-500:]}")
+    return done.text.strip()
+
+
+def _work_since(base: str, sandbox: Sandbox) -> str:
+    """The agent's changes to tracked files, committed or not; nothing if it broke its repository."""
+    done = sandbox.run(f"git -c core.fileMode=false diff --no-color --no-ext-diff {base}", timeout=300)
+    if done.timed_out:
+        raise SandboxError("git diff took more than 300 seconds")
     return done.output.decode("utf-8", "surrogateescape") if done.returncode == 0 else ""
 
 
-def _save(agent: DefaultAgent, run: RunDir, trial: Trial, info: Mapping[str, Any]) -> None:
-    extra = {"info": info, "instance_id": trial.instance_id, "adapter": trial.adapter, "sample": trial.sample}
-    write_text(run.trajectory(trial), json.dumps(agent.save(None, extra), indent=1))
-
-
-def _model(trial: Trial, endpoint: Endpoint, settings: Settings, templates: Mapping[str, str]) -> LitellmModel:
-    agent = settings.agent
-    keyword_arguments = {
-        "temperature": agent.temperature,
-        "top_p": agent.top_p,
-        "max_tokens": agent.max_tokens,
-        "seed": settings.seed + trial.sample - 1,
-        "timeout": agent.wall_time_limit,
-        "max_retries": 0,  # mini retries; twice over is an hour
-        "drop_params": True,
-    }
-    served = _ServedToolcall if agent.actions == "toolcall" else _ServedText
-    return served(
-        endpoint,
-        model_name=f"openai/{endpoint.model}",
-        model_kwargs=keyword_arguments,
-        cost_tracking="ignore_errors",
-        **templates,
-    )
-
-
-class _Served:
-    """Gives the endpoint to each call instead of to the configuration, which is written into the trajectory."""
-
-    def __init__(self, endpoint: Endpoint, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._endpoint = endpoint
-
-    def _query(self, messages: list[dict[str, Any]], **kwargs: Any) -> Any:
-        where = {"api_base": self._endpoint.base_url, "api_key": self._endpoint.api_key}
-        return super()._query(messages, **where, **kwargs)  # type: ignore[misc]
-
-
-class _ServedToolcall(_Served, LitellmModel):
-    pass
-
-
-class _ServedText(_Served, LitellmTextbasedModel):
-    pass
+def _save(agent: Agent, run: RunDir, trial: Trial, **info: Any) -> None:
+    about = {"info": info, "instance_id": trial.instance_id, "adapter": trial.adapter, "sample": trial.sample}
+    write_text(run.trajectory(trial), json.dumps(agent.save(None, about), indent=1))

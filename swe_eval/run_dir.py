@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from swe_eval.errors import UserError
 
@@ -139,8 +139,7 @@ class RunDir:
         Raises:
             UserError: another process is at work in it, or it holds the results of another configuration.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as lock:
+        with self._lock_file() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -161,6 +160,13 @@ class RunDir:
             raise UserError(
                 "\n".join([f"output_dir={self.root}: holds a run of another configuration; write name=...", *lines])
             )
+
+    def _lock_file(self) -> IO[str]:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            return (self.root / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"output_dir={self.root}: {error.strerror}; write output_dir=...") from None
 
 
 def now() -> str:

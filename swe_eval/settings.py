@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -55,6 +56,8 @@ class ModelSettings(Group):
     """Context length in tokens; null is the model's own."""
     trust_remote_code: bool
     """Run Python code that the model's repository ships."""
+    tool_call_parser: Literal["hermes", "qwen3_coder", "gigachat3", "none"] | None
+    """How the model writes tool calls (Qwen's is hermes); null is what its chat template calls for."""
 
 
 class AdapterSettings(Group):
@@ -133,6 +136,8 @@ class TransformersServing(Group):
     """Where the model runs; auto takes CUDA if it is there."""
     gpu_memory_utilization: Annotated[Probability, Free]
     """Fraction of the device's memory that the server may take."""
+    prefix_cache_gb: Annotated[NonNegativeFloat, Free]
+    """Memory of the host, in 10^9 bytes, for what was read already: the next turn of a conversation starts there."""
 
 
 class ExternalServing(Group):
@@ -302,9 +307,9 @@ class Settings(Group):
             "isolation; write sandbox=docker",
         )
         yield (
-            self.agent.actions == "toolcall" and self.serving.kind == "transformers",
-            "agent.actions=toolcall: serving=transformers does not parse tool calls; write agent=textbased, or use "
-            "serving=external",
+            self.agent.actions == "toolcall" and self.model.tool_call_parser == "none",
+            "agent.actions=toolcall: model.tool_call_parser=none leaves tool calls unread; write another, or "
+            "agent=textbased",
         )
         yield (
             self.model.max_model_len is not None and self.agent.max_tokens >= self.model.max_model_len,

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import InfraError
 from swe_eval.grading import INFRA, grade
+from swe_eval.mini import Stopped
 from swe_eval.progress import Progress
-from swe_eval.rollout import Rollout, Stopped, roll_out
+from swe_eval.rollout import Rollout, roll_out
 from swe_eval.run_dir import RunDir, Trial
 from swe_eval.sandbox.sandbox import Sandboxes
 from swe_eval.serving.server import Server
@@ -92,5 +93,5 @@ class Stages:
 
 
 def _how(rollout: Rollout) -> str:
-    rescued = ", patch rescued" if rollout.rescued else ""
+    rescued = ", patch rescued" if rollout.source == "rescued" else ""
     return f"{rollout.exit_status}{rescued}, {rollout.turns} turns, {rollout.seconds:.1f} s"

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from conftest import compose_tree
 from safetensors.numpy import load_file, save_file
 
 from swe_eval.adapters import CONFIG, WEIGHTS, Examined, examine
 from swe_eval.benchmark.demo.model import tiny_model
-from swe_eval.settings import AdapterSettings, ModelSettings
+from swe_eval.settings import AdapterSettings, ModelSettings, settings_from
 
 PREFIX = "base_model.model."
 
@@ -54,16 +55,10 @@ class Made:
         return folder
 
 
+@cache
 def model(base: Path | str | None = None) -> ModelSettings:
     """The tiny model, or another base."""
-    return ModelSettings(
-        name="m",
-        base_model=str(base or tiny_model()),
-        revision=None,
-        dtype="float32",
-        max_model_len=None,
-        trust_remote_code=False,
-    )
+    return settings_from(compose_tree(*([f"model.base_model={base}"] if base else []))).model
 
 
 def examined(*folders: Path, base: Path | str | None = None) -> list[Examined]:

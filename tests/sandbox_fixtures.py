@@ -14,6 +14,7 @@ from conftest import BASE_IMAGE, compose_tree
 
 from swe_eval.benchmark.instances import Instance, load
 from swe_eval.sandbox.docker import LABEL
+from swe_eval.sandbox.local import LocalSandbox
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes, sandboxes
 from swe_eval.settings import PACKAGE, Settings, settings_from
 
@@ -67,15 +68,17 @@ def nap() -> str:
     return f"sleep 300.{uuid.uuid4().int % 10**12:012}"
 
 
-def is_running(sandbox: Sandbox, nap: str) -> bool:
-    """Whether such a process is there five seconds from now, or sooner if it is not."""
-    pattern = f"[s]{nap[1:]}"  # does not find itself
-    look = (
-        f"for process in /proc/[0-9]*; do tr '\\0' ' ' < $process/cmdline; echo; done 2> /dev/null | grep '^{pattern}'"
-    )
+def is_running(sandbox: Sandbox, command: str) -> bool:
+    """Whether a process with this command line is there five seconds from now, or sooner if it is not."""
+    lines = "for process in /proc/[0-9]*; do tr '\\0' ' ' < $process/cmdline; echo; done 2> /dev/null"
+    look = f"{lines} | grep --line-regexp --quiet '{command} '"
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        if sandbox.run(look, timeout=60).returncode:
+        if isinstance(sandbox, LocalSandbox):  # from outside: its commands see no process but their own
+            code = subprocess.run(["bash", "-c", look]).returncode
+        else:
+            code = sandbox.run(look, timeout=60).returncode
+        if code:
             return False
         time.sleep(0.1)
     return True

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -27,6 +28,10 @@ from swe_eval.settings import (
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+HELLO = [{"role": "user", "content": "hello"}]
+NAMES = ["base", "sft", "rl-step.900"]
+
+
 def serving_settings(
     base: Path, adapters: Mapping[str, Path | None], serving: TransformersServing | ExternalServing | None = None
 ) -> Settings:
@@ -40,6 +45,7 @@ def serving_settings(
             dtype="float32",
             max_model_len=None,
             trust_remote_code=False,
+            tool_call_parser=None,
         ),
         lora=ManyLora(kind="list", adapters=arms),
         serving=serving or transformers_serving(),
@@ -57,6 +63,7 @@ def transformers_serving(port: int | None = None) -> TransformersServing:
         startup_timeout=120,
         device="cpu",
         gpu_memory_utilization=0.9,
+        prefix_cache_gb=1,
     )
 
 
@@ -75,7 +82,7 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def random_adapters(talkative: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two LoRA adapters of ``talkative``, ``sft`` and ``rl-step.900``, that change what it says."""
     return {
-        name: _random_adapter(talkative, tmp_path_factory.mktemp("adapter"), seed)
+        name: random_adapter(talkative, tmp_path_factory.mktemp("adapter"), seed)
         for seed, name in enumerate(["sft", "rl-step.900"])
     }
 
@@ -93,7 +100,8 @@ def server(talkative: Path, random_adapters: dict[str, Path], server_log: Path) 
         yield server
 
 
-def _random_adapter(base: Path, directory: Path, seed: int) -> Path:
+def random_adapter(base: Path, directory: Path, seed: int, **config: Any) -> Path:
+    """A LoRA adapter on the attention, or on what ``config`` says, that changes what the base says."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -101,6 +109,7 @@ def _random_adapter(base: Path, directory: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base)
     # init_lora_weights=False makes B random; with the default of zeros the adapter would be the base model
-    config = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
-    get_peft_model(model, config).save_pretrained(directory)
+    where = config or {"target_modules": ["q_proj", "o_proj"]}
+    lora = LoraConfig(task_type="CAUSAL_LM", r=8, init_lora_weights=False, **where)
+    get_peft_model(model, lora).save_pretrained(directory)
     return directory

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from swe_eval.adapters import WEIGHTS
 from swe_eval.benchmark.demo.model import tiny_model
-from swe_eval.serving.app.weights import CannotServe, Source, Weights, load
+from swe_eval.serving.app.adapters import AdapterSwitch
+from swe_eval.serving.app.weights import CannotServe, Source, load
 
 TOKENS = torch.tensor([[5, 77, 300, 12, 9, 801, 44, 3, 650, 71, 8]])
 EXPERTS = modules(r"\.experts\.")
@@ -32,18 +33,25 @@ def logits(model: Callable[..., object]) -> torch.Tensor:
     return model(input_ids=TOKENS).logits  # type: ignore[attr-defined]
 
 
-def served(*folders: Path) -> Weights:
-    """The server's own loading of these adapters."""
-    adapters = {f"a{index}": str(folder) for index, folder in enumerate(folders)}
-    return load(Source(str(tiny_model()), dtype="float32", device="cpu"), adapters, ["base"])
+class Server:
+    """The server's own loading of these adapters, and its own way to choose among them."""
 
+    def __init__(self, *folders: Path) -> None:
+        adapters = {f"a{index}": str(folder) for index, folder in enumerate(folders)}
+        self._weights = load(Source(str(tiny_model()), dtype="float32", device="cpu"), adapters, ["base"])
+        self._switch = AdapterSwitch(self._weights.model)
 
-def error(weights: Weights, name: str, truth: torch.Tensor) -> float:
-    """How far the served model of this name is from the truth, the base's distance being 1."""
-    weights.select("base")
-    effect = (logits(weights.model) - truth).abs().max()
-    weights.select(name)
-    return float((logits(weights.model) - truth).abs().max() / effect)
+    @torch.no_grad()
+    def rows(self, *names: str) -> torch.Tensor:
+        """Logits of one pass with a row for each name."""
+        self._switch.set([self._weights.served[name].adapter for name in names])
+        return self._weights.model(input_ids=TOKENS.repeat(len(names), 1)).logits
+
+    def error(self, name: str, truth: torch.Tensor) -> float:
+        """How far what is served under this name is from the truth, alone or mixed; the base's distance is 1."""
+        base = self.rows("base")
+        found = [self.rows(name), *([self.rows("base", name)[1:]] if self._switch.can_mix else [])]
+        return max(float((logits - truth).abs().max() / (base - truth).abs().max()) for logits in found)
 
 
 def by_hand(made: Made, scales: dict[str, float], folder: Path) -> torch.Tensor:
@@ -90,7 +98,7 @@ def test_an_adapter_that_names_every_expert(names, config, scale, tmp_path):
     truth = by_hand(made, dict.fromkeys(shapes(), scale) | halved, tmp_path / "merged")
     verdict = examined(folder)[0].verdicts["transformers"].kind
     try:
-        off = error(served(folder), "a0", truth)
+        off = Server(folder).error("a0", truth)
     except CannotServe:
         off = float("inf")
     assert verdict == ("ok" if off < 1e-3 else "must be merged")
@@ -130,16 +138,16 @@ def test_an_adapter_that_peft_made_is_ok_and_served_exactly(config, count, tmp_p
     truth = made_by_peft(tmp_path, **config)
     assert len(load_file(tmp_path / WEIGHTS)) == count
     assert str(examined(tmp_path)[0].verdicts["transformers"]) == "ok"
-    assert error(served(tmp_path), "a0", truth) < 1e-3
+    assert Server(tmp_path).error("a0", truth) < 1e-3
 
 
 def test_two_adapters_of_fused_experts_stand_beside_one_of_attention(tmp_path):
     configs = [{"target_parameters": FUSED}, {"target_modules": ["o_proj"]}, {"target_parameters": FUSED}]
     folders = [tmp_path / str(seed) for seed in range(3)]
     truths = [made_by_peft(folder, seed, **configs[seed]) for seed, folder in enumerate(folders)]
-    weights = served(*folders)
+    server = Server(*folders)
     assert {str(each.verdicts["transformers"]) for each in examined(*folders)} == {"ok"}
-    assert all(error(weights, f"a{index}", truth) < 1e-3 for index, truth in enumerate(truths))
+    assert all(server.error(f"a{index}", truth) < 1e-3 for index, truth in enumerate(truths))
 
 
 def test_adapters_of_different_parameters_cannot_be_served_together(tmp_path):
@@ -147,7 +155,7 @@ def test_adapters_of_different_parameters_cannot_be_served_together(tmp_path):
         made_by_peft(tmp_path / str(index), target_parameters=parameters)
     assert examined(tmp_path / "0", tmp_path / "1")[1].verdicts["transformers"].kind == "must be merged"
     with pytest.raises(CannotServe, match="all adapters must target the same set of parameters"):
-        served(tmp_path / "0", tmp_path / "1")
+        Server(tmp_path / "0", tmp_path / "1")
 
 
 @pytest.mark.parametrize(

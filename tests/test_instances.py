@@ -90,6 +90,12 @@ def test_a_row_of_the_old_schema_is_refused_with_what_to_do(column, tmp_path):
         loaded(tmp_path / "old.json")
 
 
+def test_an_id_twice_is_refused(tmp_path):
+    (tmp_path / "twice.json").write_text(json.dumps(rows() * 2))
+    with pytest.raises(UserError, match="demo__calc-1 is there twice; keep one"):
+        loaded(tmp_path / "twice.json")
+
+
 def test_an_id_that_would_leave_its_folder_is_refused(tmp_path):
     bad = rows()
     bad[0]["instance_id"] = "../escape"

@@ -10,7 +10,8 @@ from scripted import SUBMIT, bash, bash_call, scripted_endpoint
 
 from swe_eval.benchmark.instances import load
 from swe_eval.errors import InfraError
-from swe_eval.rollout import Rollout, Stopped, roll_out
+from swe_eval.mini import Stopped
+from swe_eval.rollout import Rollout, roll_out
 from swe_eval.run_dir import RunDir, Trial
 from swe_eval.sandbox.local import LocalSandboxes
 from swe_eval.serving.server import Endpoint
@@ -42,7 +43,7 @@ def rolled(settings, tmp_path):
 
 def test_a_submission_is_the_patch(rolled):
     rollout, trajectory = rolled([bash(f"{EDIT} && git diff > patch.txt"), SUBMIT])
-    assert (rollout.exit_status, rollout.rescued, rollout.turns) == ("Submitted", False, 2)
+    assert (rollout.exit_status, rollout.source, rollout.turns) == ("Submitted", "submitted", 2)
     assert rollout.model_patch.endswith("+# touched\n")
     assert trajectory["info"]["submission_source"] == "submitted"
 
@@ -58,7 +59,7 @@ def test_a_submission_is_the_patch(rolled):
 )
 def test_work_that_was_not_submitted_is_rescued_and_labelled(rolled, answers, overrides, exit_status):
     rollout, trajectory = rolled(answers, *overrides)
-    assert (rollout.exit_status, rollout.rescued) == (exit_status, True)
+    assert (rollout.exit_status, rollout.source) == (exit_status, "rescued")
     assert rollout.model_patch.endswith("+# touched\n")
     info = trajectory["info"]
     assert (info["exit_status"], info["submission_source"]) == (exit_status, "rescued")
@@ -66,7 +67,7 @@ def test_work_that_was_not_submitted_is_rescued_and_labelled(rolled, answers, ov
 
 def test_without_rescue_it_is_an_empty_patch(rolled):
     rollout, _ = rolled([bash(EDIT), bash("true")], "agent.max_turns=2", "agent.rescue=false")
-    assert (rollout.model_patch, rollout.rescued) == ("", False)
+    assert (rollout.model_patch, rollout.source) == ("", "none")
 
 
 def test_work_that_the_agent_committed_is_rescued_too(rolled):
@@ -76,7 +77,7 @@ def test_work_that_the_agent_committed_is_rescued_too(rolled):
 
 def test_an_agent_that_did_nothing_leaves_nothing_to_rescue(rolled):
     rollout, trajectory = rolled(["no command"])
-    assert (rollout.model_patch, rollout.rescued) == ("", False)
+    assert (rollout.model_patch, rollout.source) == ("", "none")
     assert trajectory["info"]["submission_source"] == "none"
 
 
@@ -87,8 +88,7 @@ def test_a_submission_in_any_encoding_survives_byte_for_byte(rolled):
 
 def test_commands_come_as_tool_calls_too(rolled):
     answers = [bash_call(f"{EDIT} && git diff > patch.txt"), bash_call(SUBMIT.splitlines()[2])]
-    toolcall = ["agent=toolcall", "serving=external", "serving.base_url=http://unused/v1"]
-    rollout, _ = rolled(answers, *toolcall)
+    rollout, _ = rolled(answers, "agent=toolcall")
     assert rollout.exit_status == "Submitted"
     assert rollout.model_patch.endswith("+# touched\n")
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +75,11 @@ def test_another_configuration_is_refused_by_the_keys_that_differ(run):
 def test_two_processes_never_share_a_run_directory(run):
     with run.claimed({}), pytest.raises(UserError, match="in use by another process"), RunDir(run.root).claimed({}):
         pass
+
+
+def test_a_place_that_cannot_be_written_is_one_line():
+    with pytest.raises(UserError, match=r"output_dir=/proc/run: .*; write output_dir="):
+        RunDir(Path("/proc/run")).claimed({}).__enter__()
 
 
 def test_the_id_of_a_run_is_its_place(tmp_path):

@@ -1,11 +1,9 @@
-"""Where commands run: one suite for every backend. What only a container can promise is at the end.
-
-Whatever kills by ``-1`` belongs to a container: under ``sandbox=local`` it would end every process of the user.
-"""
+"""Where commands run: one suite for every backend. What only a container can promise is at the end."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import stat
 import subprocess
@@ -27,11 +25,23 @@ from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
 from swe_eval.sandbox.capture import CAP, KEEP
 from swe_eval.sandbox.docker import DockerSandbox
+from swe_eval.sandbox.local import LocalSandbox, own_processes
 from swe_eval.sandbox.sandbox import Completed, Sandbox, Sandboxes, sandboxes
 from swe_eval.settings import Settings
 
 SOON = 10
 """Seconds that are far from any limit below, and enough for a slow machine."""
+
+
+@pytest.fixture
+def typing() -> Iterator[None]:
+    """The runner's own standard input is one that never ends."""
+    kept, (reader, writer) = os.dup(0), os.pipe()
+    os.dup2(reader, 0)
+    yield
+    os.dup2(kept, 0)
+    for descriptor in (kept, reader, writer):
+        os.close(descriptor)
 
 
 def hold(settings: Settings, run_id: str, instance: Instance, is_ready: Event) -> None:
@@ -77,6 +87,7 @@ class TestCommands:
         assert b"sk-of-the-runner" not in done.output
 
     @pytest.mark.parametrize("command", ["cat", "read line", "python3 -c 'input()'"])
+    @pytest.mark.usefixtures("typing")
     def test_standard_input_is_closed(self, sandbox: Sandbox, command: str) -> None:
         """A command that reads gets end of file at once."""
         started = time.monotonic()
@@ -153,12 +164,17 @@ class TestLimits:
         assert (done.output, done.timed_out) == (b"before\n", True)
         assert not is_running(sandbox, nap)
 
-    def test_process_in_a_session_of_its_own_gets_away(self, sandbox: Sandbox, nap: str) -> None:
-        """``setsid`` outlives the time limit: a container takes it along when it ends, ``sandbox=local`` does not."""
-        done = sandbox.run(f"setsid {nap} > /dev/null & echo $!; wait", timeout=1)
-        assert done.timed_out
-        assert sandbox.run(f"kill -KILL {int(done.text)}", timeout=60) == Completed(b"", 0)
-        assert not is_running(sandbox, nap)
+    def test_process_in_a_session_of_its_own(self, sandbox: Sandbox, nap: str) -> None:
+        """``setsid`` outlives its command in a container, and not where a command has its own process space."""
+        assert sandbox.run(f"setsid {nap} > /dev/null & wait", timeout=1).timed_out
+        assert is_running(sandbox, nap) == (isinstance(sandbox, DockerSandbox) or not own_processes())
+
+    def test_kill_everything(self, sandbox: Sandbox) -> None:
+        """``kill -9 -1`` ends what the sandbox runs, not the sandbox, and never the machine."""
+        if isinstance(sandbox, LocalSandbox) and not own_processes():
+            pytest.skip("this machine gives no process spaces")
+        assert sandbox.run("sleep 300 & kill -9 -1", timeout=60).returncode != 126
+        assert sandbox.run("echo here", timeout=60) == Completed(b"here\n", 0)
 
     @pytest.mark.parametrize("command", ["yes", "head -c 1000000000 /dev/zero"])
     def test_output_without_end(self, sandbox: Sandbox, command: str) -> None:
@@ -170,7 +186,7 @@ class TestLimits:
         assert peak < 10 * KEEP < CAP
         assert 2 * KEEP < len(done.output) < 2 * KEEP + 100
         assert (done.timed_out, done.returncode) == (False, -9)
-        assert not is_running(sandbox, command if command != "yes" else "yes $")
+        assert not is_running(sandbox, command)
 
     def test_middle_of_long_output_is_cut_out(self, sandbox: Sandbox) -> None:
         """Head and tail are kept, with the number of bytes between them."""

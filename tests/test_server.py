@@ -7,30 +7,36 @@ import shutil
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import httpx
 import openai
 import pytest
 import torch
+from engines import GREEDY, complete, complete_all
 from fastapi.testclient import TestClient
+from parrot import Parrot
 from peft import PeftModel
-from serving_fixtures import serving_settings, transformers_serving
+from serving_fixtures import HELLO, NAMES, serving_settings, transformers_serving
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 
 from swe_eval.errors import ServingError
-from swe_eval.serving.app.engine import Engine, Sampling
+from swe_eval.serving.app.engine import Engine
 from swe_eval.serving.app.http import create_app
+from swe_eval.serving.app.sampling import Sampler
+from swe_eval.serving.app.sequence import Request
 from swe_eval.serving.app.weights import CannotServe, Source, load
 from swe_eval.serving.process import ServerProcess, free_port
 from swe_eval.serving.server import Endpoint, Server, serve
 
-HELLO = [{"role": "user", "content": "hello"}]
-GREEDY = Sampling(max_tokens=8, temperature=0, top_p=1, seed=None, stop=())
-NAMES = ["base", "sft", "rl-step.900"]
+LS = '{"name": "bash", "arguments": {"command": "ls"}}'
+BASH: Any = {"type": "function", "function": {"name": "bash", "description": "Run it.", "parameters": {}}}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +44,15 @@ def engine(random_adapters: dict[str, Path], talkative: Path) -> Engine:
     """The server's engine in this process, with a context of 64 tokens."""
     adapters = {name: str(path) for name, path in random_adapters.items()}
     return Engine(load(Source(str(talkative), max_model_len=64), adapters, ["base"]))
+
+
+@pytest.fixture
+def parrot(talkative: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Parrot]:
+    """A parrot that writes tool calls as Hermes and Qwen do."""
+    parrot = Parrot(talkative)
+    monkeypatch.setattr(Sampler, "draw", lambda sampler, _: parrot.draw(sampler))
+    yield parrot
+    parrot.engine.close()
 
 
 def ask(server: Server, name: str = "base", messages: Any = HELLO, **fields: Any) -> Any:
@@ -67,11 +82,22 @@ def error(response: httpx.Response) -> tuple[int, str | None, str]:
     return response.status_code, body["code"], body["message"]
 
 
-def greedy(base: Path, adapter: Path | None) -> str:
-    """24 tokens after HELLO, by transformers and peft alone."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
+def metrics(server: Server) -> dict[str, float]:
+    """Sample by name and labels."""
+    exposition = httpx.get(server.endpoints["base"].base_url.removesuffix("/v1") + "/metrics").text
+    samples = [line.rsplit(" ", 1) for line in exposition.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in samples}
+
+
+def reference(base: Path, adapter: Path | None) -> Any:
+    """Tokenizer and model by transformers and peft alone."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    model = PeftModel.from_pretrained(model, adapter) if adapter else model
+    return AutoTokenizer.from_pretrained(base), PeftModel.from_pretrained(model, adapter) if adapter else model
+
+
+def greedy(base: Path, adapter: Path | None) -> str:
+    """24 tokens after HELLO."""
+    tokenizer, model = reference(base, adapter)
     prompt = tokenizer.apply_chat_template(HELLO, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     output = model.generate(**prompt, do_sample=False, max_new_tokens=24)
     return str(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
@@ -104,7 +130,7 @@ class TestAdapters:
         caplog.set_level("INFO")
         adapters = {name: str(path) for name, path in random_adapters.items()}
         engine = Engine(load(Source(str(talkative), quantization=quantization), adapters, ["base"]))
-        assert len({engine.complete(name, HELLO, GREEDY, Event()).text for name in NAMES}) == 3
+        assert len({complete(engine, name).text for name in NAMES}) == 3
         assert "does not quantize fused experts: 1.5 MiB" in caplog.text
 
     def test_models_are_listed(self, server: Server, talkative: Path) -> None:
@@ -117,18 +143,16 @@ class TestAdapters:
         assert listed["sft"]["parent"] == str(talkative)
         assert listed["sft"]["max_model_len"] == endpoint.max_model_len == 8192
 
-    def test_failed_generation_leaves_nothing_behind(self, engine: Engine) -> None:
-        """After an exception in the middle of a generation the next answers are what they were."""
-
-        class Explodes(Event):
-            def is_set(self) -> bool:
-                raise RuntimeError("in the middle")
-
-        before = [engine.complete(name, HELLO, GREEDY, Event()) for name in NAMES]
-        for name in NAMES:
+    def test_failed_generation_leaves_nothing_behind(self, engine: Engine, monkeypatch: Any) -> None:
+        """After an exception in the middle of a pass the next answers are what they were."""
+        before = [complete(engine, name) for name in NAMES]
+        requests = [Request(name, engine.chat_prompt(HELLO, None), GREEDY) for name in NAMES]
+        with monkeypatch.context() as patch:
+            patch.setattr(DeepseekV3MoE, "forward", explode_at(5))
             with pytest.raises(RuntimeError, match="in the middle"):
-                engine.complete(name, HELLO, GREEDY, Explodes())
-        assert [engine.complete(name, HELLO, GREEDY, Event()) for name in reversed(NAMES)] == before[::-1]
+                complete_all(engine, *requests)
+        assert [complete(engine, name).text for name in reversed(NAMES)] == [piece.text for piece in before[::-1]]
+        assert [piece.text for piece in complete_all(engine, *requests)] == [piece.text for piece in before]
 
 
 class TestSampling:
@@ -156,11 +180,11 @@ class TestSampling:
 
     def test_end_of_turn_ends_the_answer(self, talkative: Path, tmp_path: Path) -> None:
         """Any of the model's end tokens ends the answer, counts as a token, and is no text."""
-        before = Engine(load(Source(str(talkative)), {}, ["base"])).complete("base", HELLO, GREEDY, Event()).text
+        before = complete(Engine(load(Source(str(talkative)), {}, ["base"]))).text
         model = shutil.copytree(talkative, tmp_path / "model")
         end = AutoTokenizer.from_pretrained(model).encode(before, add_special_tokens=False)[4]
         (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, end]}))
-        done = Engine(load(Source(str(model)), {}, ["base"])).complete("base", HELLO, GREEDY, Event())
+        done = complete(Engine(load(Source(str(model)), {}, ["base"])))
         assert done.finish_reason == "stop"
         assert before.startswith(done.text)
         assert done.completion_tokens <= 5
@@ -177,8 +201,8 @@ class TestSampling:
 
     def test_answer_is_the_rest_of_the_context_by_default(self, engine: Engine) -> None:
         """Without max_tokens the answer may fill what the prompt leaves."""
-        done = engine.complete("base", HELLO, Sampling(None, temperature=0, top_p=1, seed=None, stop=()), Event())
-        assert done.prompt_tokens + done.completion_tokens == engine.context
+        done = complete(engine, sampling=replace(GREEDY, max_tokens=None))
+        assert len(engine.chat_prompt(HELLO, None)) + done.completion_tokens == engine.context
         assert done.finish_reason == "length"
 
     def test_content_may_be_parts(self, server: Server) -> None:
@@ -191,6 +215,259 @@ class TestSampling:
         assert text(server, messages=conversation) == text(
             server, messages=[*HELLO, {"role": "assistant", "content": ""}, *HELLO]
         )
+
+
+class TestStreaming:
+    def stream(self, server: Server, name: str = "base", **fields: Any) -> list[Any]:
+        endpoint = server.endpoints[name]
+        with openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0) as client:
+            fields = {"temperature": 0, "max_tokens": 24, **fields}
+            return list(client.chat.completions.create(model=name, messages=HELLO, stream=True, **fields))
+
+    def test_a_stream_says_what_an_answer_says(self, server: Server) -> None:
+        """Text in several chunks, the reason for its end in the last."""
+        chunks = self.stream(server, "sft")
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text(server, "sft")
+        assert [chunk.choices[0].finish_reason for chunk in chunks][-2:] == [None, "length"]
+        assert chunks[0].choices[0].delta.role == "assistant"
+        assert len(chunks) > 10
+
+    def test_usage_comes_last_if_asked_for(self, server: Server) -> None:
+        """In a chunk of its own; without stream_options there is none."""
+        chunks = self.stream(server, stream_options={"include_usage": True})
+        assert [chunk.usage is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+        assert chunks[-1].usage.completion_tokens == 24
+        assert all(chunk.usage is None for chunk in self.stream(server))
+
+    def test_a_stop_string_is_never_sent(self, server: Server) -> None:
+        """Not even its beginning, whichever tokens it comes in."""
+        whole = text(server)
+        stop = whole[12:18]
+        chunks = self.stream(server, stop=stop)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole[: whole.index(stop)]
+        assert chunks[-1].choices[0].finish_reason == "stop"
+
+    def test_the_wire_is_server_sent_events(self, server: Server) -> None:
+        """Every line is data, the last one is [DONE]."""
+        response = post(server, {"model": "base", "messages": HELLO, "max_tokens": 2, "stream": True})
+        lines = [line for line in response.text.split("\n\n") if line]
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert all(json.loads(line.removeprefix("data: ")) for line in lines[:-1])
+        assert lines[-1] == "data: [DONE]"
+
+    def test_errors_before_the_first_chunk_have_their_status(self, server: Server) -> None:
+        """A stream that cannot begin is no stream."""
+        asked = {"model": "base", "messages": HELLO, "max_tokens": 8192, "stream": True}
+        assert error(post(server, asked))[:2] == (400, "context_length_exceeded")
+
+    def test_several_answers_in_one_stream(self, server: Server) -> None:
+        """Each chunk says which one it belongs to."""
+        chunks = self.stream(server, n=2)
+        for index in range(2):
+            own = [chunk.choices[0] for chunk in chunks if chunk.choices[0].index == index]
+            assert "".join(choice.delta.content or "" for choice in own) == text(server)
+
+
+class TestChoices:
+    def test_n_answers(self, server: Server) -> None:
+        """Each is drawn on its own; with a seed, the same ones again."""
+        done = ask(server, n=3, temperature=1, seed=5)
+        said = [choice.message.content for choice in done.choices]
+        assert [choice.index for choice in done.choices] == [0, 1, 2]
+        assert len(set(said)) == 3
+        assert done.usage.completion_tokens == 72
+        assert said == [choice.message.content for choice in ask(server, n=3, temperature=1, seed=5).choices]
+
+    def test_logprobs_are_the_model_s(self, server: Server, random_adapters: dict[str, Path], talkative: Path) -> None:
+        """Of every token, and of the likeliest at its place, first of which is the greedy choice."""
+        choice = ask(server, "sft", max_tokens=5, logprobs=True, top_logprobs=2).choices[0]
+        scored = choice.logprobs.content
+        assert "".join(score.token for score in scored) == choice.message.content
+        assert [score.top_logprobs[0].token for score in scored] == [score.token for score in scored]
+        tokenizer, model = reference(talkative, random_adapters["sft"])
+        prompt = tokenizer.apply_chat_template(HELLO, add_generation_prompt=True, return_dict=True)["input_ids"]
+        expected = model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1).topk(2).values.tolist()
+        assert [top.logprob for top in scored[0].top_logprobs] == pytest.approx(expected, abs=1e-4)
+
+    def test_top_logprobs_alone_are_a_mistake(self, server: Server) -> None:
+        """As at OpenAI."""
+        assert error(post(server, {"model": "base", "messages": HELLO, "top_logprobs": 2}))[0] == 400
+
+
+class TestCompletions:
+    def create(self, server: Server, prompt: Any, name: str = "base", **fields: Any) -> Any:
+        endpoint = server.endpoints[name]
+        client = openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0)
+        return client.completions.create(model=name, prompt=prompt, temperature=0, **fields)
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_a_given_text_is_scored(
+        self, server: Server, random_adapters: dict[str, Path], talkative: Path, name: str
+    ) -> None:
+        """echo with logprobs tells how likely each token of the prompt is to this adapter; nothing is generated."""
+        prompt = "def add(a, b):\n    return a + b\n"
+        choice = self.create(server, prompt, name, max_tokens=0, echo=True, logprobs=1).choices[0]
+        tokenizer, model = reference(talkative, random_adapters.get(name))
+        tokens = tokenizer.encode(prompt)
+        logprobs = model(torch.tensor([tokens])).logits[0].log_softmax(-1).detach()
+        expected = [float(logprobs[at, token]) for at, token in enumerate(tokens[1:])]
+        assert (choice.text, choice.finish_reason) == (prompt, "length")
+        assert choice.logprobs.token_logprobs[0] is None
+        assert choice.logprobs.token_logprobs[1:] == pytest.approx(expected, abs=1e-4)
+        assert "".join(choice.logprobs.tokens) == prompt
+        assert choice.logprobs.text_offset[-1] == len(prompt) - len(choice.logprobs.tokens[-1])
+
+    def test_a_long_text_is_scored_in_parts(self, server: Server, talkative: Path) -> None:
+        """A prompt that is read in several passes has a score for every token all the same."""
+        tokens = [3 + number * 7 % 900 for number in range(1200)]
+        choice = self.create(server, tokens, max_tokens=0, echo=True, logprobs=0).choices[0]
+        _, model = reference(talkative, None)
+        logprobs = model(torch.tensor([tokens])).logits[0].log_softmax(-1).detach()
+        expected = [float(logprobs[at, token]) for at, token in enumerate(tokens[1:])]
+        assert choice.logprobs.token_logprobs[1:] == pytest.approx(expected, abs=1e-3)
+
+    def test_text_and_its_tokens_go_on_alike(self, server: Server, talkative: Path) -> None:
+        """A prompt is a string or token ids, one or several."""
+        tokens = AutoTokenizer.from_pretrained(talkative).encode("import os\n")
+        one = self.create(server, "import os\n", max_tokens=8).choices[0].text
+        both = self.create(server, [tokens, tokens], max_tokens=8).choices
+        assert [choice.text for choice in both] == [one, one]
+        assert self.create(server, tokens, max_tokens=8, echo=True).choices[0].text == f"import os\n{one}"
+
+    def test_streams(self, server: Server) -> None:
+        """As chat does."""
+        chunks = list(self.create(server, "import os\n", max_tokens=8, stream=True))
+        whole = self.create(server, "import os\n", max_tokens=8).choices[0].text
+        assert "".join(chunk.choices[0].text for chunk in chunks) == whole
+
+    @pytest.mark.parametrize(
+        ("body", "names"),
+        [
+            ({"prompt": ""}, "at least one token"),
+            ({"prompt": [5000]}, "the vocabulary of 1024 tokens has no 5000"),
+            ({"prompt": "x", "max_tokens": 0}, "max_tokens=0 needs echo=true"),
+            ({"prompt": "x", "echo": True, "stream": True}, "echo=true is not supported in a stream"),
+            ({"prompt": "x", "suffix": "y"}, "suffix='y' is not supported"),
+        ],
+    )
+    def test_mistakes(self, server: Server, body: dict[str, Any], names: str) -> None:
+        """A request that cannot be honoured is 400 and says why."""
+        endpoint = server.endpoints["base"]
+        headers = {"Authorization": f"Bearer {endpoint.api_key}"}
+        response = httpx.post(f"{endpoint.base_url}/completions", json={"model": "base", **body}, headers=headers)
+        status, _, message = error(response)
+        assert status == 400
+        assert names in message
+
+
+class TestTools:
+    """A model that says what the test lets it say, behind the real server and the clients that people use."""
+
+    def test_a_tool_call_comes_back_as_one(self, parrot: Parrot) -> None:
+        """Content and calls apart, each with an id; the reason for the end says so."""
+        parrot.says(f"Let me look.\n<tool_call>\n{LS}\n</tool_call>\n<tool_call>\n{LS}\n</tool_call>")
+        choice = parrot.ask(tools=[BASH]).choices[0]
+        assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me look.\n")
+        assert [call.function.name for call in choice.message.tool_calls] == ["bash", "bash"]
+        assert json.loads(choice.message.tool_calls[0].function.arguments) == {"command": "ls"}
+        assert len({call.id for call in choice.message.tool_calls}) == 2
+        assert len(parrot.ask(tools=[BASH], parallel_tool_calls=False).choices[0].message.tool_calls) == 1
+
+    def test_a_stream_holds_calls_back_until_they_are_whole(self, parrot: Parrot) -> None:
+        """No chunk's content has a part of a call in it."""
+        parrot.says(f"Let me look.\n<tool_call>\n{LS}\n</tool_call>")
+        chunks = [chunk.choices[0] for chunk in parrot.ask(tools=[BASH], stream=True)]
+        assert "".join(chunk.delta.content or "" for chunk in chunks) == "Let me look.\n"
+        [calls] = [chunk.delta.tool_calls for chunk in chunks if chunk.delta.tool_calls]
+        assert (calls[0].index, json.loads(calls[0].function.arguments)) == (0, {"command": "ls"})
+        assert chunks[-1].finish_reason == "tool_calls"
+
+    @pytest.mark.parametrize("form", ["function call<|role_sep|>\n", "<|function_call|>"])
+    def test_gigachat_s_forms_are_special_tokens(self, parrot: Parrot, form: str) -> None:
+        """Which the text of an answer usually leaves out."""
+        parrot.speaks("gigachat3").says(f"Look.<|message_sep|>{form}{LS}")
+        message = parrot.ask(tools=[BASH]).choices[0].message
+        assert (message.content, message.tool_calls[0].function.name) == ("Look.", "bash")
+        assert "<|message_sep|>" not in parrot.ask().choices[0].message.content
+
+    def test_without_tools_a_call_is_text(self, parrot: Parrot) -> None:
+        """Nobody who did not offer tools gets calls."""
+        parrot.says(f"<tool_call>{LS}</tool_call>")
+        for fields in ({}, {"tools": [BASH], "tool_choice": "none"}):
+            choice = parrot.ask(**fields).choices[0]
+            assert (choice.finish_reason, choice.message.tool_calls) == ("stop", None)
+            assert choice.message.content == f"<tool_call>{LS}</tool_call>"
+
+    def test_a_history_of_calls_reaches_the_model(self, parrot: Parrot) -> None:
+        """Contents, calls with their arguments as an object, results, and the offered tools."""
+        parrot.says(f"Let me look.\n<tool_call>\n{LS}\n</tool_call>")
+        answer = parrot.ask(tools=[BASH]).choices[0].message
+        result = {"role": "tool", "tool_call_id": answer.tool_calls[0].id, "content": "a.py"}
+        parrot.ask([*HELLO, answer.model_dump(exclude_none=True), result], tools=[BASH])
+        assert parrot.heard[-1] == (
+            "<tools>bash</tools><|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nLet me look.\n"
+            '<tool_call>{"name": "bash", "arguments": {"command": "ls"}}</tool_call><|im_end|>\n'
+            "<|im_start|>tool\na.py<|im_end|>\n<|im_start|>assistant"
+        )
+
+    def test_mini_swe_agent_s_client_understands_calls(self, parrot: Parrot) -> None:
+        """LiteLLM, whose messages are sent back as they came."""
+        parrot.says(f"<tool_call>{LS}</tool_call>")
+        answer = parrot.ask_litellm(HELLO, tools=[BASH]).choices[0].message
+        assert answer.tool_calls[0].function.name == "bash"
+        result = {"role": "tool", "tool_call_id": answer.tool_calls[0].id, "content": "a.py"}
+        assert parrot.ask_litellm([*HELLO, answer.model_dump(), result], tools=[BASH]).choices
+
+    def test_a_model_without_tools_refuses_them(self, server: Server) -> None:
+        """The demo's chat template knows none."""
+        with pytest.raises(openai.BadRequestError, match="tools= is not supported by this model"):
+            ask(server, tools=[BASH])
+
+
+class TestCrowd:
+    def test_64_clients_at_once(self, server: Server) -> None:
+        """Everybody gets the answer that they would get alone."""
+        apart = {name: text(server, name) for name in NAMES}
+        asked = [NAMES[number % 3] for number in range(64)]
+        with ThreadPoolExecutor(64) as clients:
+            said = list(clients.map(lambda name: text(server, name), asked))
+        assert said == [apart[name] for name in asked]
+
+    def test_a_body_of_two_megabytes(self, server: Server) -> None:
+        """Is read, found too long, and answered so; meanwhile others are served."""
+        long = [{"role": "user", "content": "def f():\n    pass\n" * 120_000}]
+        with ThreadPoolExecutor(1) as client:
+            refused = client.submit(post, server, {"model": "base", "messages": long})
+            assert ask(server, max_tokens=2).usage.completion_tokens == 2
+            assert error(refused.result())[:2] == (400, "context_length_exceeded")
+
+    def test_a_full_queue_says_when_to_come_back(self, talkative: Path) -> None:
+        """429 with Retry-After, which clients obey; all answers of a request are queued, or none."""
+        engine = Engine(load(Source(str(talkative)), {}, ["base"]), max_waiting=3)
+        client = TestClient(create_app(engine, "key"), headers={"Authorization": "Bearer key"})
+        asked = {"model": "base", "messages": HELLO, "max_tokens": 8000, "n": 128}
+        response = client.post("/v1/chat/completions", json=asked)
+        assert error(response)[:2] == (429, "rate_limit_exceeded")
+        assert int(response.headers["retry-after"]) > 0
+        engine.close()
+        assert client.post("/v1/chat/completions", json={**asked, "n": 1}).status_code == 503
+
+    def test_metrics(self, server: Server) -> None:
+        """Prometheus can read what was done, by model, without a key."""
+        ask(server, "sft")
+        before = metrics(server)
+        ask(server, "sft")
+        after = metrics(server)
+        changed = {name: after[name] - before[name] for name in after if after[name] != before.get(name)}
+        prompt = changed.pop('swe_eval_prompt_tokens_total{model="sft"}')
+        assert changed.pop('swe_eval_cached_tokens_total{model="sft"}') == prompt - 1
+        changed.pop("swe_eval_prefix_cache_bytes", None)
+        assert changed == {
+            'swe_eval_requests_total{model="sft",outcome="length"}': 1,
+            'swe_eval_completion_tokens_total{model="sft"}': 24,
+            'swe_eval_prefix_cache_queries_total{model="sft"}': 1,
+            'swe_eval_prefix_cache_hits_total{model="sft"}': 1,
+        }
 
 
 class TestLitellm:
@@ -255,7 +532,7 @@ class TestRefusals:
             ({"model": "base", "messages": "hello"}, "messages"),
             ({"model": "base", "messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
             ({"model": "base", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "only text parts"),
-            ({"model": "base", "messages": [{"role": "tool", "content": "ok"}]}, "messages.0.role"),
+            ({"model": "base", "messages": [{"role": "robot", "content": "ok"}]}, "messages.0.role"),
             ({"model": "base", "messages": [{**HELLO[0], "tool_calls": [{"id": "1"}]}]}, "tool_calls"),
             (rb'{"model": "base", "messages": [{"role": "user", "content": "\ud800"}]}', "chat template"),
             ({"model": "base", "messages": HELLO, "temperature": "hot"}, "temperature"),
@@ -274,10 +551,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "field",
         [
-            {"stream": True},
-            {"n": 2},
-            {"logprobs": True},
-            {"tools": [{"type": "function"}]},
+            {"tools": [{"type": "function", "function": {"name": "bash"}}]},
             {"tool_choice": "required"},
             {"response_format": {"type": "json_object"}},
             {"presence_penalty": 0.5},
@@ -326,6 +600,22 @@ class TestRefusals:
 
 
 class TestClientsThatLeave:
+    @pytest.mark.parametrize("path", ["chat/completions", "completions"])
+    def test_a_stream_that_is_closed_stops(self, server: Server, path: str) -> None:
+        """Nothing is computed for a client that has heard enough."""
+        endpoint = server.endpoints["base"]
+        headers = {"Authorization": f"Bearer {endpoint.api_key}"}
+        what = {"messages": HELLO} if path.startswith("chat") else {"prompt": "hello"}
+        endless = {"model": "base", "max_tokens": 8000, "stream": True, **what}
+        with httpx.stream("POST", f"{endpoint.base_url}/{path}", json=endless, headers=headers) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            assert metrics(server)["swe_eval_requests_running"] == 1
+        deadline = time.monotonic() + 15
+        while metrics(server)["swe_eval_requests_running"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
     def test_abandoned_requests_do_not_block_the_next(self, server: Server, server_log: Path) -> None:
         """The running request of a client that left is stopped, its queued ones are never started."""
         endless = {"model": "base", "messages": HELLO, "temperature": 0, "max_tokens": 8000}
@@ -415,6 +705,18 @@ class TestStart:
         with pytest.raises(ServingError):
             server.check()
         socket.create_server(("127.0.0.1", port)).close()
+
+
+def explode_at(call: int) -> Any:
+    """The forward pass of an MoE layer, that raises when it is called for the n-th time."""
+    forward, calls = DeepseekV3MoE.forward, count(1)
+
+    def exploding(self: Any, hidden_states: Any) -> Any:
+        if next(calls) == call:
+            raise RuntimeError("in the middle")
+        return forward(self, hidden_states)
+
+    return exploding
 
 
 def rename_weights(file: Path, old: str, new: str | None) -> None:

@@ -87,6 +87,7 @@ def _load_task_repo(repo: Path, split: str) -> list[Instance]:
 
 
 def _check_schema(dataset: str, instances: Sequence[Instance]) -> None:
+    seen: set[str] = set()
     for instance in instances:
         if missing := [column for column in REQUIRED if instance.row.get(column) is None]:
             raise UserError(
@@ -95,6 +96,9 @@ def _check_schema(dataset: str, instances: Sequence[Instance]) -> None:
             )
         if not _SAFE.fullmatch(instance.instance_id):
             raise UserError(f"benchmark.dataset={dataset}: instance_id {instance.instance_id!r} cannot be a file name")
+        if instance.instance_id in seen:
+            raise UserError(f"benchmark.dataset={dataset}: {instance.instance_id} is there twice; keep one")
+        seen.add(instance.instance_id)
 
 
 def _select(settings: BenchmarkSettings, everything: Sequence[Instance]) -> list[Instance]:
@@ -105,7 +109,7 @@ def _select(settings: BenchmarkSettings, everything: Sequence[Instance]) -> list
         pattern = re.compile(settings.filter or "")
     except re.error as error:
         raise UserError(f"benchmark.filter={settings.filter}: not a regular expression ({error})") from None
-    named = [by_id[i] for i in settings.instance_ids] if settings.instance_ids else list(everything)
+    named = [by_id[i] for i in dict.fromkeys(settings.instance_ids)] if settings.instance_ids else everything
     return [instance for instance in named if pattern.match(instance.instance_id)]
 
 

@@ -19,7 +19,7 @@ def print_tables(console: Console, arms: Sequence[Arm], comparisons: Sequence[Co
     console.print(_arms_table(arms))
     for arm in arms:
         if exits := _exits(arm):
-            console.print(f"  {arm.name}: {exits}", highlight=False)
+            console.print(f"  {arm.name} ended with {exits}", highlight=False, soft_wrap=True)
     if comparisons:
         console.print(_comparison_table(comparisons))
     if owed := sum(len(arm.ids("infra")) for arm in arms):
@@ -45,10 +45,9 @@ def _arms_table(arms: Sequence[Arm]) -> Table:
 
 def _exits(arm: Arm) -> str:
     ended = Counter(verdict.exit_status for verdict in arm.verdicts.values() if verdict.exit_status)
-    parts = [f"{count} ended with {status}" for status, count in ended.most_common()]
-    if rescued := sum(verdict.rescued for verdict in arm.verdicts.values()):
-        parts.append(f"{rescued} unsubmitted patch{'es' * (rescued > 1)} rescued")
-    return ", ".join(parts)
+    listed = ", ".join(f"{count} {status}" for status, count in ended.most_common())
+    rescued = sum(verdict.rescued for verdict in arm.verdicts.values())
+    return listed + (f" ({rescued} unsubmitted patch{'es' * (rescued > 1)} rescued)" if rescued else "")
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> Table:

@@ -1,4 +1,8 @@
-"""``sandbox=local``: a temporary directory of this machine. Clean environment, limits, and no isolation at all."""
+"""``sandbox=local``: a temporary directory of this machine. Clean environment, limits, and no isolation to speak of.
+
+What a model writes can read and write whatever the user can. Its processes at least are its own, where the kernel lets
+us: a model that writes ``kill -9 -1`` ends its command and not the machine.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,12 @@ import importlib.util
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from swe_eval.benchmark.instances import Instance
@@ -34,7 +40,7 @@ class LocalSandbox:
         """See ``Sandbox.run``. ``BASH_ENV`` is left out: it names a file inside an image."""
         given = {key: value for key, value in (env or {}).items() if key != "BASH_ENV"}
         argv = ["env", "-C", str(self._repository), "bash", "-c", argument(command)]
-        done = capture(argv, timeout=timeout, env=self._environment() | given)
+        done = capture([*own_processes(), *argv], timeout=timeout, env=self._environment() | given)
         if not self._root.is_dir():  # whatever the command says, it says it of a repository that was being removed
             raise SandboxError("local sandbox: its directory is gone")
         return done
@@ -70,12 +76,29 @@ class LocalSandbox:
         }
 
 
+@cache
+def own_processes() -> tuple[str, ...]:
+    """What to put before a command to give it a process space of its own, which ends with it; empty if that fails.
+
+    The command must not be its process 1, which no signal of its own can end.
+    """
+    as_user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    prefix = ("unshare", *as_user, "--pid", "--mount-proc", "--fork", "--kill-child", "sh", "-c", '"$@"; exit $?', "sh")
+    try:
+        works = subprocess.run([*prefix, "true"], capture_output=True).returncode == 0
+    except OSError:
+        works = False
+    return prefix if works else ()
+
+
 class LocalSandboxes:
     """See ``Sandboxes``."""
 
     def __init__(self, run_id: str) -> None:
         if importlib.util.find_spec("pytest") is None:
             raise UserError("sandbox=local: the tasks' tests need pytest here; write pip install 'swe_eval[demo]'")
+        if missing := [command for command in ("bash", "git") if shutil.which(command) is None]:
+            raise UserError(f"sandbox=local: no {' and no '.join(missing)} on this machine; install it")
         self._prefix = f"swe_eval-{run_id}-"
 
     @contextmanager

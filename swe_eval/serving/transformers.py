@@ -46,6 +46,8 @@ def _argv(settings: Settings) -> list[str]:
         "--device": serving.device,
         "--gpu-memory-utilization": serving.gpu_memory_utilization,
         "--quantization": settings.quantization.kind,
+        "--prefix-cache-bytes": int(serving.prefix_cache_gb * 10**9),
+        "--tool-call-parser": model.tool_call_parser,
     }
     return [
         *(sys.executable, "-m", "swe_eval.serving.app"),

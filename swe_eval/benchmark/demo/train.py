@@ -27,12 +27,12 @@ import swe_eval.resolvers  # noqa: F401 - conf/ uses them
 from swe_eval.benchmark.demo.model import SHIPPED, model_hash, tiny_model
 from swe_eval.benchmark.instances import Instance, load
 from swe_eval.command import conf_dir
-from swe_eval.rollout import SandboxEnvironment, mini_config
+from swe_eval.mini import SandboxEnvironment, mini_config
 from swe_eval.sandbox.local import LocalSandboxes
 from swe_eval.settings import Settings, settings_from
 
 # isort: split
-# after swe_eval.rollout, which sets the two up
+# after swe_eval.mini, which sets the two up
 import litellm
 from minisweagent.agents.default import DefaultAgent
 from minisweagent.models.litellm_textbased_model import LitellmTextbasedModel

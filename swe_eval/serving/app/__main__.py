@@ -8,6 +8,11 @@ import os
 import socket
 import sys
 
+PARSERS = ["auto", "hermes", "qwen3_coder", "gigachat3", "none"]
+
+GRACE = 5
+"""Seconds that requests have, after SIGTERM, to be answered; who started us may kill us after ten."""
+
 
 def main() -> None:
     """Load the model and serve it until SIGTERM or SIGINT; exit code 1 and one line if that cannot be done."""
@@ -33,6 +38,7 @@ def _serve(args: argparse.Namespace, key: str, listener: socket.socket) -> None:
 
     from swe_eval.serving.app.engine import Engine
     from swe_eval.serving.app.http import create_app
+    from swe_eval.serving.app.tools import parser_named
     from swe_eval.serving.app.weights import CannotServe, Source, load
 
     source = Source(
@@ -47,11 +53,12 @@ def _serve(args: argparse.Namespace, key: str, listener: socket.socket) -> None:
     )
     adapters = dict(args.adapter)
     try:
-        engine = Engine(load(source, adapters, args.base_name or ([] if adapters else [args.model])))
+        weights = load(source, adapters, args.base_name or ([] if adapters else [args.model]))
     except CannotServe as error:
         sys.exit(f"error: {error}")
-    app = create_app(engine, key)
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    engine = Engine(weights, args.prefix_cache_bytes, args.max_running, args.max_waiting)
+    app = create_app(engine, key, parser_named(args.tool_call_parser, engine.chat_template))
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE)
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -67,6 +74,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--adapter", type=_name_and_path, action="append", default=[], metavar="NAME=PATH")
     parser.add_argument("--base-name", action="append", help="serve the bare base model under this name")
     parser.add_argument("--quantization", default="none", choices=["none", "8bit", "4bit"])
+    parser.add_argument("--tool-call-parser", default="auto", choices=PARSERS, help="auto: by the chat template")
+    parser.add_argument("--prefix-cache-bytes", type=int, default=4_000_000_000, help="of the host's memory")
+    parser.add_argument("--max-running", type=int, default=32, help="requests computed at once")
+    parser.add_argument("--max-waiting", type=int, default=256, help="requests in the queue; more are refused")
     parser.add_argument("--gpu-memory-utilization", type=float, default=1.0, help="fraction of the device's memory")
     parser.add_argument("--trust-remote-code", action="store_true")
     return parser.parse_args()

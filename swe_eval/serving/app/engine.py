@@ -1,21 +1,23 @@
-"""Chat messages in, text out: one request at a time on one set of weights."""
+"""Prompts in, answers out: the one thread that computes, and the queue before it."""
 
 from __future__ import annotations
 
-import secrets
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from threading import Event
-from typing import Any, Literal
+from threading import Event, Thread
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
+from swe_eval.serving.app.metrics import Metrics
+from swe_eval.serving.app.prefix_cache import PrefixCache
+from swe_eval.serving.app.scheduler import Scheduler
+from swe_eval.serving.app.sequence import Deliver, Request, Sequence
+from swe_eval.serving.app.text import decode
 from swe_eval.serving.app.weights import Served, Weights
 
-GREEDY_BELOW = 1e-5
-"""Temperatures under this are 0: dividing by them overflows."""
+logger = logging.getLogger(__name__)
 
 
 class BadPrompt(Exception):
@@ -26,39 +28,40 @@ class ContextOverflow(BadPrompt):
     """Prompt and answer together do not fit into the model's context."""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How to choose tokens, and when to stop."""
-
-    max_tokens: int | None
-    """None is as many as the context has room for."""
-    temperature: float
-    top_p: float
-    seed: int | None
-    """The same seed gives the same text."""
-    stop: tuple[str, ...]
-    """The text ends before the first of these."""
+class Busy(Exception):
+    """The queue is full."""
 
 
-@dataclass(frozen=True)
-class Completion:
-    """An answer, with its lengths in tokens."""
-
-    text: str
-    finish_reason: Literal["stop", "length"]
-    prompt_tokens: int
-    completion_tokens: int
+class Stopping(Exception):
+    """The server is being stopped."""
 
 
 class Engine:
-    """Generates as any of the served models."""
+    """Generates as any of the served models, for many requests at once.
 
-    def __init__(self, weights: Weights) -> None:
-        self._weights = weights
-        self._tokenizer = weights.tokenizer
-        self._end_tokens = _end_tokens(weights)
-        # generate() fills what a request leaves open from the model's own defaults (temperature 0.6, top_k 50 ...)
-        weights.model.generation_config = GenerationConfig()
+    Args:
+        prefix_cache_bytes: of the host's memory, for the beginnings of prompts.
+        max_running: requests computed at once.
+        max_waiting: requests in the queue before those.
+    """
+
+    def __init__(
+        self, weights: Weights, prefix_cache_bytes: int = 2**30, max_running: int = 32, max_waiting: int = 256
+    ) -> None:
+        self.metrics = Metrics()
+        self._weights, self._max_waiting = weights, max_waiting
+        prefixes = PrefixCache(prefix_cache_bytes)
+        self._scheduler = Scheduler(weights, prefixes, self.metrics, max_running)
+        self.metrics.watch(
+            requests_running=lambda: self._scheduler.running,
+            requests_waiting=lambda: self._scheduler.queued,
+            prefix_cache_bytes=lambda: prefixes.size,
+            prefix_cache_capacity_bytes=lambda: prefixes.capacity,
+            prefix_cache_entries=lambda: len(prefixes),
+        )
+        self._is_closing, self._has_news = Event(), Event()
+        self._thread = Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
 
     @property
     def served(self) -> Mapping[str, Served]:
@@ -70,29 +73,83 @@ class Engine:
         """Tokens of prompt and answer together."""
         return self._weights.context
 
-    def complete(self, name: str, messages: list[dict[str, str]], sampling: Sampling, cancelled: Event) -> Completion:
-        """Answer ``messages`` as ``name``; ends early, with what it has, once ``cancelled`` is set.
+    @property
+    def chat_template(self) -> str:
+        return str(self._weights.tokenizer.chat_template)
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """Their texts."""
+        return list(self._weights.tokenizer.all_special_tokens)
+
+    def chat_prompt(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> list[int]:
+        """Tokens of a conversation and the beginning of its next answer.
 
         Raises:
             BadPrompt: the chat template refuses the messages.
-            ContextOverflow: prompt and answer do not fit.
         """
-        prompt = self._encode(messages)
-        room = self._room(len(prompt), sampling.max_tokens)
-        halt = _Halt(self._tokenizer, len(prompt), sampling.stop, cancelled)
-        self._weights.select(name)
-        return self._completion(prompt, self._generate(prompt, room, sampling, halt), sampling.stop)
-
-    def _encode(self, messages: list[dict[str, str]]) -> list[int]:
         try:
-            encoded: Any = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+            encoded: Any = self._weights.tokenizer.apply_chat_template(
+                messages, tools=tools, add_generation_prompt=True, return_dict=True
+            )
         except (TemplateError, TypeError, ValueError) as error:
             raise BadPrompt(f"The chat template refuses these messages: {error}") from error
         return list(encoded["input_ids"])
 
+    def text_prompt(self, prompt: str | list[int]) -> list[int]:
+        """Tokens of a text, or the tokens themselves.
+
+        Raises:
+            BadPrompt: there are none, or one is not in the vocabulary.
+        """
+        try:
+            tokens = self._weights.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        except (TypeError, ValueError) as error:
+            raise BadPrompt(f"The tokenizer refuses this prompt: {error}") from error
+        vocabulary = self._weights.bare.get_input_embeddings().num_embeddings
+        if wrong := [token for token in tokens if not 0 <= token < vocabulary]:
+            raise BadPrompt(f"prompt: the vocabulary of {vocabulary} tokens has no {wrong[0]}")
+        if not tokens:
+            raise BadPrompt("prompt: needs at least one token")
+        return tokens
+
+    def text(self, tokens: list[int]) -> str:
+        """Of tokens together, without special ones."""
+        return decode(self._weights.tokenizer, tokens, keep_special=False)
+
+    def token_text(self, token: int) -> str:
+        """Of one token alone, special ones too."""
+        return decode(self._weights.tokenizer, [token], keep_special=True)
+
+    def submit(self, request: Request, deliver: Deliver) -> Sequence:
+        """Queue a request; from now on ``deliver`` is called, in another thread.
+
+        Raises:
+            ContextOverflow: prompt and answer do not fit.
+            Busy: the queue is full.
+            Stopping: there will be no more answers.
+        """
+        room = self._room(len(request.prompt), request.sampling.max_tokens)
+        if self._is_closing.is_set():
+            raise Stopping("The server is being stopped.")
+        if self._scheduler.queued >= self._max_waiting:
+            self.metrics.count("requests_total", model=request.model, outcome="refused")
+            raise Busy(f"{self._max_waiting} requests are waiting already: try again later.")
+        weights = self._weights
+        sequence = Sequence(request, room, weights.end_tokens, weights.tokenizer, weights.device, deliver)
+        self._scheduler.waiting.append(sequence)
+        self._has_news.set()
+        return sequence
+
+    def close(self) -> None:
+        """Stop after the current step; what is not answered by then fails with ``Stopping``."""
+        self._is_closing.set()
+        self._has_news.set()
+        self._thread.join()
+
     def _room(self, prompt: int, wanted: int | None) -> int:
         room = self.context - prompt if wanted is None else wanted
-        if room < 1 or prompt + room > self.context:
+        if prompt + max(room, wanted is None) > self.context:
             asked = max(room, 1)
             raise ContextOverflow(  # OpenAI's wording: clients, litellm among them, recognise it
                 f"This model's maximum context length is {self.context} tokens. However, you requested "
@@ -101,67 +158,16 @@ class Engine:
             )
         return room
 
-    def _generate(self, prompt: list[int], room: int, sampling: Sampling, halt: _Halt) -> list[int]:
-        model = self._weights.model
-        ids = torch.tensor([prompt], device=model.device)
-        torch.manual_seed(secrets.randbits(63) if sampling.seed is None else sampling.seed)
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                generation_config=self._config(room, sampling),
-                stopping_criteria=StoppingCriteriaList([halt]),
-            )
-        return [int(token) for token in output[0, len(prompt) :]]
-
-    def _config(self, room: int, sampling: Sampling) -> GenerationConfig:
-        choice: dict[str, Any] = {"do_sample": False}
-        if sampling.temperature >= GREEDY_BELOW:
-            # transformers' own default is top_k=50, which nobody asked for
-            choice = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        return GenerationConfig(
-            max_new_tokens=room,
-            eos_token_id=self._end_tokens or None,
-            pad_token_id=self._end_tokens[0] if self._end_tokens else 0,
-            **choice,
-        )
-
-    def _completion(self, prompt: list[int], new: list[int], stop: tuple[str, ...]) -> Completion:
-        ended = bool(new) and new[-1] in self._end_tokens
-        text = _decode(self._tokenizer, new[:-1] if ended else new)
-        cut = min((at for at in map(text.find, stop) if at >= 0), default=None)
-        finish_reason: Literal["stop", "length"] = "length" if cut is None and not ended else "stop"
-        return Completion(text[:cut], finish_reason, len(prompt), len(new))
-
-
-class _Halt(StoppingCriteria):
-    """Stops at a stop string, or when nobody waits for the answer any more."""
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, prompt: int, stop: tuple[str, ...], cancelled: Event
-    ) -> None:
-        self._tokenizer, self._prompt, self._stop, self._cancelled = tokenizer, prompt, stop, cancelled
-        # A token is at least a byte; one more for decoders that drop the first space.
-        self._tail = max((len(text.encode()) for text in stop), default=0) + 1
-
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **_: Any) -> torch.BoolTensor:
-        done = self._cancelled.is_set() or self._has_stop(input_ids[0])
-        return torch.full((len(input_ids),), done, device=input_ids.device, dtype=torch.bool)  # type: ignore[return-value]
-
-    def _has_stop(self, ids: torch.Tensor) -> bool:
-        if not self._stop:
-            return False
-        tail = _decode(self._tokenizer, ids[max(self._prompt, len(ids) - self._tail) :].tolist())
-        return any(text in tail for text in self._stop)
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    # the clean-up takes spaces out before punctuation, which is fatal to code
-    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-def _end_tokens(weights: Weights) -> list[int]:
-    """The model's and the tokenizer's: either alone is incomplete in real checkpoints."""
-    own = weights.model.generation_config.eos_token_id
-    found = own if isinstance(own, list) else [own]
-    return [token for token in dict.fromkeys([*found, weights.tokenizer.eos_token_id]) if token is not None]
+    @torch.inference_mode()
+    def _run(self) -> None:
+        while not self._is_closing.is_set():
+            if not self._scheduler.has_work:
+                self._has_news.wait()
+                self._has_news.clear()
+                continue
+            try:
+                self._scheduler.step()
+            except Exception as error:
+                logger.exception("a step failed")
+                self._scheduler.fail_all(error)
+        self._scheduler.fail_all(Stopping("The server is being stopped."))

@@ -14,9 +14,11 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    DynamicCache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 logger = logging.getLogger(__name__)
 
@@ -65,16 +67,23 @@ class Weights:
     served: Mapping[str, Served]
     """By model id."""
 
-    def select(self, name: str) -> None:
-        """Become the model of this id. Sets the whole state: whatever a failed request left behind is undone."""
-        if not isinstance(self.model, PeftModel):
-            return
-        tuner: Any = self.model.base_model
-        if adapter := self.served[name].adapter:
-            tuner.enable_adapter_layers()
-            self.model.set_adapter(adapter, inference_mode=True)
-        else:
-            tuner.disable_adapter_layers()
+    @property
+    def bare(self) -> PreTrainedModel:
+        """The model without PEFT's shell; the adapters' layers are in it all the same."""
+        model: PreTrainedModel = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return model
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.bare.device
+        return device
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The model's and the tokenizer's: either alone is incomplete in real checkpoints."""
+        own = self.bare.generation_config.eos_token_id
+        found = own if isinstance(own, list) else [own]
+        return frozenset(token for token in [*found, self.tokenizer.eos_token_id] if token is not None)
 
 
 def load(source: Source, adapters: Mapping[str, str], base_names: Iterable[str]) -> Weights:
@@ -89,6 +98,7 @@ def load(source: Source, adapters: Mapping[str, str], base_names: Iterable[str])
         tokenizer = AutoTokenizer.from_pretrained(source.model, **_hub(source))
         context = _context(config.get_text_config(), source.max_model_len)
         _require_chat_template(tokenizer, source.model)
+        _require_attention(config)
         model: Any = _base(source, device)
     except (OSError, ValueError) as error:
         raise CannotServe(f"model {source.model}: {_brief(error)}") from error
@@ -127,6 +137,13 @@ def _context(config: Any, wanted: int | None) -> int:
 def _require_chat_template(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
     if not tokenizer.chat_template:
         raise CannotServe(f"model {model}: no chat template: put the one it was trained with beside its tokenizer")
+
+
+def _require_attention(config: Any) -> None:
+    kinds = {type(layer) for layer in DynamicCache(config=config).layers}
+    if others := kinds - {DynamicLayer, DynamicSlidingWindowLayer}:
+        names = ", ".join(sorted(kind.__name__ for kind in others))
+        raise CannotServe(f"this server batches attention alone, and the model has layers with other states: {names}")
 
 
 def _base(source: Source, device: str) -> PreTrainedModel:

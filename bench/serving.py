@@ -1,0 +1,238 @@
+"""``python -m bench.serving``: our Transformers server beside ``transformers serve``, on a tiny DeepSeek-V3 model.
+
+Both serve the demo's model (random weights, made never to end an answer), on the CPU with one thread, both at once, and
+are asked in turn, round by round, so that whatever drifts hits all of them. Greedy; every answer has the length asked
+for, which is checked.
+
+- ``throughput_ratio_16``: tokens per second that 16 clients at once get from our server (bare base model, prompts of
+  their own of about 200 tokens, answers of 64), over what they get from ``transformers serve``.
+- ``reuse_speedup_20_turns``: seconds that a conversation of 20 turns takes (each adds about 340 tokens and an answer of
+  32) on our server started with ``--prefix-cache-bytes=0``, over the seconds with the cache. ``transformers serve``,
+  which has none, is printed beside it.
+- ``mixed_adapters_ratio``: tokens per second of the 16 clients with two LoRA adapters, eight clients each, over those
+  with one adapter.
+
+A ratio is the median of the rounds' own; the table has the median [lowest, highest] round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from swe_eval.benchmark.demo.model import tiny_model
+from swe_eval.serving.process import free_port
+
+CLIENTS = 16
+KEY = "benchmark"
+STARTUP = 300.0
+WORDS = "the agent looks at the file and finds a loop that ends too early so it writes a patch runs the tests and ends"
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where one is, and the model to ask it for."""
+
+    url: str
+    model: str
+
+    def ask(self, messages: Sequence[dict[str, str]], max_tokens: int, model: str | None = None) -> str:
+        """Text of an answer, which must be as long as was asked for."""
+        body = {"model": model or self.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
+        headers = {"Authorization": f"Bearer {KEY}"}
+        answer = httpx.post(f"{self.url}/v1/chat/completions", json=body, headers=headers, timeout=600)
+        done = answer.raise_for_status().json()
+        if done["usage"]["completion_tokens"] != max_tokens:
+            raise RuntimeError(f"{done['usage']} instead of {max_tokens} tokens from {self.url}")
+        return str(done["choices"][0]["message"]["content"])
+
+
+def throughput(server: Server, max_tokens: int, models: Sequence[str] = ()) -> float:
+    """Tokens per second that ``CLIENTS`` clients get together, the models dealt out among them."""
+    salt = time.time_ns()  # no prompt is another round's: the prefix cache must not help
+
+    def one(client: int) -> str:
+        words = f"{client} {salt} {' '.join([WORDS] * 5)}"
+        model = models[client % len(models)] if models else None
+        return server.ask([{"role": "user", "content": words}], max_tokens, model)
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        began = time.perf_counter()
+        list(clients.map(one, range(CLIENTS)))
+        return CLIENTS * max_tokens / (time.perf_counter() - began)
+
+
+def conversation(server: Server, turns: int) -> float:
+    """Seconds of an agent's conversation, each turn with all that was said before."""
+    messages = [{"role": "user", "content": f"{time.time_ns()} {' '.join([WORDS] * 10)}"}]
+    began = time.perf_counter()
+    for turn in range(turns):
+        answer = server.ask(messages, max_tokens=32)
+        observation = f"<returncode>{turn}</returncode>\n<output>\n{' '.join([WORDS] * 8)}\n</output>"
+        messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": observation}]
+    return time.perf_counter() - began
+
+
+def talkative_model(folder: Path) -> Path:
+    """The demo's model, whose answers end only where they must."""
+    from safetensors.numpy import load_file, save_file
+
+    model = Path(shutil.copytree(tiny_model(), folder / "model"))
+    weights = load_file(model / "model.safetensors")
+    weights["lm_head.weight"][json.loads((model / "config.json").read_text())["eos_token_id"]] = 0
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    return model
+
+
+def random_adapter(model: Path, folder: Path) -> Path:
+    """A LoRA adapter of rank 16 on the attention."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    targets = ["q_proj", "kv_a_proj_with_mqa", "o_proj"]
+    config = LoraConfig(task_type="CAUSAL_LM", r=16, target_modules=targets, init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
+    return folder
+
+
+@contextmanager
+def ours(model: Path, *options: str) -> Iterator[Server]:
+    """Our server, with the base as ``base``."""
+    port = free_port("127.0.0.1")
+    argv = [sys.executable, "-m", "swe_eval.serving.app", f"--model={model}", "--base-name=base", f"--port={port}"]
+    with _running([*argv, "--device=cpu", "--dtype=float32", *options], port):
+        yield Server(f"http://127.0.0.1:{port}", "base")
+
+
+@contextmanager
+def theirs(model: Path) -> Iterator[Server]:
+    """``transformers serve``; continuous batching, which fails for this architecture, stays off."""
+    port = free_port("127.0.0.1")
+    cli = "from transformers.cli.transformers import main; main()"
+    argv = [sys.executable, "-c", cli, "serve", str(model), f"--port={port}", "--device=cpu", "--dtype=float32"]
+    with _running(argv, port):
+        yield Server(f"http://localhost:{port}", str(model))
+
+
+@contextmanager
+def _running(argv: list[str], port: int) -> Iterator[None]:
+    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "SWE_EVAL_API_KEY": KEY}
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(argv, env={**os.environ, **quiet}, stdout=log, stderr=log)
+        try:
+            _await_health(process, port, lambda: f"{log.seek(0)}{log.read()[-2000:]}")
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _await_health(process: subprocess.Popen[bytes], port: int, log: Callable[[], str]) -> None:
+    deadline = time.monotonic() + STARTUP
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"http://localhost:{port}/health").status_code == 200:
+                return
+        time.sleep(0.2)
+    raise RuntimeError(f"{process.args} does not serve:\n{log()}")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Every measurement, round by round: tokens per second, and seconds per conversation."""
+
+    ours: Sequence[float]
+    theirs: Sequence[float]
+    one_adapter: Sequence[float]
+    two_adapters: Sequence[float]
+    reusing: Sequence[float]
+    recomputing: Sequence[float]
+    recomputing_theirs: Sequence[float]
+
+
+def measure(rounds: int, max_tokens: int, turns: int) -> Taken:
+    """Start the servers and ask them in turn."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        model = talkative_model(folder)
+        adapters = [f"--adapter={name}={random_adapter(model, folder / name)}" for name in "ab"]
+        server = stack.enter_context(ours(model, *adapters))
+        forgetful = stack.enter_context(ours(model, "--prefix-cache-bytes=0"))
+        upstream = stack.enter_context(theirs(model))
+        measures: list[Callable[[], float]] = [
+            lambda: throughput(server, max_tokens),
+            lambda: throughput(upstream, max_tokens),
+            lambda: throughput(server, max_tokens, ["a"]),
+            lambda: throughput(server, max_tokens, ["a", "b"]),
+            lambda: conversation(server, turns),
+            lambda: conversation(forgetful, turns),
+            lambda: conversation(upstream, turns),
+        ]
+        for one in (server, forgetful, upstream):
+            throughput(one, 2)  # the first requests of a process also load what they need
+        taken = [[one() for one in measures] for _ in range(rounds)]
+    return Taken(*zip(*taken, strict=True))
+
+
+def table_of(taken: Taken) -> Table:
+    """For people."""
+    table = Table("", "median \\[lowest, highest]", box=SIMPLE)
+    for label, values in (
+        (f"{CLIENTS} clients, tokens/s: our server", taken.ours),
+        ("  transformers serve", taken.theirs),
+        ("  our server, one adapter", taken.one_adapter),
+        ("  our server, two adapters mixed", taken.two_adapters),
+        ("conversation, s: our server", taken.reusing),
+        ("  our server without its prefix cache", taken.recomputing),
+        ("  transformers serve", taken.recomputing_theirs),
+    ):
+        middle, low, high = (f"{pick(values):.1f}" for pick in (median, min, max))
+        table.add_row(label, f"{middle} \\[{low}, {high}]")
+    return table
+
+
+def figures_of(taken: Taken) -> dict[str, float]:
+    """For programs."""
+    figures = {
+        "throughput_ratio_16": _ratio(taken.ours, taken.theirs),
+        "reuse_speedup_20_turns": _ratio(taken.recomputing, taken.reusing),
+        "mixed_adapters_ratio": _ratio(taken.two_adapters, taken.one_adapter),
+    }
+    return {name: float(f"{figure:.4g}") for name, figure in figures.items()}
+
+
+def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    return median(a / b for a, b in zip(above, below, strict=True))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.serving")
+    parser.add_argument("--quick", action="store_true", help="once, a few tokens: whether it runs, not how fast")
+    quick = parser.parse_args().quick
+    machine: Any = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+    taken = measure(rounds=1, max_tokens=4, turns=2) if quick else measure(rounds=3, max_tokens=64, turns=20)
+    Console().print(table_of(taken), machine)
+    print(json.dumps(figures_of(taken)))
+
+
+if __name__ == "__main__":
+    main()

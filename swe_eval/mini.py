@@ -1,0 +1,184 @@
+"""mini-swe-agent as we run it: its prompts and loop, our limits, our sandbox, our endpoint.
+
+Import this module before anything of mini-swe-agent or litellm: both read the environment when they are imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import platformdirs
+
+# before mini-swe-agent and litellm are imported: no banner, no set-up wizard, no download of a price list
+os.environ.setdefault("MSWEA_SILENT_STARTUP", "1")
+os.environ.setdefault("MSWEA_CONFIGURED", "true")
+os.environ.setdefault("MSWEA_GLOBAL_CONFIG_DIR", str(platformdirs.user_cache_path("swe_eval") / "mini-swe-agent"))
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+# a cluster's proxy cannot reach the server on this machine's own loopback
+for variable in ("NO_PROXY", "no_proxy"):
+    os.environ[variable] = ",".join(filter(None, [os.environ.get(variable), "127.0.0.1", "localhost"]))
+
+import litellm
+import yaml
+from litellm.exceptions import ContextWindowExceededError as ContextWindowExceededError  # re-exported
+from minisweagent.agents.default import DefaultAgent
+from minisweagent.config import builtin_config_dir
+from minisweagent.exceptions import Submitted
+from minisweagent.models.litellm_model import LitellmModel
+from minisweagent.models.litellm_textbased_model import LitellmTextbasedModel
+
+from swe_eval.run_dir import Trial, write_json
+from swe_eval.sandbox.sandbox import Completed, Sandbox
+from swe_eval.serving.server import Endpoint
+from swe_eval.settings import AgentSettings, Settings
+
+litellm.suppress_debug_info = True
+
+SUBMIT = b"COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
+COSTS = (
+    *("input_cost_per_token", "output_cost_per_token"),
+    *("cache_creation_input_token_cost", "cache_read_input_token_cost"),
+)
+TEMPLATES = ("system_template", "instance_template", "observation_template", "format_error_template")
+
+
+class Stopped(Exception):
+    """The run was told to stop; the trial is neither done nor failed."""
+
+
+class Agent(DefaultAgent):
+    """mini's agent, which asks before each turn whether the run is being stopped."""
+
+    def __init__(self, *args: Any, is_stopping: Callable[[], bool], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._is_stopping = is_stopping
+
+    def query(self) -> dict[str, Any]:
+        if self._is_stopping():
+            raise Stopped
+        return cast(dict[str, Any], super().query())
+
+
+def make_agent(
+    trial: Trial, endpoint: Endpoint, settings: Settings, sandbox: Sandbox, is_stopping: Callable[[], bool]
+) -> Agent:
+    """The agent of a trial; its ``query`` raises Stopped once ``is_stopping`` says so."""
+    config = mini_config(settings.agent)
+    model = _model(trial, endpoint, settings, config["model"])
+    environment = SandboxEnvironment(sandbox, settings, config["environment"]["env"])
+    return Agent(model, environment, is_stopping=is_stopping, **config["agent"])
+
+
+@cache
+def mini_config(settings: AgentSettings) -> dict[str, Any]:
+    """mini-swe-agent's benchmark configuration with our settings over it: keys agent, model, environment."""
+    path = Path(builtin_config_dir) / "benchmarks" / f"{settings.mini_config}.yaml"
+    stock = yaml.safe_load(path.read_text())
+    given = {name: text for name in TEMPLATES if (text := getattr(settings, name)) is not None}
+    agent_keys, model_keys = TEMPLATES[:2], TEMPLATES[2:]
+    os.environ["MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT"] = str(settings.model_retries)
+    return {
+        "agent": stock["agent"]
+        | {key: given[key] for key in agent_keys if key in given}
+        | {
+            "step_limit": settings.max_turns,
+            "cost_limit": 0.0,
+            "wall_time_limit_seconds": max(1, round(settings.wall_time_limit)),
+        },
+        "model": {key: text for key, text in stock["model"].items() if key in model_keys}
+        | {key: given[key] for key in model_keys if key in given},
+        "environment": stock["environment"],
+    }
+
+
+def write_registry(path: Path, endpoints: Mapping[str, Endpoint]) -> None:
+    """LiteLLM's model registry for these endpoints: no cost, the true context length."""
+    entries = {
+        f"openai/{endpoint.model}": {
+            "litellm_provider": "openai",
+            "mode": "chat",
+            "max_tokens": endpoint.max_model_len,
+            "max_input_tokens": endpoint.max_model_len,
+            **dict.fromkeys(COSTS, 0.0),
+        }
+        for endpoint in endpoints.values()
+    }
+    write_json(path, entries)
+    litellm.register_model(entries)
+
+
+class SandboxEnvironment:
+    """mini-swe-agent's ``Environment`` protocol on a sandbox of ours."""
+
+    def __init__(self, sandbox: Sandbox, settings: Settings, env: Mapping[str, str]) -> None:
+        self.config = settings.sandbox
+        self._sandbox, self._env, self._timeout = sandbox, env, settings.agent.command_timeout
+
+    def execute(self, action: dict[str, Any], cwd: str = "") -> dict[str, Any]:
+        """Run the action's command; raises mini's ``Submitted`` when its output is a submission."""
+        done = self._sandbox.run(action["command"], timeout=self._timeout, env=self._env)
+        _raise_if_submitted(done)
+        if done.timed_out:
+            problem = f"The command took more than {self._timeout:g} seconds and was killed."
+            return {"output": done.text, "returncode": -1, "exception_info": problem}
+        return {"output": done.text, "returncode": done.returncode, "exception_info": ""}
+
+    def get_template_vars(self, **kwargs: Any) -> dict[str, Any]:
+        return kwargs
+
+    def serialize(self) -> dict[str, Any]:
+        config = {"environment": self.config.model_dump(mode="json"), "environment_type": "swe_eval.sandbox"}
+        return {"info": {"config": config}}
+
+
+def _raise_if_submitted(done: Completed) -> None:
+    first, _, rest = done.output.lstrip().partition(b"\n")
+    if first.strip() == SUBMIT and done.returncode == 0:
+        submission = rest.decode("utf-8", "surrogateescape")  # as bytes: a patch may hold any encoding
+        extra = {"exit_status": "Submitted", "submission": submission}
+        raise Submitted({"role": "exit", "content": submission, "extra": extra})
+
+
+def _model(trial: Trial, endpoint: Endpoint, settings: Settings, templates: Mapping[str, str]) -> LitellmModel:
+    agent = settings.agent
+    keyword_arguments = {
+        "temperature": agent.temperature,
+        "top_p": agent.top_p,
+        "max_tokens": agent.max_tokens,
+        "seed": settings.seed + trial.sample - 1,
+        "timeout": agent.wall_time_limit,
+        "max_retries": 0,  # mini retries; twice over is an hour
+        "drop_params": True,
+    }
+    served = _ServedToolcall if agent.actions == "toolcall" else _ServedText
+    return served(
+        endpoint,
+        model_name=f"openai/{endpoint.model}",
+        model_kwargs=keyword_arguments,
+        cost_tracking="ignore_errors",
+        **templates,
+    )
+
+
+class _Served:
+    """Gives the endpoint to each call instead of to the configuration, which is written into the trajectory."""
+
+    def __init__(self, endpoint: Endpoint, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._endpoint = endpoint
+
+    def _query(self, messages: list[dict[str, Any]], **kwargs: Any) -> Any:
+        where = {"api_base": self._endpoint.base_url, "api_key": self._endpoint.api_key}
+        return super()._query(messages, **where, **kwargs)  # type: ignore[misc]
+
+
+class _ServedToolcall(_Served, LitellmModel):
+    pass
+
+
+class _ServedText(_Served, LitellmTextbasedModel):
+    pass

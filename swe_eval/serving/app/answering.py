@@ -1,0 +1,156 @@
+"""From one HTTP request to the engine and back: all its answers are cancelled when its client goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request as HttpRequest
+from fastapi.responses import StreamingResponse
+
+from swe_eval.serving.app.engine import Engine
+from swe_eval.serving.app.errors import as_api_error
+from swe_eval.serving.app.sequence import Piece, Request, Sequence
+
+logger = logging.getLogger(__name__)
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+@dataclass
+class Usage:
+    """Lengths in tokens."""
+
+    prompt: int
+    completion: int = 0
+    cached: int = 0
+
+    def count(self, last: Piece) -> None:
+        """Add an answer; of several to the same prompt, what was cached for one was cached."""
+        self.completion += last.completion_tokens
+        self.cached = max(self.cached, last.cached_tokens)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """As OpenAI tells it."""
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+        }
+
+
+@dataclass
+class Head:
+    """What all parts of an answer begin with."""
+
+    model: str
+    kind: str
+    """``chat.completion``, ``chat.completion.chunk`` or ``text_completion``."""
+    id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def with_choices(self, choices: list[dict[str, Any]], **rest: Any) -> dict[str, Any]:
+        head = {"id": self.id, "object": self.kind, "created": self.created, "model": self.model}
+        return {**head, "choices": choices, **rest}
+
+
+class Answers:
+    """The answers to an HTTP request, in pieces, while its client waits for them."""
+
+    def __init__(self, engine: Engine, requests: Iterable[Request]) -> None:
+        """Queue the requests, all or none.
+
+        Raises:
+            BadPrompt, Busy, Stopping: see the engine.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._pieces: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
+        self._sequences: list[Sequence] = []
+        try:
+            for index, request in enumerate(requests):
+                self._sequences.append(engine.submit(request, self._deliver_as(index)))
+        except Exception:
+            self.cancel()
+            raise
+
+    async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+        """Each with the index of its request; until all are finished."""
+        unfinished = len(self._sequences)
+        while unfinished:
+            index, piece = await self._pieces.get()
+            if isinstance(piece, Exception):
+                raise piece
+            yield index, piece
+            unfinished -= piece.finish_reason is not None
+
+    async def whole(self, http: HttpRequest) -> list[Piece]:
+        """Every answer in one piece, for requests that do not stream.
+
+        Raises:
+            ClientGone: the client left; then nothing more is computed.
+        """
+        collecting = asyncio.ensure_future(self._collect())
+        leaving = asyncio.ensure_future(_left(http))
+        try:
+            await asyncio.wait([collecting, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if not collecting.done():
+                raise ClientGone
+            return collecting.result()
+        finally:
+            collecting.cancel()
+            leaving.cancel()
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Stop computing what is unfinished."""
+        for sequence in self._sequences:
+            sequence.cancel()
+
+    async def _collect(self) -> list[Piece]:
+        by_index = {index: piece async for index, piece in self.pieces()}
+        return [by_index[index] for index in sorted(by_index)]
+
+    def _deliver_as(self, index: int) -> Any:
+        def deliver(piece: Piece | Exception) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the server is going down
+                self._loop.call_soon_threadsafe(self._pieces.put_nowait, (index, piece))
+
+        return deliver
+
+
+def event_stream(answers: Answers, events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
+    """Server-sent events, ended by ``[DONE]``; if the client goes away, so do the answers."""
+
+    async def lines() -> AsyncIterator[str]:
+        try:
+            async for event in events:
+                yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+        except Exception as error:  # the status line has long been sent
+            yield f"data: {json.dumps(as_api_error(error).body)}\n\n"
+        finally:
+            answers.cancel()
+        yield "data: [DONE]\n\n"
+
+    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+def log_answer(model: str, usage: Usage, began: float) -> None:
+    """One line per request."""
+    seconds = time.monotonic() - began
+    logger.info("%s: %d + %d tokens, %d cached, %.2f s", model, usage.prompt, usage.completion, usage.cached, seconds)
+
+
+async def _left(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass

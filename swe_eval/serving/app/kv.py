@@ -1,0 +1,101 @@
+"""Keys and values: what attention remembers of the tokens it has read."""
+
+from __future__ import annotations
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+KV = tuple[tuple[torch.Tensor, torch.Tensor], ...]
+"""Layer by layer, keys and values, each of shape [rows, heads, tokens, size]; never written to.
+
+Multi-head latent attention (DeepSeek-V3, GigaChat3) has its compressed latents there, about a twentieth of the bytes.
+"""
+
+SPARE = 64
+"""Tokens that a layer makes room for in advance, at least."""
+
+
+def cache_of(kv: KV, device: torch.device) -> Cache:
+    """A cache for the model to go on from; empty if ``kv`` is."""
+    if not kv:
+        return Cache(layer_class_to_replicate=_RoomyLayer)
+    return Cache(layers=[_RoomyLayer(keys.to(device), values.to(device)) for keys, values in kv])
+
+
+def kv_of(cache: Cache) -> KV:
+    """What a cache holds."""
+    return tuple((layer.keys, layer.values) for layer in cache.layers)
+
+
+def length_of(kv: KV) -> int:
+    """In tokens; of every row the same, padding included."""
+    return int(kv[0][0].shape[-2]) if kv else 0
+
+
+def below(rows: KV, row: KV) -> KV:
+    """``rows`` with another one, all aligned at their ends, the shorter padded with zeros before their beginnings."""
+    return tuple(
+        (_stacked(keys, more_keys), _stacked(values, more_values))
+        for (keys, values), (more_keys, more_values) in zip(rows, row, strict=True)
+    )
+
+
+def selected(kv: KV, rows: list[int], start: int) -> KV:
+    """Some of the rows, without the first ``start`` tokens."""
+    return tuple((keys[rows][..., start:, :], values[rows][..., start:, :]) for keys, values in kv)
+
+
+def beginning(kv: KV, length: int) -> KV:
+    """The first tokens."""
+    return tuple((keys[..., :length, :], values[..., :length, :]) for keys, values in kv)
+
+
+def kept(kv: KV) -> KV:
+    """A copy in the host's memory."""
+    return tuple((keys.to("cpu", copy=True), values.to("cpu", copy=True)) for keys, values in kv)
+
+
+def _stacked(upper: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
+    length = max(upper.shape[-2], lower.shape[-2])
+    return torch.cat([_padded(upper, length), _padded(lower, length)])
+
+
+def _padded(states: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.nn.functional.pad(states, (0, 0, length - states.shape[-2], 0))
+
+
+class _RoomyLayer(DynamicLayer):
+    """Writes new tokens into spare room; transformers' own layer copies everything it holds for each token."""
+
+    def __init__(self, keys: torch.Tensor | None = None, values: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self._key_room, self._value_room = _Room(), _Room()
+        if keys is not None and values is not None:
+            self.lazy_initialization(keys, values)
+            self.keys, self.values = keys, values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        length = self.get_seq_length()
+        self.keys = self._key_room.appended(self.keys, length, key_states)
+        self.values = self._value_room.appended(self.values, length, value_states)
+        return self.keys, self.values
+
+
+class _Room:
+    """The storage behind a layer's keys, or values."""
+
+    def __init__(self) -> None:
+        self._storage: torch.Tensor | None = None
+
+    def appended(self, states: torch.Tensor, length: int, new: torch.Tensor) -> torch.Tensor:
+        end = length + new.shape[-2]
+        if self._storage is None or self._storage.shape[-2] < end:
+            self._storage = new.new_empty(*new.shape[:-2], end + max(SPARE, end // 4), new.shape[-1])
+            if length:
+                self._storage[..., :length, :] = states
+        self._storage[..., length:end, :] = new
+        return self._storage[..., :end, :]

@@ -1,0 +1,68 @@
+"""What earlier prompts and answers left in memory, so that the next turn of a conversation reads only what is new."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from swe_eval.serving.app.kv import KV, beginning, kept
+
+
+@dataclass(frozen=True)
+class _Entry:
+    model: str
+    tokens: np.ndarray
+    kv: KV
+    size: int
+
+
+class PrefixCache:
+    """Sequences by model id and tokens; the least recently used leave when they take more than ``capacity`` bytes.
+
+    They are kept in the host's memory: a device's is for the weights and the running requests.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.size = 0
+        """Bytes held."""
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, model: str, tokens: list[int]) -> tuple[int, KV]:
+        """The longest common beginning of ``tokens`` and a sequence of this model: its length, its keys and values."""
+        wanted = np.asarray(tokens)
+        lengths = {at: _common(entry.tokens, wanted) for at, entry in self._entries.items() if entry.model == model}
+        best = max(lengths, key=lengths.__getitem__, default=None)
+        if best is None or not (length := lengths[best]):
+            return 0, ()
+        self._entries.move_to_end(best)
+        return length, beginning(self._entries[best].kv, length)
+
+    def put(self, model: str, tokens: list[int], kv: KV) -> None:
+        """Keep a sequence, in place of those that it continues."""
+        entry = _Entry(model, np.asarray(tokens), kv, sum(keys.nbytes + values.nbytes for keys, values in kv))
+        if entry.size > self.capacity:
+            return
+        for at, other in list(self._entries.items()):
+            if other.model == model and _common(other.tokens, entry.tokens) == len(other.tokens):
+                self._drop(at)
+        while self.size + entry.size > self.capacity:
+            self._drop(next(iter(self._entries)))
+        self._entries[self._next] = replace(entry, kv=kept(kv))
+        self._next += 1
+        self.size += entry.size
+
+    def _drop(self, at: int) -> None:
+        self.size -= self._entries.pop(at).size
+
+
+def _common(a: np.ndarray, b: np.ndarray) -> int:
+    shorter = min(len(a), len(b))
+    differ = np.flatnonzero(a[:shorter] != b[:shorter])
+    return int(differ[0]) if len(differ) else shorter

@@ -1,0 +1,176 @@
+"""The engine of our server, in this process: many requests at once, and none of them notices."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+import torch
+from engines import GREEDY, complete, complete_all
+from serving_fixtures import NAMES, random_adapter
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
+
+from swe_eval.serving.app.engine import Busy, Engine, Stopping
+from swe_eval.serving.app.sequence import Piece, Request
+from swe_eval.serving.app.weights import Source, load
+
+WORDS = "the agent looks at the file and finds a loop that ends too early "
+
+
+@pytest.fixture
+def loaded(random_adapters: dict[str, Path], talkative: Path):
+    """Weights of an engine's own: it changes which adapters are active."""
+    adapters = {name: str(path) for name, path in random_adapters.items()}
+    return lambda: load(Source(str(talkative)), adapters, ["base"])
+
+
+@pytest.fixture
+def engine(loaded):
+    engine = Engine(loaded())
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def forgetful(loaded):
+    """Without a prefix cache, one request at a time."""
+    engine = Engine(loaded(), prefix_cache_bytes=0, max_running=1)
+    yield engine
+    engine.close()
+
+
+def requests(engine: Engine, count: int = 9) -> list[Request]:
+    """Of all models in turn, with prompts and answers of many lengths."""
+    prompts = [[{"role": "user", "content": f"{number} {WORDS * (number % 5)}"}] for number in range(count)]
+    return [
+        Request(NAMES[number % 3], engine.chat_prompt(prompt, None), replace(GREEDY, max_tokens=4 + 5 * (number % 4)))
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+def gauge(engine: Engine, name: str) -> int:
+    [line] = [line for line in engine.metrics.exposition().splitlines() if line.startswith(f"swe_eval_{name} ")]
+    return int(line.split()[1])
+
+
+def texts(pieces: list[Piece]) -> list[str]:
+    return [piece.text for piece in pieces]
+
+
+class TestRows:
+    def test_a_row_says_what_it_says_alone(self, engine, forgetful):
+        """Whatever models, lengths and ends its neighbours have."""
+        asked = requests(engine)
+        assert texts(complete_all(engine, *asked)) == [complete_all(forgetful, one)[0].text for one in asked]
+
+    def test_rows_join_and_leave_between_steps(self, engine, forgetful):
+        """A short answer is there before a long one that was asked for first."""
+        sampling = [replace(GREEDY, max_tokens=tokens) for tokens in (400, 2)]
+        long, short = (replace(one, sampling=how) for one, how in zip(requests(engine, 2), sampling, strict=True))
+        first, second = SimpleQueue(), SimpleQueue()
+        engine.submit(long, first.put)
+        engine.submit(short, second.put)
+        assert second.get(timeout=60).completion_tokens == 2
+        assert first.empty()
+        assert first.get(timeout=60).text == complete_all(forgetful, long)[0].text
+
+    def test_a_seed_says_the_same_in_company(self, engine, forgetful):
+        sampling = replace(GREEDY, temperature=1, top_p=0.9, seed=7, max_tokens=12)
+        sampled = replace(requests(engine)[4], sampling=sampling)
+        together = complete_all(engine, sampled, *requests(engine))[0]
+        assert together.text == complete_all(forgetful, sampled)[0].text
+
+    def test_adapters_of_fused_experts_are_served_side_by_side(self, talkative, random_adapters, tmp_path):
+        """PEFT cannot mix those in one pass: each model has its own."""
+        experts = ["experts.gate_up_proj", "experts.down_proj"]
+        fused = random_adapter(talkative, tmp_path, seed=2, target_modules=[], target_parameters=experts)
+        adapters = {"sft": str(random_adapters["sft"]), "rl-step.900": str(fused)}
+        engine = Engine(load(Source(str(talkative)), adapters, ["base"]))
+        alone = Engine(load(Source(str(talkative)), adapters, ["base"]), prefix_cache_bytes=0, max_running=1)
+        asked = requests(engine)
+        assert texts(complete_all(engine, *asked)) == [complete_all(alone, one)[0].text for one in asked]
+        assert len({complete(alone, name).text for name in NAMES}) == 3
+
+
+class TestTrouble:
+    def test_out_of_memory_makes_fewer_run(self, engine, forgetful, monkeypatch):
+        """What does not fit beside others is computed after them, and nobody notices."""
+        asked = requests(engine)
+        forward = DeepseekV3MoE.forward
+
+        def small(self: Any, hidden_states: torch.Tensor) -> Any:
+            if len(hidden_states) > 3:
+                raise torch.OutOfMemoryError("a small device")
+            return forward(self, hidden_states)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DeepseekV3MoE, "forward", small)
+            together = texts(complete_all(engine, *asked))
+        assert together == [complete_all(forgetful, one)[0].text for one in asked]
+
+    def test_out_of_memory_alone_is_an_error(self, engine, monkeypatch):
+        def never(self: Any, hidden_states: torch.Tensor) -> Any:
+            raise torch.OutOfMemoryError("a tiny device")
+
+        with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+            patch.setattr(DeepseekV3MoE, "forward", never)
+            complete(engine)
+        assert complete(engine).finish_reason == "length"
+
+    def test_a_cancelled_request_stops(self, engine):
+        answer = SimpleQueue()
+        sequence = engine.submit(replace(requests(engine)[0], sampling=replace(GREEDY, max_tokens=8000)), answer.put)
+        time.sleep(0.2)
+        sequence.cancel()
+        assert answer.get(timeout=10).completion_tokens < 8000
+        assert gauge(engine, "requests_running") == 0
+
+    def test_a_full_queue_is_told(self, loaded):
+        engine = Engine(loaded(), max_running=1, max_waiting=1)
+        endless = replace(requests(engine)[0], sampling=replace(GREEDY, max_tokens=8000))
+        answers: SimpleQueue[Piece | Exception] = SimpleQueue()
+        with pytest.raises(Busy):
+            for _ in range(9):
+                engine.submit(endless, answers.put)
+        engine.close()
+        assert isinstance(answers.get(timeout=10), Stopping)
+        with pytest.raises(Stopping):
+            engine.submit(endless, answers.put)
+
+
+class TestPrefixCache:
+    def turns(self, engine: Engine, model: str, count: int = 4) -> list[Piece]:
+        messages: list[dict[str, Any]] = [{"role": "user", "content": WORDS * 3}]
+        pieces = []
+        for _ in range(count):
+            asked = Request(model, engine.chat_prompt(messages, None), replace(GREEDY, max_tokens=16))
+            pieces += complete_all(engine, asked)
+            messages += [{"role": "assistant", "content": pieces[-1].text}, {"role": "user", "content": WORDS}]
+        return pieces
+
+    def test_a_conversation_reads_only_what_is_new(self, engine, forgetful):
+        """And says what it would say if it read everything."""
+        turns = self.turns(engine, "sft")
+        cached = [turn.cached_tokens for turn in turns]
+        assert cached[0] == 0
+        assert cached == sorted(set(cached))
+        assert texts(turns) == texts(self.turns(forgetful, "sft"))
+        assert {turn.cached_tokens for turn in self.turns(forgetful, "sft")} == {0}
+
+    def test_another_adapter_s_memory_is_not_used(self, engine):
+        self.turns(engine, "sft")
+        assert self.turns(engine, "base", count=1)[0].cached_tokens == 0
+
+    def test_its_memory_is_bounded(self, loaded):
+        """A conversation takes one entry; the least recently used leaves."""
+        engine = Engine(loaded(), prefix_cache_bytes=400_000)
+        sizes = []
+        for model in NAMES * 2:
+            self.turns(engine, model)
+            sizes.append((gauge(engine, "prefix_cache_bytes"), gauge(engine, "prefix_cache_entries")))
+        assert all(0 < size <= 400_000 and entries in (1, 2) for size, entries in sizes), sizes
+        engine.close()
