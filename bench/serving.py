@@ -12,7 +12,8 @@ for, which is checked.
 - ``mixed_adapters_ratio``: tokens per second of the 16 clients with two LoRA adapters, eight clients each, over those
   with one adapter.
 
-A ratio is the median of the rounds' own; the table has the median [lowest, highest] round.
+A ratio of throughputs is the median of the rounds' own; the table has the median [lowest, highest] round. The servers
+are asked for the conversation turn by turn, one after the other.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import httpx
 from rich.box import SIMPLE
@@ -80,15 +80,21 @@ def throughput(server: Server, max_tokens: int, models: Sequence[str] = ()) -> f
         return CLIENTS * max_tokens / (time.perf_counter() - began)
 
 
-def conversation(server: Server, turns: int) -> float:
-    """Seconds of an agent's conversation, each turn with all that was said before."""
+def conversation(servers: Sequence[Server], turns: int) -> list[float]:
+    """Seconds that each server takes for an agent's conversation, every turn with all that was said before.
+
+    They are asked turn by turn, one after the other.
+    """
     messages = [{"role": "user", "content": f"{time.time_ns()} {' '.join([WORDS] * 10)}"}]
-    began = time.perf_counter()
+    seconds = [0.0] * len(servers)
     for turn in range(turns):
-        answer = server.ask(messages, max_tokens=32)
+        for index, server in enumerate(servers):
+            began = time.perf_counter()
+            answer = server.ask(messages, max_tokens=32)
+            seconds[index] += time.perf_counter() - began
         observation = f"<returncode>{turn}</returncode>\n<output>\n{' '.join([WORDS] * 8)}\n</output>"
         messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": observation}]
-    return time.perf_counter() - began
+    return seconds
 
 
 def talkative_model(folder: Path) -> Path:
@@ -157,15 +163,15 @@ def _await_health(process: subprocess.Popen[bytes], port: int, log: Callable[[],
 
 @dataclass(frozen=True)
 class Taken:
-    """Every measurement, round by round: tokens per second, and seconds per conversation."""
+    """Tokens per second, round by round, and seconds of a conversation."""
 
     ours: Sequence[float]
     theirs: Sequence[float]
     one_adapter: Sequence[float]
     two_adapters: Sequence[float]
-    reusing: Sequence[float]
-    recomputing: Sequence[float]
-    recomputing_theirs: Sequence[float]
+    reusing: float
+    recomputing: float
+    recomputing_theirs: float
 
 
 def measure(rounds: int, max_tokens: int, turns: int) -> Taken:
@@ -182,14 +188,11 @@ def measure(rounds: int, max_tokens: int, turns: int) -> Taken:
             lambda: throughput(upstream, max_tokens),
             lambda: throughput(server, max_tokens, ["a"]),
             lambda: throughput(server, max_tokens, ["a", "b"]),
-            lambda: conversation(server, turns),
-            lambda: conversation(forgetful, turns),
-            lambda: conversation(upstream, turns),
         ]
         for one in (server, forgetful, upstream):
             throughput(one, 2)  # the first requests of a process also load what they need
         taken = [[one() for one in measures] for _ in range(rounds)]
-    return Taken(*zip(*taken, strict=True))
+        return Taken(*zip(*taken, strict=True), *conversation([server, forgetful, upstream], turns))
 
 
 def table_of(taken: Taken) -> Table:
@@ -200,9 +203,9 @@ def table_of(taken: Taken) -> Table:
         ("  transformers serve", taken.theirs),
         ("  our server, one adapter", taken.one_adapter),
         ("  our server, two adapters mixed", taken.two_adapters),
-        ("conversation, s: our server", taken.reusing),
-        ("  our server without its prefix cache", taken.recomputing),
-        ("  transformers serve", taken.recomputing_theirs),
+        ("conversation, s: our server", [taken.reusing]),
+        ("  our server without its prefix cache", [taken.recomputing]),
+        ("  transformers serve", [taken.recomputing_theirs]),
     ):
         middle, low, high = (f"{pick(values):.1f}" for pick in (median, min, max))
         table.add_row(label, f"{middle} \\[{low}, {high}]")
@@ -213,7 +216,7 @@ def figures_of(taken: Taken) -> dict[str, float]:
     """For programs."""
     figures = {
         "throughput_ratio_16": _ratio(taken.ours, taken.theirs),
-        "reuse_speedup_20_turns": _ratio(taken.recomputing, taken.reusing),
+        "reuse_speedup_20_turns": taken.recomputing / taken.reusing,
         "mixed_adapters_ratio": _ratio(taken.two_adapters, taken.one_adapter),
     }
     return {name: float(f"{figure:.4g}") for name, figure in figures.items()}
@@ -228,8 +231,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.serving")
     parser.add_argument("--quick", action="store_true", help="once, a few tokens: whether it runs, not how fast")
     quick = parser.parse_args().quick
-    machine: Any = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
-    taken = measure(rounds=1, max_tokens=4, turns=2) if quick else measure(rounds=3, max_tokens=64, turns=20)
+    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+    taken = measure(rounds=1, max_tokens=4, turns=2) if quick else measure(rounds=5, max_tokens=64, turns=20)
     Console().print(table_of(taken), machine)
     print(json.dumps(figures_of(taken)))
 

@@ -136,8 +136,8 @@ class TransformersServing(Group):
     """Where the model runs; auto takes CUDA if it is there."""
     gpu_memory_utilization: Annotated[Probability, Free]
     """Fraction of the device's memory that the server may take."""
-    prefix_cache_gb: Annotated[NonNegativeFloat, Free]
-    """Memory of the host, in 10^9 bytes, for what was read already: the next turn of a conversation starts there."""
+    prefix_cache_gb: Annotated[NonNegativeFloat | None, Free]
+    """Memory of the device, in 10^9 bytes, for what conversations have read already; null is a part of what is free."""
 
 
 class ExternalServing(Group):

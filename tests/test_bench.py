@@ -8,13 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-def test_overhead_ends_with_one_json_object_of_its_figures():
-    command = [sys.executable, "-m", "bench.overhead", "--quick"]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
+FIGURES = {
+    "overhead": {"step_ms", "step_ratio", "trial_s", "grade_s", "help_s", "help_ratio"},
+    "serving": {"throughput_ratio_16", "reuse_speedup_20_turns", "mixed_adapters_ratio"},
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_benchmark_ends_with_one_json_object_of_its_figures(name):
+    command = [sys.executable, "-m", f"bench.{name}", "--quick"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
-    assert figures.keys() == {"step_ms", "step_ratio", "trial_s", "grade_s", "help_s", "help_ratio"}
+    assert figures.keys() == FIGURES[name]
     assert all(math.isfinite(figure) and figure > 0 for figure in figures.values()), figures

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -628,6 +630,23 @@ class TestClientsThatLeave:
         assert ask(server, max_tokens=3).usage.completion_tokens == 3
         assert time.monotonic() - began < 15  # 8000 tokens take longer on any machine this runs on
         assert "+ 8000 tokens" not in server_log.read_text()
+
+
+class TestStop:
+    def test_what_is_being_answered_is_answered(self, talkative: Path, tmp_path: Path) -> None:
+        """After SIGTERM the server takes nothing new, and leaves when it is done."""
+        settings = serving_settings(talkative, {"base": None})
+        with serve(settings, tmp_path / "log", print) as server, ThreadPoolExecutor(1) as client:
+            assert isinstance(server, ServerProcess)
+            answer = client.submit(ask, server, max_tokens=100)
+            deadline = time.monotonic() + 60
+            while not metrics(server)["swe_eval_requests_running"]:
+                assert time.monotonic() < deadline
+            os.kill(server.pid, signal.SIGTERM)
+            assert answer.result().usage.completion_tokens == 100
+            with pytest.raises(ServingError, match="exit code"):
+                while time.monotonic() < deadline:
+                    server.check()
 
 
 class TestStart:

@@ -46,7 +46,7 @@ def _argv(settings: Settings) -> list[str]:
         "--device": serving.device,
         "--gpu-memory-utilization": serving.gpu_memory_utilization,
         "--quantization": settings.quantization.kind,
-        "--prefix-cache-bytes": int(serving.prefix_cache_gb * 10**9),
+        "--prefix-cache-bytes": None if serving.prefix_cache_gb is None else int(serving.prefix_cache_gb * 10**9),
         "--tool-call-parser": model.tool_call_parser,
     }
     return [

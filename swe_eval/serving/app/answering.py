@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from swe_eval.serving.app.engine import Engine
 from swe_eval.serving.app.errors import as_api_error
@@ -129,26 +130,33 @@ class Answers:
         return deliver
 
 
-def event_stream(answers: Answers, events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
+class EventStream(StreamingResponse):
     """Server-sent events, ended by ``[DONE]``; if the client goes away, so do the answers."""
 
-    async def lines() -> AsyncIterator[str]:
-        try:
-            async for event in events:
-                yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
-        except Exception as error:  # the status line has long been sent
-            yield f"data: {json.dumps(as_api_error(error).body)}\n\n"
-        finally:
-            answers.cancel()
-        yield "data: [DONE]\n\n"
+    def __init__(self, answers: Answers, events: AsyncIterator[dict[str, Any]]) -> None:
+        super().__init__(_lines(events), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._answers = answers
 
-    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:  # not in the generator: it may never have begun
+            self._answers.cancel()
 
 
 def log_answer(model: str, usage: Usage, began: float) -> None:
     """One line per request."""
     seconds = time.monotonic() - began
     logger.info("%s: %d + %d tokens, %d cached, %.2f s", model, usage.prompt, usage.completion, usage.cached, seconds)
+
+
+async def _lines(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+    try:
+        async for event in events:
+            yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+    except Exception as error:  # the status line has long been sent
+        yield f"data: {json.dumps(as_api_error(error).body)}\n\n"
+    yield "data: [DONE]\n\n"
 
 
 async def _left(http: HttpRequest) -> None:

@@ -23,12 +23,12 @@ class Batch(Generic[Row]):
         self._device = device
         self.rows: list[Row] = []
         self._padding: list[int] = []
-        self._cache = cache_of((), device)
+        self._cache = cache_of(())
 
     def join(self, row: Row, kv: KV) -> None:
         """Add a row that remembers ``kv``."""
         mine = kv_of(self._cache)
-        self._cache = cache_of(below(mine, kv) if mine else kv, self._device)
+        self._cache = cache_of(below(mine, kv) if mine else kv)
         longer = length_of(kv) - length_of(mine) if mine else 0
         self._padding = [*(padding + max(0, longer) for padding in self._padding), max(0, -longer)]
         self.rows.append(row)
@@ -40,14 +40,14 @@ class Batch(Generic[Row]):
             self.clear()
             return
         spare = min(self._padding[index] for index in stay)
-        self._cache = cache_of(selected(kv_of(self._cache), stay, spare), self._device)
+        self._cache = cache_of(selected(kv_of(self._cache), stay, spare))
         self._padding = [self._padding[index] - spare for index in stay]
         self.rows = [self.rows[index] for index in stay]
 
     def clear(self) -> None:
         """Remove all rows."""
         self.rows, self._padding = [], []
-        self._cache = cache_of((), self._device)
+        self._cache = cache_of(())
 
     def kv(self, row: Row) -> KV:
         """What a row remembers."""

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 
-from swe_eval.serving.app.answering import Answers, Head, Usage, event_stream, log_answer
+from swe_eval.serving.app.answering import Answers, EventStream, Head, Usage, log_answer
 from swe_eval.serving.app.engine import Engine
 from swe_eval.serving.app.errors import ApiError
 from swe_eval.serving.app.protocol import CompletionRequest
@@ -44,7 +44,7 @@ class Completions:
         answers = Answers(self._engine, requests)
         usage = Usage(sum(len(request.prompt) for request in requests[:: asked.n]))
         if asked.stream:
-            return event_stream(answers, self._chunks(asked, answers, usage))
+            return EventStream(answers, self._chunks(asked, answers, usage))
         began = time.monotonic()
         pieces = await answers.whole(http)
         for piece in pieces:

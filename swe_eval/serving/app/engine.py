@@ -11,7 +11,7 @@ import torch
 from jinja2 import TemplateError
 
 from swe_eval.serving.app.metrics import Metrics
-from swe_eval.serving.app.prefix_cache import PrefixCache
+from swe_eval.serving.app.prefix_cache import PrefixCache, sensible_capacity
 from swe_eval.serving.app.scheduler import Scheduler
 from swe_eval.serving.app.sequence import Deliver, Request, Sequence
 from swe_eval.serving.app.text import decode
@@ -40,17 +40,18 @@ class Engine:
     """Generates as any of the served models, for many requests at once.
 
     Args:
-        prefix_cache_bytes: of the host's memory, for the beginnings of prompts.
+        prefix_cache_bytes: of the device's memory, for the beginnings of prompts; None is a sensible part of it.
         max_running: requests computed at once.
         max_waiting: requests in the queue before those.
     """
 
     def __init__(
-        self, weights: Weights, prefix_cache_bytes: int = 2**30, max_running: int = 32, max_waiting: int = 256
+        self, weights: Weights, prefix_cache_bytes: int | None = None, max_running: int = 32, max_waiting: int = 256
     ) -> None:
         self.metrics = Metrics()
         self._weights, self._max_waiting = weights, max_waiting
-        prefixes = PrefixCache(prefix_cache_bytes)
+        capacity = sensible_capacity(weights.device) if prefix_cache_bytes is None else prefix_cache_bytes
+        prefixes = PrefixCache(capacity)
         self._scheduler = Scheduler(weights, prefixes, self.metrics, max_running)
         self.metrics.watch(
             requests_running=lambda: self._scheduler.running,

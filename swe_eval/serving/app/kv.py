@@ -15,11 +15,11 @@ SPARE = 64
 """Tokens that a layer makes room for in advance, at least."""
 
 
-def cache_of(kv: KV, device: torch.device) -> Cache:
+def cache_of(kv: KV) -> Cache:
     """A cache for the model to go on from; empty if ``kv`` is."""
     if not kv:
         return Cache(layer_class_to_replicate=_RoomyLayer)
-    return Cache(layers=[_RoomyLayer(keys.to(device), values.to(device)) for keys, values in kv])
+    return Cache(layers=[_RoomyLayer(keys, values) for keys, values in kv])
 
 
 def kv_of(cache: Cache) -> KV:
@@ -50,9 +50,9 @@ def beginning(kv: KV, length: int) -> KV:
     return tuple((keys[..., :length, :], values[..., :length, :]) for keys, values in kv)
 
 
-def kept(kv: KV) -> KV:
-    """A copy in the host's memory."""
-    return tuple((keys.to("cpu", copy=True), values.to("cpu", copy=True)) for keys, values in kv)
+def copied(kv: KV) -> KV:
+    """Apart from the storage that it is a view of."""
+    return tuple((keys.clone(), values.clone()) for keys, values in kv)
 
 
 def _stacked(upper: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
-from swe_eval.serving.app.kv import KV, beginning, kept
+from swe_eval.serving.app.kv import KV, beginning, copied
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,17 @@ class _Entry:
     size: int
 
 
+def sensible_capacity(device: torch.device) -> int:
+    """Bytes: two fifths of what the loaded model leaves of a GPU, a tenth of a machine's memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] * 2 // 5
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 10
+
+
 class PrefixCache:
     """Sequences by model id and tokens; the least recently used leave when they take more than ``capacity`` bytes.
 
-    They are kept in the host's memory: a device's is for the weights and the running requests.
+    They are where the model is: the tensors of a long conversation are too large to be carried to the host every turn.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -54,9 +63,14 @@ class PrefixCache:
                 self._drop(at)
         while self.size + entry.size > self.capacity:
             self._drop(next(iter(self._entries)))
-        self._entries[self._next] = replace(entry, kv=kept(kv))
+        self._entries[self._next] = replace(entry, kv=copied(kv))
         self._next += 1
         self.size += entry.size
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self.size = 0
 
     def _drop(self, at: int) -> None:
         self.size -= self._entries.pop(at).size

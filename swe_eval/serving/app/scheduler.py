@@ -102,7 +102,7 @@ class Scheduler:
             self._metrics.count("prefix_cache_queries_total", model=model)
             self._metrics.count("prefix_cache_hits_total", bool(known), model=model)
         sequence.cached_tokens = min(known, len(sequence.request.prompt))
-        return _Reading(sequence, cache_of(kv, self._weights.device), known)
+        return _Reading(sequence, cache_of(kv), known)
 
     def _read_prompts(self) -> None:
         left = READ_PER_STEP
@@ -201,15 +201,21 @@ class Scheduler:
         sequence.deliver(error)
 
     def _give_up(self, sequences: list[Sequence], limit: int, error: Exception) -> None:
-        """The sequences have failed; but out of memory among others, they start again when at most ``limit`` run."""
-        if not isinstance(error, torch.OutOfMemoryError) or limit < 1:
+        """The sequences have failed; but if memory has run out that can be freed, they start again.
+
+        It is freed by forgetting all prefixes, and, the next time, by having at most ``limit`` sequences run.
+        """
+        if not isinstance(error, torch.OutOfMemoryError) or not (limit or len(self._prefixes)):
             for sequence in sequences:
                 self._fail(sequence, error)
             return
-        logger.warning("out of memory: at most %d requests at once until all of them are answered", limit)
+        if len(self._prefixes):
+            self._prefixes.clear()
+        else:
+            logger.warning("out of memory: at most %d requests at once until all of them are answered", limit)
+            self._limit = limit
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self._limit = limit
         self.waiting.extendleft(reversed(sequences))
 
     def _count(self, sequence: Sequence, outcome: str) -> None:
