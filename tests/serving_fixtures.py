@@ -41,7 +41,7 @@ def serving_settings(
             max_model_len=None,
             trust_remote_code=False,
         ),
-        lora=ManyLora(kind="list", adapters=arms),
+        lora=ManyLora(kind="list", apply="auto", adapters=arms),
         serving=serving or transformers_serving(),
         quantization=QuantizationSettings(kind="none"),
     )
