@@ -203,6 +203,13 @@ class TestCheckpoint:
         trained = peft_adapter(base, tmp_path / "adapter", target_modules=[target, "o_proj"])
         torch.testing.assert_close(logits(merged(base, trained)), logits(by_peft(base, trained)), **EXACT)
 
+    def test_an_embedding_that_may_be_tied_under_another_name_is_refused(self, base: Path, tmp_path: Path) -> None:
+        model = Path(shutil.copytree(base, tmp_path / "model"))
+        config = {"text_config": {"vocab_size": 1024, "tie_word_embeddings": True}}
+        (model / "config.json").write_text(json.dumps(config))
+        trained = adapter(base, tmp_path / "adapter", "lm_head")
+        assert "lm_head.weight may be tied to another tensor" in refusal(lambda: merged(model, trained))
+
     def test_tied_embeddings_stay_tied_otherwise(self, tmp_path: Path) -> None:
         base = checkpoint(tmp_path / "base", tie_word_embeddings=True)
         trained = adapter(base, tmp_path / "adapter", "o_proj")
@@ -246,6 +253,7 @@ class TestRefusals:
             ({"fan_in_fan_out": True}, "fan_in_fan_out=True is not understood"),
             ({"layer_replication": [[0, 2]]}, "layer_replication=[[0, 2]] is not understood"),
             ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa trains against another base; save it with"),
+            ({"modules_to_save": ["lm_head"]}, "modules_to_save names lm_head, of which it has no tensors"),
             ({"r": 8}, "layers.0.self_attn.o_proj has rank 4, and 8 in adapter_config.json"),
             ({"use_dora": True}, "o_proj: use_dora=True does not fit its tensors"),
         ],

@@ -87,9 +87,11 @@ def _locked(target: Path, on_busy: Callable[[], None]) -> Iterator[None]:
         with path.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 on_busy()
                 fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                raise UserError(f"{path.parent}: this disk has no locks ({error}); set SWE_EVAL_CACHE") from None
             if not os.fstat(lock.fileno()).st_nlink:
                 continue  # its last owner took it away while we waited
             try:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from swe_eval import adapters
 from swe_eval.errors import UserError
 from swe_eval.merging.checkpoint import Checkpoint
+from swe_eval.merging.experts import Factors, find_experts
 from swe_eval.merging.tensors import STORED_AS, Array, Tensor, read_header
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -35,19 +35,12 @@ WITHOUT_EFFECT = frozenset({
     "task_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "lora_dropout", "eva_config",
     "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
     # parameters of what is switched off, and still there
-    "megatron_core", "qalora_group_size", "runtime_config",
+    "megatron_core", "megatron_config", "qalora_group_size", "runtime_config",
+    # read when training begins; what they would do to the base, init_lora_weights says
+    "loftq_config", "corda_config", "lora_ga_config",
 })  # fmt: skip
 BASE_UNCHANGED = (True, False, None, "gaussian", "eva", "orthogonal")
 """``init_lora_weights``; the others (``pissa``, ``olora``, ...) train against another base than the checkpoint."""
-
-
-class Factors(NamedTuple):
-    """``left @ right`` is what a matrix of the checkpoint gains."""
-
-    left: Array
-    """[out, r], with the scale in it."""
-    right: Array
-    """[r, in]."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +88,12 @@ class _Planner:
         self._tensors = read_header(adapter / adapters.WEIGHTS).tensors
         self._there = dict(checkpoint.tensors)
         self._has_head = HEAD in self._there
-        self._is_tied = bool(checkpoint.config.get("tie_word_embeddings", not self._has_head))
+        text = checkpoint.config.get("text_config", checkpoint.config)
+        self._is_tied = bool(text.get("tie_word_embeddings", not self._has_head))
         if self._is_tied and EMBEDDING in self._there:
             self._there.setdefault(HEAD, self._there[EMBEDDING])
-        self._vocabulary = checkpoint.config.get("vocab_size")
+        self._vocabulary = text.get("vocab_size")
+        self._can_untie = text is checkpoint.config
         self._matrix = lru_cache(maxsize=4)(_matrix)  # of fused experts, each matrix is asked for once per expert
         self._changes: dict[str, Change] = {}
 
@@ -109,6 +104,9 @@ class _Planner:
             self._add_product(module, parts)
         for name, values in saved.items():
             self._add_values(name, values)
+        for module in self._config.get("modules_to_save") or []:
+            if not any(f".{name.rpartition('.')[0]}".endswith(f".{module}") for name in saved):
+                raise _CannotMerge(f"modules_to_save names {module}, of which it has no tensors")
         unties = self._unties()
         return Plan(self._changes, unties, added={HEAD: EMBEDDING} if unties and not self._has_head else {})
 
@@ -181,10 +179,10 @@ class _Planner:
 
     def _add_experts(self, module: str, down: Tensor, up: Tensor) -> None:
         self._require_known_layout(module)
-        found = [*_separate(self._there, module), *_stacked(self._there, module)]
-        fitting = [experts for experts in found if experts.shape == (up.shape[0], down.shape[1])]
+        shape = up.shape[0], down.shape[1]
+        fitting = [experts for experts in find_experts(self._there, module) if experts.shape == shape]
         if len(fitting) != 1:
-            raise _CannotMerge(f"{module}: {len(fitting)} places there for {up.shape[0]} x {down.shape[1]}")
+            raise _CannotMerge(f"{module}: {len(fitting)} places there for {shape[0]} x {shape[1]}")
         (experts,) = fitting
         rank = down.shape[0] / experts.count
         scale = self._scale(f"{module}.{experts.parameter}", rank, up.shape[1] / experts.count)
@@ -242,73 +240,9 @@ class _Planner:
         if not self._is_tied:
             return False
         changed = {name for name in self._changes if self._there[name].shape[0] == self._vocabulary}
-        if other := changed - {EMBEDDING, HEAD}:
+        if other := changed - ({EMBEDDING, HEAD} if self._can_untie else set()):
             raise _CannotMerge(f"{other.pop()} may be tied to another tensor in the base model")
         return bool(changed)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A tensor that takes a share of the product on fused experts."""
-
-    name: str
-    shape: tuple[int, ...]
-    expert: int | None = None
-    """The one whose matrix it is; None is a stack of them all."""
-    first_row: int = 0
-    """Of the product, where its share begins."""
-    is_transposed: bool = False
-
-    def share_of(self, factors: Callable[[int], Factors]) -> Callable[[int], Factors]:
-        """By the index of the matrix in the tensor."""
-
-        def share(index: int) -> Factors:
-            left, right = factors(index if self.expert is None else self.expert)
-            if self.is_transposed:
-                return Factors(right.T, left.T)
-            return Factors(left[self.first_row : self.first_row + self.shape[-2]], right)
-
-        return share
-
-
-@dataclass(frozen=True)
-class _Experts:
-    """What the checkpoint has for a parameter that transformers 5 fuses; shapes tell the two parameters apart."""
-
-    parameter: str
-    count: int
-    shape: tuple[int, ...]
-    """[out, in] of one expert."""
-    places: list[_Place]
-
-
-def _separate(there: Mapping[str, Tensor], module: str) -> Iterator[_Experts]:
-    """A tensor per expert and projection, as checkpoints of DeepSeek-V3 and Qwen3 have them."""
-
-    def name(expert: int, leaf: str) -> str:
-        return f"{module}.{expert}.{leaf}.weight"
-
-    count = next(number for number in itertools.count() if name(number, "gate_proj") not in there)
-    if not count:
-        return
-    size, hidden = there[name(0, "gate_proj")].shape
-    halves = {"gate_proj": 0, "up_proj": size}
-    gate_up = [_Place(name(e, leaf), (size, hidden), e, row) for e in range(count) for leaf, row in halves.items()]
-    yield _Experts("gate_up_proj", count, (2 * size, hidden), gate_up)
-    down = [_Place(name(expert, "down_proj"), (hidden, size), expert) for expert in range(count)]
-    yield _Experts("down_proj", count, (hidden, size), down)
-
-
-def _stacked(there: Mapping[str, Tensor], module: str) -> Iterator[_Experts]:
-    """A stack of all experts, [expert, out, in] or, as checkpoints of GPT-OSS have them, [expert, in, out]."""
-    for parameter in ("gate_up_proj", "down_proj"):
-        stack = there.get(f"{module}.{parameter}")
-        if stack is not None and len(stack.shape) == 3:
-            count, *matrix = stack.shape
-            for is_transposed in (False, True):
-                shape = tuple(reversed(matrix)) if is_transposed else tuple(matrix)
-                place = _Place(stack.name, stack.shape, is_transposed=is_transposed)
-                yield _Experts(parameter, count, shape, [place])
 
 
 def _matrix(tensor: Tensor) -> Array:
