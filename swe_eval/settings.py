@@ -79,7 +79,12 @@ class NoLora(Group):
         return (AdapterSettings(name=BASE, path=None),)
 
 
-class OneLora(Group):
+class _WithAdapters(Group):
+    apply: Literal["auto", "runtime", "merge"]
+    """runtime puts adapters beside the base model, merge makes one checkpoint of both; auto is runtime."""
+
+
+class OneLora(_WithAdapters):
     """``lora=adapter|trained|baseline|demo``: one adapter, with or without the base model beside it."""
 
     kind: Literal["one"]
@@ -95,7 +100,7 @@ class OneLora(Group):
         return (*([AdapterSettings(name=BASE, path=None)] if self.with_base else []), _adapter(self.name, self.path))
 
 
-class PairLora(Group):
+class PairLora(_WithAdapters):
     """``lora=ab``: two arms on one server."""
 
     kind: Literal["ab"]
@@ -109,7 +114,7 @@ class PairLora(Group):
         return (_adapter("baseline", self.baseline), _adapter("trained", self.trained))
 
 
-class ManyLora(Group):
+class ManyLora(_WithAdapters):
     """``lora=list``: any number of arms; the first is the one that the others are compared with."""
 
     kind: Literal["list"]
@@ -300,6 +305,17 @@ class Settings(Group):
             self.quantization.kind != "none" and self.serving.kind == "external",
             f"quantization={self.quantization.kind}: serving=external is a server that already runs; quantize it "
             "there and write quantization=none",
+        )
+        merges = self.lora.kind != "none" and self.lora.apply == "merge"
+        yield (
+            merges and len(self.adapters) > 1,
+            f"lora.apply=merge: one merged adapter fills the server, and here are {len(self.adapters)} arms; write "
+            "lora=trained lora.path=... for one of them at a time, or lora.apply=runtime",
+        )
+        yield (
+            merges and self.serving.kind == "external",
+            "lora.apply=merge: serving=external is a server that already runs; have it serve what python -m "
+            "swe_eval.merging merge makes, and write lora.apply=runtime",
         )
         yield (
             self.sandbox.kind == "local" and not self.benchmark.is_bundled,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import compose_tree
 
+from swe_eval.merging.__main__ import parser
 from swe_eval.settings import settings_from
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,9 @@ def migrations(name: str) -> list[str]:
 
 def check(command: str) -> None:
     door, *arguments = shlex.split(command.removeprefix("python -m "))
+    if door == "swe_eval.merging":
+        parser().parse_args(arguments)
+        return
     assert door in ("swe_eval", "swe_eval.serve", "swe_eval.grade", "swe_eval.doctor")
     if "--predictions" in arguments:
         at = arguments.index("--predictions")

@@ -39,6 +39,11 @@ def test_every_option_of_every_group_makes_valid_settings(option):
         (["benchmark=verified", "sandbox=local"], "sandbox=local: benchmark=verified would run foreign code"),
         (["quantization=4bit", "serving=external", "serving.base_url=http://host/v1"], "quantization=4bit: serving="),
         (["agent=toolcall", "model.tool_call_parser=none"], "agent.actions=toolcall: model.tool_call_parser=none"),
+        (["lora.apply=merge"], "lora.apply=merge: one merged adapter fills the server, and here are 2 arms; write"),
+        (
+            ["lora=trained", "lora.path=/a", "lora.apply=merge", "serving=external", "serving.base_url=http://host/v1"],
+            "lora.apply=merge: serving=external is a server that already runs; have it serve what python -m",
+        ),
         (["model.max_model_len=64", "agent.max_tokens=64"], "agent.max_tokens=64: no room for a prompt"),
         (["lora=list", "lora.adapters=[{name: a, path: /x}, {name: a, path: /y}]"], "lora: two adapters are named 'a'"),
         (["lora=list", "lora.adapters=[{name: a/b, path: /x}]"], "lora.adapters.0.name: string should match pattern"),

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from swe_eval.merging import applied
 from swe_eval.serving.endpoint import Endpoint
 from swe_eval.serving.external import connect_external
 from swe_eval.serving.transformers import start_transformers
@@ -38,7 +39,7 @@ def serve(settings: Settings, log: Path, say: Callable[[str], None]) -> Iterator
         UserError: the settings name something that is not there.
         ServingError: the server does not start, or does not answer; says why and what to change.
     """
-    with _SERVERS[settings.serving.kind](settings, log, say) as server:
+    with _SERVERS[settings.serving.kind](applied(settings, say), log, say) as server:
         yield server
 
 

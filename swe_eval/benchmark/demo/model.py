@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from platformdirs import user_cache_dir
 from safetensors.numpy import save_file
+
+from swe_eval.cache import cache_dir
 
 SHIPPED = Path(__file__).parent / "tiny"
 SEED = 8  # one that lets the base model say a few words per turn, not none and not many
@@ -30,7 +30,7 @@ def tiny_model() -> Path:
 
     The directory is named by its content and appears whole, so that two processes may ask for it at once.
     """
-    cache = Path(os.environ.get("SWE_EVAL_CACHE") or user_cache_dir("swe_eval"))
+    cache = cache_dir()
     made = cache / f"tiny-{model_hash()}"
     if not made.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
