@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from swe_eval import command
-from swe_eval.adapters import BACKENDS, Examined, examine, model_folder, read_base, refusals
+from swe_eval.adapters import BACKENDS, MUST_MERGE, Examined, examine, model_folder, read_base, refusals
 from swe_eval.errors import UserError
 from swe_eval.settings import ModelSettings, Settings
 
@@ -42,7 +42,7 @@ def _doctor(settings: Settings) -> int:
     examined = [] if _has_problem(findings) else examine(settings.adapters, settings.model)
     if examined:
         console.print(adapter_table(examined))
-    findings += [finding for each in examined for finding in _adapter(each, settings.serving.kind)]
+    findings += [finding for each in examined for finding in _adapter(each, settings)]
     findings += [_guarded(lambda: _packages(settings)), _guarded(lambda: _sandbox(settings))]
     findings += _benchmark_and_run(settings, with_run=not _has_problem(findings))
     for finding in findings:
@@ -93,17 +93,19 @@ def _base(examined: Examined) -> str:
     return "fits, other name" if "other base" in kinds else "fits"
 
 
-def _adapter(examined: Examined, backend: str) -> Iterator[Finding]:
+def _adapter(examined: Examined, settings: Settings) -> Iterator[Finding]:
+    backend = settings.serving.kind
     if backend not in BACKENDS:
         yield Finding(
             "warning", f"lora: {examined.name}: whether serving={backend} applies it exactly is not known here"
         )
         return
-    problems = refusals(examined, backend)
+    problems = refusals(examined, settings)
     yield from (Finding("problem", line) for line in problems)
     yield from (Finding("warning", f"lora: {examined.name}: {line}") for line in examined.warnings)
     if not problems:
-        yield Finding("ok", f"lora: {examined.name}: serving={backend} applies all of it")
+        merged = "will be merged: " if examined.verdicts[backend].kind == MUST_MERGE else ""
+        yield Finding("ok", f"lora: {examined.name}: {merged}serving={backend} applies all of it")
 
 
 def _packages(settings: Settings) -> Finding:

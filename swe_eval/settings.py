@@ -81,7 +81,8 @@ class NoLora(Group):
 
 class _WithAdapters(Group):
     apply: Literal["auto", "runtime", "merge"]
-    """runtime puts adapters beside the base model, merge makes one checkpoint of both; auto is runtime."""
+    """runtime puts adapters beside the base model, merge makes one checkpoint of both; auto merges a single adapter
+    exactly when the server could not apply all of it."""
 
 
 class OneLora(_WithAdapters):

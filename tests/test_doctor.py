@@ -56,7 +56,7 @@ def test_the_table_holds_every_adapter_beside_every_backend(settings, tmp_path, 
 
 def test_an_adapter_that_would_stop_the_run_is_a_problem(diagnosed, tmp_path):
     folder = Made(modules("shared_experts")).write(tmp_path / "a")
-    code, lines = diagnosed("lora=trained", f"lora.path={folder}")
+    code, lines = diagnosed("lora=trained", f"lora.path={folder}", "lora.apply=runtime")
     assert code == 2
     assert any(line.startswith("problem lora: trained: serving=transformers: must be merged: PEFT") for line in lines)
     assert not any("output_dir" in line for line in lines)

@@ -5,13 +5,14 @@ anything is started, from headers: no torch, no weights of the base.
 """
 
 from swe_eval.adapters.adapter import CONFIG, WEIGHTS, Problem, content_hash
-from swe_eval.adapters.backends import BACKENDS, Verdict
+from swe_eval.adapters.backends import BACKENDS, MUST_MERGE, Verdict
 from swe_eval.adapters.base import model_folder, read_base
-from swe_eval.adapters.examine import Examined, check, examine, refusals
+from swe_eval.adapters.examine import Examined, check, examine, is_merged, refusals
 
 __all__ = [
     "BACKENDS",
     "CONFIG",
+    "MUST_MERGE",
     "WEIGHTS",
     "Examined",
     "Problem",
@@ -19,6 +20,7 @@ __all__ = [
     "check",
     "content_hash",
     "examine",
+    "is_merged",
     "model_folder",
     "read_base",
     "refusals",

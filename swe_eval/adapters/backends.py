@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from swe_eval.adapters.adapter import Adapter, LoraConfig, Problem
 from swe_eval.adapters.base import EXPERT, MLP, Base
@@ -16,6 +16,9 @@ from swe_eval.adapters.targets import Layout, Placed
 
 MAX_RANK = 512
 """The largest ``--max-lora-rank`` of vLLM 0.32."""
+
+
+MUST_MERGE: Final = "must be merged"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def judge(adapter: Adapter, base: Base, layout: Layout, problems: Collection[Pro
     verdicts = {}
     for backend, reasons in BACKENDS.items():
         found = tuple(reasons(adapter, base, layout.placed))
-        verdicts[backend] = Verdict("must be merged", found) if found else Verdict("ok")
+        verdicts[backend] = Verdict(MUST_MERGE, found) if found else Verdict("ok")
     return verdicts
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swe_eval.adapters.adapter import WEIGHTS, Adapter, Problem, Unreadable, read_adapter
-from swe_eval.adapters.backends import BACKENDS, Verdict, judge, peft_parameters
+from swe_eval.adapters.backends import BACKENDS, MUST_MERGE, Verdict, judge, peft_parameters
 from swe_eval.adapters.base import Base, read_base
 from swe_eval.adapters.checks import problems
 from swe_eval.adapters.targets import lay_out
@@ -67,17 +67,35 @@ def check(settings: Settings) -> list[str]:
     if settings.serving.kind not in BACKENDS:  # the server is not ours, nor need the adapters be on this machine
         return []
     found = examine(settings.adapters, settings.model)
-    if lines := [line for each in found for line in refusals(each, settings.serving.kind)]:
+    if lines := [line for each in found for line in refusals(each, settings)]:
         raise UserError("\n".join(lines))
     return [f"lora: {each.name}: {warning}" for each in found for warning in each.warnings]
 
 
-def refusals(examined: Examined, backend: str) -> list[str]:
-    """Why a backend cannot serve the adapter as it is: a line for each problem, or one for all reasons to merge."""
-    verdict = examined.verdicts[backend]
-    if verdict.kind == "must be merged":
-        return [f"lora: {examined.name}: serving={backend}: {verdict}"]
-    return [f"lora: {examined.name}: {reason}" for reason in verdict.reasons]
+def is_merged(settings: Settings) -> bool:
+    """Whether the run's one adapter is served as a checkpoint of its own: asked for, or all that the backend can do."""
+    if settings.lora.kind == "none" or not _can_merge(settings):
+        return False
+    if settings.lora.apply == "auto":
+        found = examine(settings.adapters, settings.model)
+        return any(each.verdicts[settings.serving.kind].kind == MUST_MERGE for each in found)
+    return settings.lora.apply == "merge"
+
+
+def refusals(examined: Examined, settings: Settings) -> list[str]:
+    """Why the run cannot serve the adapter: a line for each problem, or one for all reasons to merge it."""
+    verdict = examined.verdicts[settings.serving.kind]
+    if verdict.kind != MUST_MERGE:
+        return [f"lora: {examined.name}: {reason}" for reason in verdict.reasons]
+    if _can_merge(settings) and settings.lora.kind != "none" and settings.lora.apply != "runtime":
+        return []
+    alone = "write lora.apply=auto" if _can_merge(settings) else "that takes a server of its own: write lora=adapter"
+    return [f"lora: {examined.name}: serving={settings.serving.kind}: {verdict}; {alone}"]
+
+
+def _can_merge(settings: Settings) -> bool:
+    """A merged adapter fills the server: it has no room for another arm."""
+    return len(settings.adapters) == 1 and settings.serving.kind in BACKENDS
 
 
 def _examine(name: str, path: Path, base: Base, base_model: str) -> Examined:

@@ -34,8 +34,8 @@ class Merged:
 
 
 def applied(settings: Settings, say: Say) -> Settings:
-    """With ``lora.apply=merge``: settings that serve the merged checkpoint as a base model of the adapter's name."""
-    if settings.lora.kind == "none" or settings.lora.apply != "merge":
+    """If the adapter is to be merged: settings that serve the checkpoint as a base model of the adapter's name."""
+    if not adapters.is_merged(settings):
         return settings
     (adapter,) = settings.adapters
     if adapter.path is None:
