@@ -75,9 +75,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--base-name", action="append", help="serve the bare base model under this name")
     parser.add_argument("--quantization", default="none", choices=["none", "8bit", "4bit"])
     parser.add_argument("--tool-call-parser", default="auto", choices=PARSERS, help="auto: by the chat template")
-    parser.add_argument(
-        "--prefix-cache-bytes", type=int, help="of the device; default: a part of what is free"
-    )
+    parser.add_argument("--prefix-cache-bytes", type=int, help="of the device; default: a part of what is free")
     parser.add_argument("--max-running", type=int, default=32, help="requests computed at once")
     parser.add_argument("--max-waiting", type=int, default=256, help="requests in the queue; more are refused")
     parser.add_argument("--gpu-memory-utilization", type=float, default=1.0, help="fraction of the device's memory")

@@ -20,6 +20,8 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from swe_eval.serving.app.latent_attention import attend_to_latents
+
 logger = logging.getLogger(__name__)
 
 
@@ -102,6 +104,7 @@ def load(source: Source, adapters: Mapping[str, str], base_names: Iterable[str])
         model: Any = _base(source, device)
     except (OSError, ValueError) as error:
         raise CannotServe(f"model {source.model}: {_brief(error)}") from error
+    attend_to_latents(model)
     _report_size(model, source.quantization)
     served = {name: Served(source.model) for name in base_names}
     for index, (name, path) in enumerate(adapters.items()):
