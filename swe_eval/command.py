@@ -37,7 +37,8 @@ def run(task: Callable[[Settings], int]) -> NoReturn:
     Exit codes: 0 done, 1 something failed or is owed, 2 bad input, 130 interrupted.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises what it otherwise prints over many lines
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     codes = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -45,6 +46,10 @@ def run(task: Callable[[Settings], int]) -> NoReturn:
         codes.append(_exit_code(lambda: task(settings_from(_resolved(config)))))
 
     codes.append(_exit_code(composed))
+    if INTERRUPTED in codes:  # a thread may still wait for a model's answer
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
     sys.exit(max(codes))
 
 
@@ -58,6 +63,8 @@ def _exit_code(call: Callable[[], int | None]) -> int:
         return _say(_explain(error), BAD_INPUT)
     except SweEvalError as error:
         return _say(str(error), FAILED)
+    except OSError as error:  # the disk is full, a file system went away: nothing is lost, nothing is scored
+        return _say(f"{error}; put it right, and the same command continues", FAILED)
     except KeyboardInterrupt:
         return _say("interrupted: the same command continues", INTERRUPTED)
 

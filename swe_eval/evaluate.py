@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
 from swe_eval.report.results import collect, compare, totals, write_results
 from swe_eval.report.tables import print_tables
-from swe_eval.run_dir import RunDir, Trial, now, write_json, write_text
+from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json, write_text
 from swe_eval.sandbox.sandbox import sandboxes
 from swe_eval.schedule import Schedule
 from swe_eval.serving.server import Server, serve
@@ -78,7 +77,7 @@ def identify(settings: Settings, benchmark: Benchmark) -> dict[str, Any]:
 
 def record(run: RunDir, settings: Settings, identity: dict[str, Any]) -> None:
     """Write ``config.yaml`` and ``run.json``: what produced this, each time it was continued."""
-    before = json.loads(run.run_json.read_text())["invocations"] if run.run_json.is_file() else []
+    before = read_json(run.run_json).get("invocations", [])
     write_json(run.run_json, {"identity": identity, "invocations": [*before, {"started": now()} | provenance()]})
     write_text(run.config_yaml, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
@@ -107,7 +106,7 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     arms = collect(run, trials)
     comparisons = compare(arms, to_compare)
     write_results(run, trials, arms, comparisons)
-    write_json(run.run_json, json.loads(run.run_json.read_text()) | {"updated": now(), "totals": totals(arms)})
+    write_json(run.run_json, read_json(run.run_json) | {"updated": now(), "totals": totals(arms)})
     if any(arm.resolved for arm in arms):
         print_tables(Console(), arms, comparisons)
     Console().print(f"The run is in {run.root}", highlight=False, soft_wrap=True)

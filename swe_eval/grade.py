@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from swe_eval import command
 from swe_eval.errors import UserError
-from swe_eval.settings import Settings, result_settings
+from swe_eval.settings import NAME, Settings, result_settings
 
 GOLD = "gold"
 GRADED_BY = ("benchmark.", "sandbox.")
@@ -70,6 +71,8 @@ def read_predictions(path: Path, instances: Mapping[str, Any]) -> list[dict[str,
     rows = [_row(path, number, row) for number, row in enumerate(_parse(path), 1)]
     if unknown := sorted({row["instance_id"] for row in rows} - instances.keys()):
         raise UserError(f"{path}: not in the benchmark: {', '.join(unknown[:5])}; write benchmark=... to fit")
+    if not rows:
+        raise UserError(f"{path}: no predictions in it")
     keys = [(row["model_name_or_path"], row["instance_id"]) for row in rows]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
         raise UserError(f"{path}: {twice[0]} has two predictions for {twice[1]}; keep one")
@@ -86,6 +89,8 @@ def _parse(path: Path) -> Sequence[Any]:
         data = json.loads(text)
     except (OSError, ValueError) as error:
         raise UserError(f"--predictions {path}: cannot be read: {error}") from None
+    if not isinstance(data, dict | list):
+        raise UserError(f"--predictions {path}: neither a list of predictions nor an object of them")
     return list(data.values()) if isinstance(data, dict) else data
 
 
@@ -93,8 +98,12 @@ def _row(path: Path, number: int, row: Any) -> dict[str, str]:
     for key in ("instance_id", "model_name_or_path"):
         if not isinstance(row, dict) or not isinstance(row.get(key), str):
             raise UserError(f"{path}: row {number} has no {key}; swebench wants it beside model_patch")
-    name = row["model_name_or_path"].replace("/", "__")
-    return {"instance_id": row["instance_id"], "model_name_or_path": name, "model_patch": row.get("model_patch") or ""}
+    name, patch = row["model_name_or_path"].replace("/", "__"), row.get("model_patch")
+    if not re.fullmatch(NAME, name):
+        raise UserError(f"{path}: row {number}: model_name_or_path {name!r} cannot be a file name; write another")
+    if not isinstance(patch, str | None):
+        raise UserError(f"{path}: row {number}: model_patch is no text; write a diff, or null")
+    return {"instance_id": row["instance_id"], "model_name_or_path": name, "model_patch": patch or ""}
 
 
 def _gold(instances: Mapping[str, Any]) -> list[dict[str, str]]:

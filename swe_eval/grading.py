@@ -13,7 +13,6 @@ from swebench.harness.run_evaluation import GIT_APPLY_CMDS
 from swebench.harness.utils import make_test_spec
 
 from swe_eval.benchmark.instances import Instance
-from swe_eval.errors import InfraError
 from swe_eval.run_dir import write_json, write_text
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes
 
@@ -34,16 +33,20 @@ def grade(
         swebench's report of the instance (``resolved``, ``tests_status``, ...) with ``outcome`` added and, where the
         official harness reports an error instead of a verdict, ``error``.
 
+    Where swebench says that the environment failed, the tests run once more in another sandbox: what fails the same way
+    twice is the patch's doing (a patch can print "Killed", too), and counts as it does in the official harness.
+
     Raises:
-        InfraError: the sandbox failed, or swebench says that the environment did; no report is left.
+        InfraError: the sandbox failed; no report is left.
     """
     started = time.monotonic()
     write_text(folder / "patch.diff", model_patch)
-    if model_patch:  # as upstream: a patch of blank lines is one that does not apply
+    report = _no_verdict(EMPTY_PATCH) | {"patch_exists": False}
+    for _ in range(2 if model_patch else 0):  # as upstream: a patch of blank lines is one that does not apply
         with sandboxes.start(instance, "grading") as sandbox:
             report = _verdict(instance, arm, model_patch, sandbox, folder, timeout)
-    else:
-        report = _no_verdict(EMPTY_PATCH) | {"patch_exists": False}
+        if not report["infra_failure"]:
+            break
     report["seconds"] = round(time.monotonic() - started, 2)
     write_json(folder / "report.json", {instance.instance_id: report})
     return report
@@ -66,8 +69,6 @@ def _verdict(
     prediction = {"instance_id": instance.instance_id, "model_name_or_path": arm, "model_patch": model_patch}
     log = str(folder / "test_output.txt")
     report: dict[str, Any] = get_eval_report(spec, prediction, log, include_tests_status=True)[instance.instance_id]
-    if report["infra_failure"]:
-        raise InfraError(f"the tests could not run: {report['infra_failure_reason']}; see {folder}")
     return report | {"outcome": RESOLVED if report["resolved"] else UNRESOLVED}
 
 

@@ -21,6 +21,11 @@ from swe_eval.sandbox.sandbox import Sandbox, Sandboxes
 from swe_eval.serving.server import Endpoint
 from swe_eval.settings import Settings
 
+# whatever the agent has configured, the patch must apply; binary files included
+GIT_DIFF = (
+    "git -c core.fileMode=false diff --binary --no-color --no-ext-diff --no-textconv --src-prefix=a/ --dst-prefix=b/"
+)
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -90,7 +95,7 @@ def _head(sandbox: Sandbox) -> str:
 
 def _work_since(base: str, sandbox: Sandbox) -> str:
     """The agent's changes to tracked files, committed or not; nothing if it broke its repository."""
-    done = sandbox.run(f"git -c core.fileMode=false diff --no-color --no-ext-diff {base}", timeout=300)
+    done = sandbox.run(f"{GIT_DIFF} {base}", timeout=300)
     if done.timed_out:
         raise SandboxError("git diff took more than 300 seconds")
     return done.output.decode("utf-8", "surrogateescape") if done.returncode == 0 else ""

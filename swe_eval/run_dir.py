@@ -21,6 +21,13 @@ from typing import IO, Any
 
 from swe_eval.errors import UserError
 
+PART = ".swe_eval-part"
+"""Ending of a file that is being written."""
+
+
+RESULTS = ("trajectories", "predictions", "evaluation")
+"""The folders that hold what a run did."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -88,18 +95,16 @@ class RunDir:
         return self.prediction(trial).is_file()
 
     def is_graded(self, trial: Trial) -> bool:
-        return self.report(trial).is_file()
+        return self.outcome(trial) is not None
 
     def outcome(self, trial: Trial) -> str | None:
         """The graded trial's outcome; None if it is owed."""
-        if not self.is_graded(trial):
-            return None
-        return str(self.read_report(trial)["outcome"])
+        return self.read_report(trial).get("outcome")
 
     def read_report(self, trial: Trial) -> dict[str, Any]:
-        """swebench's report of a graded trial, with our ``outcome``."""
-        report: dict[str, Any] = json.loads(self.report(trial).read_text())[trial.instance_id]
-        return report
+        """swebench's report of a graded trial, with our ``outcome``; empty if it is owed, or the file is damaged."""
+        report = read_json(self.report(trial)).get(trial.instance_id) if self.is_rolled_out(trial) else None
+        return report if isinstance(report, dict) else {}
 
     def read_patch(self, trial: Trial) -> str:
         """The ``model_patch``; bytes that are not UTF-8 come as surrogates (see ``write_text``)."""
@@ -145,15 +150,17 @@ class RunDir:
             except OSError:
                 raise UserError(f"output_dir={self.root}: in use by another process; wait, or write name=...") from None
             self.refuse_other(identity)
-            for torn in self.root.rglob(".*.part"):
+            for torn in self.root.rglob(f".*{PART}"):
                 torn.unlink()
             yield
 
     def refuse_other(self, identity: Mapping[str, Any]) -> None:
         """Raise UserError, naming the keys that differ, if the directory holds a run of another configuration."""
-        if not self.run_json.is_file():
+        before = read_json(self.run_json).get("identity")
+        if before is None:
+            if any((self.root / folder).exists() for folder in RESULTS):
+                raise UserError(f"output_dir={self.root}: holds results, and no run.json to say whose; write name=...")
             return
-        before = json.loads(self.run_json.read_text())["identity"]
         differing = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
         if differing:
             lines = [f"{key}: {before.get(key)!r} there, {identity.get(key)!r} now" for key in differing]
@@ -169,6 +176,15 @@ class RunDir:
             raise UserError(f"output_dir={self.root}: {error.strerror}; write output_dir=...") from None
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty if there is none, or the file is damaged."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def now() -> str:
     """UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -177,7 +193,7 @@ def now() -> str:
 def write_text(path: Path, text: str) -> None:
     """Write a file that is seen whole or not at all: aside, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     with os.fdopen(handle, "wb") as file:
         file.write(text.encode("utf-8", "surrogateescape"))
         file.flush()

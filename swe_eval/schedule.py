@@ -37,7 +37,8 @@ class Schedule:
             on_interrupt: cuts short what is in progress.
 
         Raises:
-            BaseException: the first that ``roll_out`` or ``grade`` raised, or KeyboardInterrupt; all work has ended.
+            BaseException: the first that ``roll_out`` or ``grade`` raised; all work has ended. KeyboardInterrupt: what
+                is in progress, such as a model call, is left to its thread, and counts for nothing.
         """
 
         def roll_out_then_grade(trial: Trial) -> None:
@@ -52,11 +53,11 @@ class Schedule:
             self._graders.shutdown()
         except KeyboardInterrupt:
             self._stopping.set()
+            for pool in (self._rollers, self._graders):
+                pool.shutdown(wait=False, cancel_futures=True)
             on_interrupt()
             raise
-        finally:
-            self._rollers.shutdown()
-            self._graders.shutdown()
+        self._rollers.shutdown()
         if self._failure:
             raise self._failure
 

@@ -7,11 +7,13 @@ numbers mean, and a run directory refuses another value of it (see ``run_dir.py`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -31,14 +33,18 @@ PACKAGE = Path(__file__).resolve().parent
 BASE = "base"
 
 Free = "may differ when a run is continued"
-AdapterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+NAME = r"(?!comparison$)(?!.*\.jsonl?$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+"""What an arm may be called: it is a folder, and files beside others are named after it."""
+AdapterName = Annotated[str, AfterValidator(lambda name: _fits(name))]
 Probability = Annotated[float, Field(gt=0, le=1)]
 
 
 class Group(BaseModel):
     """A config group: frozen, no unknown keys, each field described by the docstring under it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ModelSettings(Group):
@@ -150,8 +156,8 @@ class ExternalServing(Group):
     """``serving=external``: an OpenAI-compatible endpoint that already runs."""
 
     kind: Literal["external"]
-    base_url: Annotated[str, Field(pattern=r"^https?://")]
-    """URL up to and with ``/v1``."""
+    base_url: Annotated[str, Field(pattern=r"^https?://[^@]+$"), Free]
+    """URL up to and with ``/v1``, without a password (that is for ``api_key_env``)."""
     api_key_env: Annotated[str | None, Free]
     """Name of the environment variable that holds the key; null if none is needed."""
     models: dict[str, str]
@@ -181,8 +187,8 @@ class BenchmarkSettings(Group):
     """Split of the dataset."""
     max_instances: Annotated[PositiveInt | None, Free]
     """Run the first so many of the selected instances; null is all."""
-    instance_ids: Annotated[tuple[str, ...] | None, Free]
-    """Run these instances only."""
+    instance_ids: Annotated[tuple[str, ...] | None, Field(min_length=1), Free]
+    """Run these instances only; null is all."""
     filter: Annotated[str | None, Free]
     """Run instances whose instance_id matches this regular expression from its start."""
     grading_timeout: PositiveFloat
@@ -245,8 +251,8 @@ class DockerSandbox(Group):
     """Processes per container."""
     start_timeout: Annotated[PositiveFloat, Free]
     """Seconds to get an image and start a container of it."""
-    build_args: Annotated[dict[str, str], Free]
-    """Build arguments for images that a task repo builds itself."""
+    build_args: Annotated[dict[str, str], Free, Field(exclude=True)]
+    """Build arguments for images that a task repo builds itself; they may be secret, so no file has them."""
 
 
 class LocalSandbox(Group):
@@ -263,7 +269,7 @@ class Settings(Group):
 
     name: Annotated[str, Free]
     """Name of the run."""
-    output_dir: Annotated[Path, Free]
+    output_dir: Annotated[Path, AfterValidator(lambda path: _is_named(path)), Free]
     """The run directory; the same one continues the run in it."""
     seed: NonNegativeInt
     """Seeds the sampling of every trial."""
@@ -361,6 +367,18 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _fits(name: str) -> str:
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"{name!r} cannot be a file name here; write letters, digits, '.', '_' and '-'")
+    return name
+
+
+def _is_named(path: Path) -> Path:
+    if path == Path():
+        raise ValueError("is empty; write the directory of the run")
+    return path
 
 
 def _adapter(name: str, path: str | None) -> AdapterSettings:

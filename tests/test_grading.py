@@ -24,10 +24,11 @@ from swebench.harness.reporting import make_run_report
 from swebench.harness.utils import get_predictions_from_file, make_test_spec
 
 from swe_eval.benchmark.instances import Instance
-from swe_eval.errors import InfraError, SandboxError
-from swe_eval.grading import TIMED_OUT, grade
+from swe_eval.errors import SandboxError
+from swe_eval.grading import RESOLVED, TIMED_OUT, UNRESOLVED, grade
 from swe_eval.report.results import collect, write_results
 from swe_eval.run_dir import RunDir, Trial, write_text
+from swe_eval.sandbox.local import LocalSandboxes
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes, sandboxes
 from swe_eval.settings import PACKAGE, Settings
 
@@ -230,11 +231,18 @@ class TestInfra:
     def test_environment_that_failed(
         self, kind: str, backend: Sandboxes, calc: Instance, tmp_path: Path, said: str, reason: str
     ) -> None:
-        """What swebench calls a failure of the environment is ours: no report, so the trial is owed."""
+        """What swebench calls a failure of the environment, twice in a row, counts as in the official harness."""
         instance = replace(calc, row={**calc.row, "eval_script": f"echo {shlex.quote(said)} >&2\nexit 1\n"})
-        with pytest.raises(InfraError, match=f"the tests could not run: {reason}; see "):
-            grade(instance, ARM, WRONG, backend, tmp_path, 60)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["patch.diff", "test_output.txt"]
+        report = grade(instance, ARM, WRONG, backend, tmp_path, 60)
+        assert (report["outcome"], report["infra_failure_reason"]) == (UNRESOLVED, reason)
+
+    def test_environment_that_failed_once(self, demo: dict[str, Instance], run_id: str, tmp_path: Path) -> None:
+        """The tests run once more in another sandbox, and that is the verdict."""
+        calc, been_here = demo["demo__calc-1"], tmp_path / "been-here"
+        first = f"[ -e {been_here} ] || {{ touch {been_here}; echo Cannot allocate memory; exit 1; }}\n"
+        instance = replace(calc, row={**calc.row, "eval_script": first + calc.row["eval_script"]})
+        report = grade(instance, ARM, calc.row["patch"], LocalSandboxes(run_id), tmp_path / "graded", 60)
+        assert report["outcome"] == RESOLVED
 
     def test_sandbox_that_goes_away(
         self, kind: str, backend: Sandboxes, calc: Instance, run_id: str, tmp_path: Path

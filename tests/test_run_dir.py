@@ -72,6 +72,25 @@ def test_another_configuration_is_refused_by_the_keys_that_differ(run):
     assert str(error.value).splitlines()[1:] == ["agent.max_turns: 30 there, 5 now"]
 
 
+@pytest.mark.parametrize("damage", ["", "{", "{}", "[]", '{"repo__name-1": 3}'])
+def test_a_damaged_report_is_owed_again(damage, run):
+    write_text(run.prediction(TRIAL), "diff")
+    write_text(run.report(TRIAL), damage)
+    assert (run.is_graded(TRIAL), run.read_report(TRIAL)) == (False, {})
+
+
+def test_results_that_nobody_signed_are_refused(run):
+    write_text(run.prediction(TRIAL), "diff")
+    with pytest.raises(UserError, match="holds results, and no run.json"):
+        run.claimed({}).__enter__()
+
+
+def test_files_of_others_are_left_alone(run):
+    write_text(run.root / "docs" / ".thesis.pdf.part", "mine")
+    with run.claimed({}):
+        assert (run.root / "docs" / ".thesis.pdf.part").exists()
+
+
 def test_two_processes_never_share_a_run_directory(run):
     with run.claimed({}), pytest.raises(UserError, match="in use by another process"), RunDir(run.root).claimed({}):
         pass

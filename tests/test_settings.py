@@ -46,7 +46,12 @@ def test_every_option_of_every_group_makes_valid_settings(option):
         ),
         (["model.max_model_len=64", "agent.max_tokens=64"], "agent.max_tokens=64: no room for a prompt"),
         (["lora=list", "lora.adapters=[{name: a, path: /x}, {name: a, path: /y}]"], "lora: two adapters are named 'a'"),
-        (["lora=list", "lora.adapters=[{name: a/b, path: /x}]"], "lora.adapters.0.name: string should match pattern"),
+        (["lora=list", "lora.adapters=[{name: comparison, path: /x}]"], "lora.adapters.0.name: 'comparison' cannot be"),
+        (["output_dir=''"], "output_dir: is empty"),
+        (["benchmark.instance_ids=[]"], "benchmark.instance_ids: tuple should have at least 1 item"),
+        (["agent.temperature=inf"], "agent.temperature: input should be a finite number"),
+        (["serving=external", "serving.base_url=http://me:secret@host/v1"], "serving.base_url: string should match"),
+        (["lora=list", "lora.adapters=[{name: a/b, path: /x}]"], "lora.adapters.0.name: 'a/b' cannot be a file name"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_field(overrides, line):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from swebench.harness.infra_failure import TIER_ENVIRONMENT, classify_logs
 
-from swe_eval.run_dir import RunDir, Trial, write_json
+from swe_eval.run_dir import RunDir, Trial, read_json, write_json
 from swe_eval.statistics import Paired
 
 SCORED = ("resolved", "unresolved", "empty_patch")
@@ -124,7 +123,7 @@ def swebench_report(run: RunDir, arm: Arm) -> dict[str, Any]:
 
 def _verdict(run: RunDir, trial: Trial) -> Verdict:
     info, messages = _trajectory(run, trial)
-    report = run.read_report(trial) if run.is_graded(trial) else {}
+    report = run.read_report(trial)
     usages = [message.get("extra", {}).get("response", {}).get("usage") or {} for message in messages]
     return Verdict(
         outcome=report.get("outcome", "infra"),
@@ -140,10 +139,8 @@ def _verdict(run: RunDir, trial: Trial) -> Verdict:
 
 def _trajectory(run: RunDir, trial: Trial) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(info, messages); empty when predictions came from elsewhere."""
-    if not run.trajectory(trial).is_file():
-        return {}, []
-    data = json.loads(run.trajectory(trial).read_text())
-    return data["info"], data["messages"]
+    data = read_json(run.trajectory(trial))
+    return data.get("info", {}), data.get("messages", [])
 
 
 def _compare(a: str, b: str, resolved_a: Mapping[str, bool], resolved_b: Mapping[str, bool]) -> Comparison:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
+import signal
 import subprocess
 import tempfile
 import threading
@@ -22,10 +24,14 @@ WORKDIR = "/testbed"
 LABEL = "swe_eval.run"
 # PID 1: reaps, ends by itself after a day, and traps nothing: the kernel keeps from it what a command inside kills
 PID_1 = "end=$((SECONDS+86400)); while [ $SECONDS -lt $end ]; do sleep 60 & wait $!; done"
-# a pipe of its own for each stream would shuffle the two; sh, because bash would read BASH_ENV once more
-RUN = 'exec timeout --signal=KILL "$0" bash -c "$1" 2>&1'
+# A pipe of its own for each stream would shuffle the two, and the outer shell's "Killed" is not the command's. The last
+# line is the proof that it ran to its end in there: a client that loses the engine ends with half an output, any code
+# and words of its own.
+JOINED = """exec bash -c "$0" 2>&1"""
+RUN = f"""exec 2> /dev/null; timeout --signal=KILL "$0" sh -c '{JOINED}' "$1"; printf '\\n%s %d\\n' "$2" "$?\""""
 KILLED = 137
-GONE = ("No such container", "is not running", "Cannot connect to the Docker daemon", "is restarting")
+BROKEN_INSIDE = (b"no such file or directory", b"executable file not found", b"Argument list too long")
+"""What a command that its sandbox's own state keeps from starting is told."""
 
 
 class DockerSandbox:
@@ -37,14 +43,16 @@ class DockerSandbox:
     def run(self, command: str, *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
         """See ``Sandbox.run``. The time limit acts inside: killing the docker client leaves the command alive."""
         options = [option for key, value in (env or {}).items() for option in ("-e", f"{key}={value}")]
-        inside = ["sh", "-c", RUN, f"{timeout:.3f}", argument(command)]
+        token = secrets.token_hex(8)
+        inside = ["sh", "-c", RUN, f"{timeout:.3f}", argument(command), token]
         started = time.monotonic()
         done = self._exec([*options, "-w", WORKDIR, self._container, *inside], timeout=timeout + 10)
-        late = done.returncode == KILLED and time.monotonic() - started >= timeout
-        self._check(done)
-        if done.returncode < 0:  # the client was killed for its output, which ends nothing inside
+        if done.returncode < 0 and not done.timed_out:  # the client was killed for its output: that ends nothing inside
             self._exec([self._container, "bash", "-c", "kill -KILL -1"], timeout=60)
-        return Completed(done.output, done.returncode, done.timed_out or late)
+            return done
+        output, returncode = self._ended(done, token.encode())
+        late = returncode == KILLED and time.monotonic() - started >= timeout
+        return Completed(output, returncode, late)
 
     def put(self, name: str, data: bytes) -> str:
         """See ``Sandbox.put``."""
@@ -54,7 +62,6 @@ class DockerSandbox:
             file.write(data)
             file.seek(0)
             written = self._exec(["-i", self._container, "sh", "-c", write], timeout=60, stdin=file)
-        self._check(written)
         if written.returncode:
             raise SandboxError(f"cannot write {path} in the container: {written.text.strip()[-500:]}")
         return path
@@ -62,15 +69,19 @@ class DockerSandbox:
     def _exec(self, arguments: list[str], *, timeout: float, stdin: IO[bytes] | int = subprocess.DEVNULL) -> Completed:
         return capture([self._executable, "exec", *arguments], timeout=timeout, stdin=stdin)
 
-    def _check(self, done: Completed) -> None:
-        """Raise SandboxError if it is the container that ended, and not only the command."""
-        gone = done.returncode and any(words in done.text[-1000:] for words in GONE)
-        if (gone or done.returncode == KILLED) and self._has_ended():
-            raise SandboxError(f"the container died: {done.text.strip()[-500:]}")
+    def _ended(self, done: Completed, token: bytes) -> tuple[bytes, int]:
+        """(output, exit code) as they were inside; SandboxError if it is the sandbox or its engine that ended."""
+        output, mark, code = done.output.rpartition(b"\n%s " % token)
+        if mark:
+            return output, int(code.split()[0])
+        own_doing = done.returncode in (126, 127) and any(words in done.output for words in BROKEN_INSIDE)
+        by_signal = 128 < done.returncode <= 128 + signal.SIGRTMAX
+        if own_doing or (by_signal and self._is_alive()):  # it ended the shell around it, too
+            return done.output, done.returncode
+        raise SandboxError(f"the container died, or its engine: exit code {done.returncode}, {_last_line(done)}")
 
-    def _has_ended(self) -> bool:
-        """Wait a little: the client of a command hears that the container was killed before the engine does."""
-        return not capture([self._executable, "wait", self._container], timeout=1).timed_out
+    def _is_alive(self) -> bool:
+        return self._exec([self._container, "true"], timeout=60).returncode == 0
 
 
 class DockerSandboxes:
