@@ -81,7 +81,7 @@ def test_a_damaged_report_is_owed_again(damage, run):
 
 def test_results_that_nobody_signed_are_refused(run):
     write_text(run.prediction(TRIAL), "diff")
-    with pytest.raises(UserError, match="holds results, and no run.json"):
+    with pytest.raises(UserError, match=r"holds results, and no run\.json"):
         run.claimed({}).__enter__()
 
 

@@ -138,7 +138,9 @@ def content_hash(adapter: AdapterSettings) -> str:
         return f"path:{adapter.path}"
     digest = hashlib.sha256()
     for file in (CONFIG, WEIGHTS):
-        digest.update((folder / file).read_bytes())
+        with (folder / file).open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
