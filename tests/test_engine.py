@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from engines import GREEDY, complete, complete_all
 from serving_fixtures import NAMES, random_adapter
+from transformers import AutoModelForCausalLM, MistralConfig, Qwen3Config, Qwen3MoeConfig
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 
 from swe_eval.serving.app.engine import Busy, Engine, Stopping
@@ -94,6 +96,50 @@ class TestRows:
         asked = requests(engine)
         assert texts(complete_all(engine, *asked)) == [complete_all(alone, one)[0].text for one in asked]
         assert len({complete(alone, name).text for name in NAMES}) == 3
+
+
+SMALL = {
+    "vocab_size": 1024,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "eos_token_id": None,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen3Config(**SMALL),
+        Qwen3MoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32),
+        MistralConfig(**SMALL, sliding_window=24),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_other_architectures_say_what_transformers_says(config, talkative, tmp_path):
+    """Whoever is beside them, beyond a sliding window too."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.get_output_embeddings().weight.data *= 8  # apart: no two tokens are nearly as likely
+    model.save_pretrained(tmp_path)
+    for file in talkative.glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    engine = Engine(load(Source(str(tmp_path)), {}, ["base"]))
+    engine.served["sft"] = engine.served["rl-step.900"] = engine.served["base"]  # type: ignore[index]
+    asked = requests(engine)
+    expected = []
+    for one in asked:
+        ids = torch.tensor([one.prompt])
+        new = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=one.sampling.max_tokens
+        )
+        expected.append(engine.text(new[0, len(one.prompt) :].tolist()))
+    assert texts(complete_all(engine, *asked)) == expected
+    engine.close()
 
 
 class TestTrouble:
