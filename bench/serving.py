@@ -6,8 +6,8 @@ for, which is checked.
 
 - ``throughput_ratio_16``: tokens per second that 16 clients at once get from our server (bare base model, prompts of
   their own of about 200 tokens, answers of 64), over what they get from ``transformers serve``.
-- ``reuse_speedup_20_turns``: seconds that a conversation of 20 turns takes on ``transformers serve``, which reads all of
-  it again at every turn, over ours. Each turn adds about 340 tokens and an answer of 32; the last prompt has about 7,700.
+- ``reuse_speedup_20_turns``: seconds that a conversation of 20 turns takes on ``transformers serve``, which reads all
+  of it again at every turn, over ours. Each turn adds about 340 tokens and an answer of 32; the last prompt has 7,700.
 - ``reuse_speedup_own``: the same conversation on our server started with ``--prefix-cache-bytes=0``, over ours with the
   cache. What is left in both is the decoding of 640 tokens.
 - ``mixed_adapters_ratio``: tokens per second of the 16 clients with two LoRA adapters, eight clients each, over those
