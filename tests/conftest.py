@@ -24,7 +24,10 @@ BASE_IMAGE = os.environ.get("SWE_EVAL_TEST_IMAGE", "swe-eval-test:latest")
 """Has git, python3 and pytest; the demo's images are built on it."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+LEFT_OUT: list[str] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     required = os.environ.get("SWE_EVAL_REQUIRE", "").split()
     for group, why_not in {"docker": _why_no_docker}.items():
         members = [item for item in items if group in item.keywords]
@@ -32,8 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         if group in required:
             pytest.exit(f"SWE_EVAL_REQUIRE={group}: {reason}", returncode=1)
-        for item in members:
-            item.add_marker(pytest.mark.skip(reason=reason))
+        config.hook.pytest_deselected(items=members)
+        items[:] = [item for item in items if group not in item.keywords]
+        LEFT_OUT.append(f"left out: the {len(members)} tests of the group {group}: {reason}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in LEFT_OUT:
+        terminalreporter.write_line(line, yellow=True)
 
 
 @cache
