@@ -18,10 +18,11 @@ from swe_eval.mini import write_registry
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
 from swe_eval.report.results import collect, compare, totals, write_results
-from swe_eval.report.tables import print_tables
+from swe_eval.report.tables import print_proof, print_tables
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json, write_text
 from swe_eval.sandbox.sandbox import sandboxes
 from swe_eval.schedule import Schedule
+from swe_eval.serving.proof import prove
 from swe_eval.serving.server import Server, serve
 from swe_eval.settings import Settings, result_settings
 from swe_eval.stages import Stages
@@ -78,7 +79,8 @@ def identify(settings: Settings, benchmark: Benchmark) -> dict[str, Any]:
 def record(run: RunDir, settings: Settings, identity: dict[str, Any]) -> None:
     """Write ``config.yaml`` and ``run.json``: what produced this, each time it was continued."""
     before = read_json(run.run_json).get("invocations", [])
-    write_json(run.run_json, {"identity": identity, "invocations": [*before, {"started": now()} | provenance()]})
+    calls = [*before, {"started": now()} | provenance()]
+    write_json(run.run_json, read_json(run.run_json) | {"identity": identity, "invocations": calls})
     write_text(run.config_yaml, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
 
@@ -109,6 +111,7 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     write_json(run.run_json, read_json(run.run_json) | {"updated": now(), "totals": totals(arms)})
     if any(arm.resolved for arm in arms):
         print_tables(Console(), arms, comparisons)
+        print_proof(Console(), read_json(run.run_json).get("proof", {}))
     Console().print(f"The run is in {run.root}", highlight=False, soft_wrap=True)
     return sum(len(arm.ids("infra")) for arm in arms)
 
@@ -119,6 +122,8 @@ def _server(settings: Settings, run: RunDir, say: Callable[[str], None], needed:
         yield None
         return
     with serve(settings, run.log("server.log"), say) as server:
+        if proof := prove(server.endpoints, settings):
+            write_json(run.run_json, read_json(run.run_json) | {"proof": proof.as_json()})
         write_registry(run.log("litellm_registry.json"), server.endpoints)
         yield server
 

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from swe_eval import adapters, command
 from swe_eval.errors import UserError
+from swe_eval.report.tables import print_proof
+from swe_eval.serving.proof import prove
 from swe_eval.serving.server import Server, serve
 from swe_eval.settings import Settings
 
@@ -33,6 +35,8 @@ def _serve(settings: Settings) -> int:
         serve(settings, Path(folder) / "server.log", console.print) as server,
         suppress(KeyboardInterrupt),  # the way to end it
     ):
+        if proof := prove(server.endpoints, settings):
+            print_proof(console, proof.as_json())
         console.print(how_to_use(server))
         while True:
             server.check()

@@ -89,6 +89,9 @@ class _WithAdapters(Group):
     apply: Literal["auto", "runtime", "merge"]
     """runtime puts adapters beside the base model, merge makes one checkpoint of both; auto merges a single adapter
     exactly when the server could not apply all of it."""
+    proof: Annotated[Literal["none", "effect", "reference"], Free]
+    """effect stops the run if an arm's log-probabilities are another's; reference also if they are not those of
+    transformers with the adapter merged (on the CPU, with room for the model in memory)."""
 
 
 class OneLora(_WithAdapters):
@@ -323,6 +326,11 @@ class Settings(Group):
             merges and self.serving.kind == "external",
             "lora.apply=merge: serving=external is a server that already runs; have it serve what python -m "
             "swe_eval.merging merge makes, and write lora.apply=runtime",
+        )
+        yield (
+            self.quantization.kind != "none" and self.lora.kind != "none" and self.lora.proof == "reference",
+            f"lora.proof=reference: quantization={self.quantization.kind} rounds the weights that the reference has; "
+            "write lora.proof=effect, or quantization=none",
         )
         yield (
             self.sandbox.kind == "local" and not self.benchmark.is_bundled,

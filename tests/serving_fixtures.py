@@ -47,7 +47,7 @@ def serving_settings(
             trust_remote_code=False,
             tool_call_parser=None,
         ),
-        lora=ManyLora(kind="list", apply="auto", adapters=arms),
+        lora=ManyLora(kind="list", apply="auto", proof="effect", adapters=arms),
         serving=serving or transformers_serving(),
         quantization=QuantizationSettings(kind="none"),
     )

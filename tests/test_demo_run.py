@@ -88,6 +88,9 @@ def test_run_json_says_what_produced_it(demo):
     assert re.fullmatch("[0-9a-f]{64}", record["identity"]["adapters.demo"])
     assert [call["command"][1:] for call in record["invocations"]] == [[], []]
     assert record["totals"]["demo"]["turns"] == 32
+    [found] = record["proof"]["distances"]
+    assert (found["a"], found["b"]) == ("base", "demo")
+    assert found["nats"] > 1 > found["noise"]
     assert record["totals"]["base"]["completion_tokens"] > 0
 
 

@@ -39,6 +39,7 @@ def test_every_option_of_every_group_makes_valid_settings(option):
         (["benchmark=verified", "sandbox=local"], "sandbox=local: benchmark=verified would run foreign code"),
         (["quantization=4bit", "serving=external", "serving.base_url=http://host/v1"], "quantization=4bit: serving="),
         (["agent=toolcall", "model.tool_call_parser=none"], "agent.actions=toolcall: model.tool_call_parser=none"),
+        (["lora.proof=reference", "quantization=4bit"], "lora.proof=reference: quantization=4bit rounds the weights"),
         (["lora.apply=merge"], "lora.apply=merge: one merged adapter fills the server, and here are 2 arms; write"),
         (
             ["lora=trained", "lora.path=/a", "lora.apply=merge", "serving=external", "serving.base_url=http://host/v1"],

@@ -45,7 +45,7 @@ def applied(settings: Settings, say: Say) -> Settings:
     return settings.model_copy(
         update={
             "model": settings.model.model_copy(update={"base_model": str(merged), "revision": None}),
-            "lora": ManyLora(kind="list", apply="runtime", adapters=(arm,)),
+            "lora": ManyLora(kind="list", apply="runtime", proof="none", adapters=(arm,)),
         }
     )
 

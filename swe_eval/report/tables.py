@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -24,6 +25,12 @@ def print_tables(console: Console, arms: Sequence[Arm], comparisons: Sequence[Co
         console.print(_comparison_table(comparisons))
     if owed := sum(len(arm.ids("infra")) for arm in arms):
         console.print(f"{owed} without a verdict (infra): never scored, owed; the same command runs them again.")
+
+
+def print_proof(console: Console, proof: Mapping[str, Any]) -> None:
+    """Print what ``run.json`` has of the proof that the arms are what they are called."""
+    for line in _proof(proof) if proof else ():
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def rate(arm: Arm) -> str:
@@ -48,6 +55,17 @@ def _exits(arm: Arm) -> str:
     listed = ", ".join(f"{count} {status}" for status, count in ended.most_common())
     rescued = sum(verdict.rescued for verdict in arm.verdicts.values())
     return listed + (f" ({rescued} unsubmitted patch{'es' * (rescued > 1)} rescued)" if rescued else "")
+
+
+def _proof(proof: Mapping[str, Any]) -> Iterator[str]:
+    off = proof["off_reference"] or {}
+    if not proof["distances"] and not off:
+        yield "the server has no second model to tell this one from; lora.proof=reference holds it against transformers"
+    for found in proof["distances"]:
+        apart = f"{found['nats']:.3g} nats per token from {found['a']}"
+        yield f"{found['b']} is served {apart} (noise {found['noise']:.1g})"
+    for name, nats in off.items():
+        yield f"{name} is served {nats:.1g} nats per token off what transformers computes"
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import httpx
@@ -53,6 +54,27 @@ def ask_one_token(endpoint: Endpoint, timeout: float) -> None:
         response.json()["choices"][0]["message"]
     except (ValueError, KeyError, TypeError, IndexError):
         raise ServingError(f"{response.url} is not an OpenAI chat endpoint: {response.text[:200]!r}") from None
+
+
+def prompt_logprobs(endpoint: Endpoint, prompt: str, timeout: float) -> list[float]:
+    """Log-probability, in nats, of every token of ``prompt`` but the first.
+
+    Raises:
+        httpx.HTTPError: nobody answers within ``timeout`` seconds, or the answer is not 2xx.
+        ServingError: the answer does not score the prompt, or with what is no number.
+    """
+    # one token is generated and left out again: not every server takes max_tokens=0
+    request = {"model": endpoint.model, "prompt": prompt, "max_tokens": 1, "echo": True, "logprobs": 1}
+    with _client(endpoint.base_url, endpoint.api_key, timeout) as client:
+        response = client.post("/completions", json=request | {"temperature": 0}).raise_for_status()
+    try:
+        answer = response.json()
+        scores: list[float] = answer["choices"][0]["logprobs"]["token_logprobs"][1 : answer["usage"]["prompt_tokens"]]
+    except (ValueError, KeyError, TypeError, IndexError):
+        scores = []
+    if not scores or not all(isinstance(score, float | int) and math.isfinite(score) for score in scores):
+        raise ServingError(f"no log-probabilities of the prompt in {response.text[:200]!r}")
+    return scores
 
 
 def reason(error: httpx.HTTPError) -> str:

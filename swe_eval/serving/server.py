@@ -21,7 +21,7 @@ class Server(Protocol):
 
     @property
     def endpoints(self) -> Mapping[str, Endpoint]:
-        """By adapter name."""
+        """By adapter name; of a server that we start, also the base model by its own id if no arm is it."""
 
     def check(self) -> None:
         """Raise ServingError, with what is known of the reason, if the server is no longer there."""

@@ -28,7 +28,7 @@ def start_transformers(settings: Settings, log: Path, say: Callable[[str], None]
         api_key=api_key,
         host=serving.host,
         port=serving.port,
-        models=tuple(adapter.name for adapter in settings.adapters),
+        models=(*_base_names(settings), *(a.name for a in settings.adapters if a.path is not None)),
         startup_timeout=serving.startup_timeout,
     )
     with supervise(launch, log, say) as server:
@@ -53,5 +53,11 @@ def _argv(settings: Settings) -> list[str]:
         *(sys.executable, "-m", "swe_eval.serving.app"),
         *(f"{option}={value}" for option, value in options.items() if value is not None),
         *(["--trust-remote-code"] if model.trust_remote_code else []),
-        *(f"--base-name={a.name}" if a.path is None else f"--adapter={a.name}={a.path}" for a in settings.adapters),
+        *(f"--base-name={name}" for name in _base_names(settings)),
+        *(f"--adapter={a.name}={a.path}" for a in settings.adapters if a.path is not None),
     ]
+
+
+def _base_names(settings: Settings) -> list[str]:
+    """Of the arms without an adapter; if there are none, the base model's own: the proof holds adapters against it."""
+    return [a.name for a in settings.adapters if a.path is None] or [settings.model.base_model]

@@ -1,0 +1,161 @@
+"""Proof that every arm is what it is called: fixed texts are scored under each of them before anything is rolled out.
+
+A server that drops an adapter answers just as happily, in the base model's words; its log-probabilities give it away.
+Every text is scored twice: by each arm alone, then by all arms at once, as the rollouts will be. What differs between
+the two is noise, which an effect must rise above (16-bit kernels round by the shape of a batch), and is as large as an
+effect where a server mixes up its adapters (vllm-project/vllm pull request 48421: base rows beside LoRA rows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import httpx
+import numpy as np
+
+from swe_eval.errors import ServingError
+from swe_eval.run_dir import now
+from swe_eval.serving.endpoint import Endpoint, prompt_logprobs, reason
+from swe_eval.serving.reference import reference_logprobs
+from swe_eval.settings import Settings
+
+TEXTS = (
+    "def median(values):\n    ordered = sorted(values)\n    middle = len(ordered) // 2\n    if len(ordered) % 2:\n"
+    "        return ordered[middle]\n    return (ordered[middle - 1] + ordered[middle]) / 2\n",
+    "The test fails because the cache is keyed by the path alone. Let me look at the file first.\n\n"
+    "```mswea_bash_command\ngrep -rn 'cache' src/ | head -20\n```\n",
+    "diff --git a/setup.py b/setup.py\n--- a/setup.py\n+++ b/setup.py\n@@ -3,2 +3,2 @@\n-    version='1.0',\n"
+    "+    version='1.1',\n     packages=find_packages(),\n",
+)
+TIMEOUT = 600.0
+"""Seconds per text: the first pass of a new shape may compile."""
+FLOOR = 1e-6
+"""Nats per token; less than this no two models differ by, noise or none."""
+TOLERANCE = {"float32": 0.02}
+"""Nats per token that a server may be off transformers' own scores, by ``model.dtype``."""
+TOLERANCE_16_BIT = 0.05
+"""A right server in bfloat16 was 0.01 to 0.03 off (vLLM 0.32)."""
+
+Scores = np.ndarray[Any, np.dtype[np.float64]]
+"""Log-probability, in nats, of every token but the first of each text, text after text."""
+
+
+class Unproven(ServingError):
+    """What is served is not what was trained, or the server does not let us see."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far two arms are apart on the texts, in nats per token (mean of the absolute differences)."""
+
+    a: str
+    b: str
+    nats: float
+    noise: float
+    """The larger of what either arm differs by from itself when all arms are asked at once."""
+
+    @property
+    def is_real(self) -> bool:
+        return self.nats > max(2 * self.noise, FLOOR)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the scores showed."""
+
+    tokens: int
+    """Scored, per arm."""
+    distances: tuple[Distance, ...]
+    """Of every two arms that should differ; the base model's among them where the server has it."""
+    off_reference: Mapping[str, float] | None = None
+    """Nats per token that an arm is off transformers with the adapter merged; None if that was not asked for."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"made": now(), **asdict(self)}
+
+
+def prove(endpoints: Mapping[str, Endpoint], settings: Settings) -> Proof | None:
+    """Score the texts under every endpoint, as far as ``lora.proof`` says; None if it says ``none``.
+
+    Raises:
+        Unproven: two arms that should differ do not, an arm is not what transformers makes of it, or the endpoint
+            tells no log-probabilities; one line each.
+    """
+    if settings.lora.kind == "none" or settings.lora.proof == "none":
+        return None
+    alone, together = _scores(endpoints, at_once=1), _scores(endpoints, at_once=len(endpoints) * len(TEXTS))
+    noise = {name: _apart(alone[name], together[name]) for name in endpoints}
+    distances = tuple(
+        Distance(a, b, _apart(alone[a], alone[b]), max(noise[a], noise[b]))
+        for a, b in _that_should_differ(endpoints, settings)
+    )
+    _refuse("\n".join(_told_apart(distances)))
+    off = _off_reference(alone, settings) if settings.lora.proof == "reference" else None
+    return Proof(len(next(iter(alone.values()))), distances, off)
+
+
+def _scores(endpoints: Mapping[str, Endpoint], at_once: int) -> dict[str, Scores]:
+    with ThreadPoolExecutor(at_once) as pool:
+        jobs = {name: [pool.submit(_score, endpoint, text) for text in TEXTS] for name, endpoint in endpoints.items()}
+        return {name: np.concatenate([job.result() for job in own]) for name, own in jobs.items()}
+
+
+def _score(endpoint: Endpoint, text: str) -> list[float]:
+    try:
+        return prompt_logprobs(endpoint, text, TIMEOUT)
+    except (httpx.HTTPError, ServingError) as error:
+        said = reason(error) if isinstance(error, httpx.HTTPError) else str(error)
+        raise Unproven(
+            f"lora.proof: {endpoint.model} at {endpoint.base_url} does not score a text (POST /completions with echo "
+            f"and logprobs: {said}); write lora.proof=none to run without proof"
+        ) from None
+
+
+def _apart(a: Scores, b: Scores) -> float:
+    if a.shape != b.shape:
+        raise Unproven(f"lora.proof: the same texts have {len(a)} tokens for one arm and {len(b)} for another")
+    return float(np.abs(a - b).mean())
+
+
+def _that_should_differ(endpoints: Mapping[str, Endpoint], settings: Settings) -> Iterator[tuple[str, str]]:
+    adapted = {adapter.name for adapter in settings.adapters if adapter.path is not None}
+    return ((a, b) for a, b in combinations(endpoints, 2) if adapted & {a, b})
+
+
+def _told_apart(distances: Sequence[Distance]) -> Iterator[str]:
+    for found in distances:
+        if found.is_real:
+            continue
+        figures = f"{found.nats:.2g} nats per token apart, {found.noise:.2g} of them noise"
+        yield (
+            f"lora.proof: {found.b} cannot be told from {found.a} ({figures}): the server does not apply an adapter, "
+            "or mixes them up, or they are the same weights; see its log, or write lora.proof=none if that is meant"
+        )
+
+
+def _off_reference(scores: Mapping[str, Scores], settings: Settings) -> dict[str, float]:
+    """How far each arm is off the reference; the base model's is the checkpoint as it is."""
+    paths = {adapter.name: adapter.path for adapter in settings.adapters}
+    off = {
+        name: _apart(found, np.concatenate(reference_logprobs(settings.model, paths.get(name), TEXTS)))
+        for name, found in scores.items()
+    }
+    tolerance = TOLERANCE.get(settings.model.dtype, TOLERANCE_16_BIT)
+    _refuse(
+        "\n".join(
+            f"lora.proof=reference: {name} is {nats:.2g} nats per token off transformers with the adapter merged "
+            f"(at most {tolerance:g}): the server does not compute what was trained; write lora.apply=merge"
+            for name, nats in off.items()
+            if not nats <= tolerance
+        )
+    )
+    return off
+
+
+def _refuse(lines: str) -> None:
+    if lines:
+        raise Unproven(lines)

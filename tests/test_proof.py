@@ -1,0 +1,146 @@
+"""The proof that what is served is what was trained: against our own server, and against servers that are wrong."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from scripted import scripted_endpoint
+from serving_fixtures import NAMES, random_adapter, serving_settings
+
+from swe_eval.evaluate import evaluate
+from swe_eval.serving.proof import Proof, Unproven, prove
+from swe_eval.serving.server import Endpoint, Server, serve
+from swe_eval.settings import Settings
+
+
+@pytest.fixture
+def arms(talkative: Path, random_adapters: dict[str, Path]) -> Settings:
+    """The settings of the session's server."""
+    return serving_settings(talkative, {"base": None, **random_adapters})
+
+
+def with_lora(settings: Settings, **fields: object) -> Settings:
+    return settings.model_copy(update={"lora": settings.lora.model_copy(update=fields)})
+
+
+def proven(endpoints: Mapping[str, Endpoint], settings: Settings) -> Proof:
+    proof = prove(endpoints, settings)
+    assert proof is not None
+    return proof
+
+
+@contextmanager
+def endpoint_that_mixes_up() -> Iterator[dict[str, Endpoint]]:
+    """Scores ``base`` as it scores ``trained`` while anything else is being computed."""
+    busy: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            model = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["model"]
+            busy.append(model)
+            time.sleep(0.3)  # the others are here by then
+            score = -2.0 if "trained" in busy else -1.0
+            busy.remove(model)
+            answer = {"choices": [{"logprobs": {"token_logprobs": [None, score]}}], "usage": {"prompt_tokens": 2}}
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{http.server_port}/v1"
+        yield {name: Endpoint(url, "key", name, None) for name in ("base", "trained")}
+        http.shutdown()
+
+
+def test_every_two_arms_are_told_apart_on_our_server(server, arms):
+    proof = proven(server.endpoints, arms)
+    assert [(found.a, found.b) for found in proof.distances] == [
+        ("base", "sft"),
+        ("base", "rl-step.900"),
+        ("sft", "rl-step.900"),
+    ]
+    assert all(found.nats > 0.1 and found.noise < 1e-4 for found in proof.distances)
+
+
+def test_an_adapter_that_the_server_does_not_apply_stops_the_run(server, arms):
+    dropped = {**server.endpoints, "sft": server.endpoints["base"]}
+    with pytest.raises(Unproven, match=r"^lora\.proof: sft cannot be told from base \(0 nats .* lora\.proof=none"):
+        prove(dropped, arms)
+
+
+def test_two_arms_of_the_same_weights_stop_the_run(server, arms):
+    with pytest.raises(Unproven, match=r"rl-step\.900 cannot be told from sft .* the same weights"):
+        prove({**server.endpoints, "rl-step.900": server.endpoints["sft"]}, arms)
+
+
+def test_a_server_that_mixes_up_arms_asked_at_once_stops_the_run():
+    settings = serving_settings(Path("unused"), {"base": None, "trained": Path("somewhere")})
+    with (
+        endpoint_that_mixes_up() as endpoints,
+        pytest.raises(Unproven, match="1 nats per token apart, 1 of them noise"),
+    ):
+        prove(endpoints, settings)
+
+
+def test_two_base_models_need_not_differ(server):
+    settings = serving_settings(Path("unused"), {"one": None, "two": None})
+    assert proven(dict.fromkeys(("one", "two"), server.endpoints["base"]), settings).distances == ()
+
+
+def test_an_endpoint_that_scores_nothing_is_named_with_the_way_out(arms):
+    with scripted_endpoint(lambda *_: "", status=404) as scripted:
+        endpoints = {name: Endpoint(scripted.base_url, "key", name, None) for name in NAMES}
+        with pytest.raises(Unproven, match=r"base at http.* does not score a text .*HTTP 404.*lora\.proof=none"):
+            prove(endpoints, arms)
+
+
+def test_none_asks_for_nothing(arms):
+    assert prove({}, with_lora(arms, proof="none")) is None
+
+
+def test_a_base_model_that_is_no_arm_is_served_for_the_proof(talkative, random_adapters, tmp_path):
+    settings = serving_settings(talkative, {"sft": random_adapters["sft"]})
+    with serve(settings, tmp_path / "log", print) as server:
+        [found] = proven(server.endpoints, settings).distances
+    assert (found.a, found.b) == (str(talkative), "sft")
+
+
+class TestReference:
+    def test_our_server_computes_what_transformers_does(self, server: Server, arms: Settings) -> None:
+        off = proven(server.endpoints, with_lora(arms, proof="reference")).off_reference
+        assert off is not None
+        assert list(off) == NAMES
+        assert max(off.values()) < 1e-4
+
+    def test_an_adapter_applied_to_half_is_refused(self, server: Server, arms: Settings) -> None:
+        """It differs from the base model: what tells is that it differs from what was trained, too."""
+        swapped = dict(zip(NAMES, [server.endpoints[name] for name in ("base", "rl-step.900", "sft")], strict=True))
+        with pytest.raises(Unproven, match=r"^lora\.proof=reference: sft is \S+ nats per token off transformers"):
+            prove(swapped, with_lora(arms, proof="reference"))
+
+    def test_a_merged_adapter_is_held_against_it(self, talkative: Path, tmp_path: Path) -> None:
+        adapter = random_adapter(talkative, tmp_path / "adapter", 3, target_modules=["kv_b_proj", "o_proj"])
+        settings = with_lora(serving_settings(talkative, {"rl": adapter}), proof="reference", apply="merge")
+        with serve(settings, tmp_path / "log", print) as server:
+            off = proven(server.endpoints, settings).off_reference
+        assert off is not None
+        assert off["rl"] < 1e-4
+
+
+def test_a_run_whose_adapter_is_not_applied_rolls_nothing_out(settings, server, monkeypatch, tmp_path):
+    monkeypatch.setenv("KEY", server.endpoints["base"].api_key)
+    external = ["serving=external", f"serving.base_url={server.endpoints['base'].base_url}", "serving.api_key_env=KEY"]
+    with pytest.raises(Unproven, match="demo cannot be told from base"):
+        evaluate(settings(*external, "+serving.models.demo=base"))
+    assert not (tmp_path / "run" / "trajectories").exists()
