@@ -72,7 +72,7 @@ def test_the_table_never_shows_a_number_without_its_interval(demo):
     out, _, _ = demo
     assert "base   0/7 = 0.0% [0.0, 35.4]" in out
     assert "demo   5/7 = 71.4% [35.9, 91.8]   2            0             0" in out
-    assert re.search(r"base vs demo +0 +0 +5 +2 +\+71.4 points +0.0625", out)
+    assert re.search(r"base vs demo +0 +0 +5 +2 +\+71.4 \[\+21.2, \+91.8\] +0.0625", out)
 
 
 def test_how_each_rollout_ended_is_kept(demo):

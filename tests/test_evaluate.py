@@ -73,7 +73,10 @@ def test_the_comparison_pairs_the_arms(settings, tmp_path):
     [comparison] = json.loads((tmp_path / "run/results/comparison.json").read_text())
     flips = {"only_a_ids": [], "only_b_ids": TASKS}
     counts = {"n": 2, "both": 0, "only_a": 0, "only_b": 2, "neither": 0}
-    assert comparison == {"a": "bad", "b": "good", **counts, "difference": 1.0, "p_value": 0.5, **flips}
+    ps = {"p_value": 0.5, "p_holm": 0.5}
+    sureness = {"interval": pytest.approx([0.07, 1.0], abs=1e-4), "detectable": None, **ps}
+    uneven = {"infra_rates_differ_by": 0.0, "is_refused": False}
+    assert comparison == {"a": "bad", "b": "good", **counts, "difference": 1.0, **sureness, **uneven, **flips}
 
 
 def test_the_same_command_again_does_nothing_and_says_the_same(settings, capsys):

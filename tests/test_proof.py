@@ -11,10 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from scripted import scripted_endpoint
 from serving_fixtures import NAMES, random_adapter, serving_settings
 
 from swe_eval.evaluate import evaluate
+from swe_eval.report.tables import print_proof
 from swe_eval.serving.proof import Proof, Unproven, prove
 from swe_eval.serving.server import Endpoint, Server, serve
 from swe_eval.settings import Settings
@@ -93,9 +95,16 @@ def test_a_server_that_mixes_up_arms_asked_at_once_stops_the_run():
         prove(endpoints, settings)
 
 
-def test_two_base_models_need_not_differ(server):
+def test_where_no_arm_is_an_adapter_nothing_is_asked():
     settings = serving_settings(Path("unused"), {"one": None, "two": None})
-    assert proven(dict.fromkeys(("one", "two"), server.endpoints["base"]), settings).distances == ()
+    assert prove({}, settings) is None
+
+
+def test_an_adapter_alone_on_its_server_is_said_to_be_unproven(capsys):
+    settings = serving_settings(Path("unused"), {"trained": Path("somewhere")})
+    found = proven({"trained": Endpoint("http://127.0.0.1:9/v1", "key", "trained", None)}, settings)
+    print_proof(Console(), found.as_json())
+    assert "no second model to tell this one from; lora.proof=reference" in capsys.readouterr().out
 
 
 def test_an_endpoint_that_scores_nothing_is_named_with_the_way_out(arms):

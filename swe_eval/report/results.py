@@ -9,9 +9,12 @@ from typing import Any
 from swebench.harness.infra_failure import TIER_ENVIRONMENT, classify_logs
 
 from swe_eval.run_dir import RunDir, Trial, read_json, write_json
-from swe_eval.statistics import Paired
+from swe_eval.statistics import Paired, holm
 
 SCORED = ("resolved", "unresolved", "empty_patch")
+
+UNEVEN = 0.01
+"""Arms whose infra rates differ by more are not compared: what is missing may not be missing by chance."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class Arm:
         return sorted(key for key, verdict in self.verdicts.items() if verdict.outcome in outcomes)
 
     @property
+    def infra_rate(self) -> float:
+        return len(self.ids("infra")) / len(self.verdicts) if self.verdicts else 0.0
+
+    @property
     def resolved(self) -> dict[str, bool]:
         """The scored trials alone."""
         return {key: verdict.outcome == "resolved" for key, verdict in self.verdicts.items() if verdict.is_scored}
@@ -62,13 +69,27 @@ class Comparison:
     paired: Paired
     only_a: list[str]
     only_b: list[str]
+    p_holm: float
+    """The exact p-value, adjusted for all comparisons of the run."""
+    uneven: float
+    """How far the infra rates of the two arms are apart."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether too much of one arm alone is missing for a headline."""
+        return self.uneven > UNEVEN
 
     def as_json(self) -> dict[str, Any]:
-        n = self.paired.n
-        difference = (self.paired.only_b - self.paired.only_a) / n if n else None
-        counts = {"n": n, **asdict(self.paired)}
-        flips = {"only_a_ids": self.only_a, "only_b_ids": self.only_b}
-        return {"a": self.a, "b": self.b, **counts, "difference": difference, "p_value": self.paired.p_value, **flips}
+        paired = self.paired
+        return {
+            **{"a": self.a, "b": self.b, "n": paired.n, **asdict(paired)},
+            "difference": paired.difference if paired.n else None,
+            "interval": [paired.interval.low, paired.interval.high],
+            "detectable": paired.detectable,
+            **{"p_value": paired.p_value, "p_holm": self.p_holm},
+            **{"infra_rates_differ_by": self.uneven, "is_refused": self.is_refused},
+            **{"only_a_ids": self.only_a, "only_b_ids": self.only_b},
+        }
 
 
 def collect(run: RunDir, trials: Iterable[Trial]) -> list[Arm]:
@@ -80,9 +101,12 @@ def collect(run: RunDir, trials: Iterable[Trial]) -> list[Arm]:
 
 
 def compare(arms: Sequence[Arm], pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
-    """Compare the named pairs of arms."""
-    by_name = {arm.name: arm.resolved for arm in arms}
-    return [_compare(a, b, by_name[a], by_name[b]) for a, b in pairs]
+    """Compare the named pairs of arms, as one family of tests."""
+    by_name = {arm.name: arm for arm in arms}
+    chosen = [(by_name[a], by_name[b]) for a, b in pairs]
+    paired = [Paired.of(a.resolved, b.resolved) for a, b in chosen]
+    adjusted = holm([each.p_value for each in paired])
+    return [_compare(*both, found, p) for both, found, p in zip(chosen, paired, adjusted, strict=True)]
 
 
 def write_results(run: RunDir, trials: Sequence[Trial], arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> None:
@@ -143,14 +167,16 @@ def _trajectory(run: RunDir, trial: Trial) -> tuple[dict[str, Any], list[dict[st
     return data.get("info", {}), data.get("messages", [])
 
 
-def _compare(a: str, b: str, resolved_a: Mapping[str, bool], resolved_b: Mapping[str, bool]) -> Comparison:
-    both = sorted(resolved_a.keys() & resolved_b.keys())
+def _compare(a: Arm, b: Arm, paired: Paired, p_holm: float) -> Comparison:
+    both = sorted(a.resolved.keys() & b.resolved.keys())
     return Comparison(
-        a,
-        b,
-        Paired.of(resolved_a, resolved_b),
-        only_a=[key for key in both if resolved_a[key] and not resolved_b[key]],
-        only_b=[key for key in both if resolved_b[key] and not resolved_a[key]],
+        a.name,
+        b.name,
+        paired,
+        only_a=[key for key in both if a.resolved[key] and not b.resolved[key]],
+        only_b=[key for key in both if b.resolved[key] and not a.resolved[key]],
+        p_holm=p_holm,
+        uneven=abs(a.infra_rate - b.infra_rate),
     )
 
 

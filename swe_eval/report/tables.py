@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from swe_eval.report.results import Arm, Comparison
-from swe_eval.statistics import wilson
+from swe_eval.statistics import POWER, wilson
 
 
 def print_tables(console: Console, arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> None:
@@ -23,6 +23,8 @@ def print_tables(console: Console, arms: Sequence[Arm], comparisons: Sequence[Co
             console.print(f"  {arm.name} ended with {exits}", highlight=False, soft_wrap=True)
     if comparisons:
         console.print(_comparison_table(comparisons))
+    for line in map(_what_it_can_show, comparisons):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if owed := sum(len(arm.ids("infra")) for arm in arms):
         console.print(f"{owed} without a verdict (infra): never scored, owed; the same command runs them again.")
 
@@ -69,10 +71,34 @@ def _proof(proof: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    table = Table("A vs B", "both", "only A", "only B", "neither", "B - A", "two-sided p", box=SIMPLE)
+    family = len(comparisons) > 1
+    columns = ("A vs B", "both", "only A", "only B", "neither", "B - A \\[95%]", "exact p")
+    table = Table(*columns, *(["Holm p"] if family else []), box=SIMPLE, collapse_padding=True)
     for comparison in comparisons:
         found = comparison.paired
-        difference = f"{100 * (found.only_b - found.only_a) / found.n:+.1f} points" if found.n else "-"
         counts = [str(count) for count in (found.both, found.only_a, found.only_b, found.neither)]
-        table.add_row(f"{comparison.a} vs {comparison.b}", *counts, difference, f"{found.p_value:.3g}")
+        adjusted = [_p(comparison, comparison.p_holm)] if family else []
+        figures = [_difference(comparison), _p(comparison, found.p_value), *adjusted]
+        table.add_row(f"{comparison.a} vs {comparison.b}", *counts, *map(escape, figures))
     return table
+
+
+def _difference(comparison: Comparison) -> str:
+    found = comparison.paired
+    if not found.n or comparison.is_refused:
+        return "-"
+    ends = (100 * end for end in (found.interval.low, found.interval.high))
+    return f"{100 * found.difference:+.1f} [{', '.join(f'{end:+.1f}' for end in ends)}]"
+
+
+def _p(comparison: Comparison, value: float) -> str:
+    return "-" if comparison.is_refused else f"{value:.3g}"
+
+
+def _what_it_can_show(comparison: Comparison) -> str:
+    found, name = comparison.paired, f"{comparison.a} vs {comparison.b}"
+    if comparison.is_refused:
+        uneven = f"{100 * comparison.uneven:.1f} points"
+        return f"{name}: no verdict while the arms' infra rates differ by {uneven}; run what is owed"
+    least = "no difference" if found.detectable is None else f"a difference of {100 * found.detectable:.1f} points"
+    return f"{name}: {found.n} pairs that disagree this often detect {least} with {POWER:.0%} power"

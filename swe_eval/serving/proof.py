@@ -87,12 +87,13 @@ def prove(endpoints: Mapping[str, Endpoint], settings: Settings) -> Proof | None
     """
     if settings.lora.kind == "none" or settings.lora.proof == "none":
         return None
+    adapted = {adapter.name for adapter in settings.adapters if adapter.path is not None}
+    to_differ = [pair for pair in combinations(endpoints, 2) if adapted & {*pair}]
+    if not to_differ and settings.lora.proof == "effect":
+        return Proof(0, ()) if adapted else None
     alone, together = _scores(endpoints, at_once=1), _scores(endpoints, at_once=len(endpoints) * len(TEXTS))
     noise = {name: _apart(alone[name], together[name]) for name in endpoints}
-    distances = tuple(
-        Distance(a, b, _apart(alone[a], alone[b]), max(noise[a], noise[b]))
-        for a, b in _that_should_differ(endpoints, settings)
-    )
+    distances = tuple(Distance(a, b, _apart(alone[a], alone[b]), max(noise[a], noise[b])) for a, b in to_differ)
     _refuse("\n".join(_told_apart(distances)))
     off = _off_reference(alone, settings) if settings.lora.proof == "reference" else None
     return Proof(len(next(iter(alone.values()))), distances, off)
@@ -119,11 +120,6 @@ def _apart(a: Scores, b: Scores) -> float:
     if a.shape != b.shape:
         raise Unproven(f"lora.proof: the same texts have {len(a)} tokens for one arm and {len(b)} for another")
     return float(np.abs(a - b).mean())
-
-
-def _that_should_differ(endpoints: Mapping[str, Endpoint], settings: Settings) -> Iterator[tuple[str, str]]:
-    adapted = {adapter.name for adapter in settings.adapters if adapter.path is not None}
-    return ((a, b) for a, b in combinations(endpoints, 2) if adapted & {a, b})
 
 
 def _told_apart(distances: Sequence[Distance]) -> Iterator[str]:
