@@ -27,7 +27,7 @@ def printed(*arms: Arm) -> str:
 def test_a_difference_has_its_interval_and_what_could_have_been_detected():
     said = printed(arm("base", "R" * 20 + "U" * 80), arm("rl", "U" * 5 + "R" * 30 + "U" * 65))
     assert "base vs rl  15    5       15      65       +10.0 [+1.2, +18.8]  0.0414" in said
-    assert "100 pairs that disagree this often detect a difference of 12.8 points with 80% power" in said
+    assert "base vs rl: n = 100 with this much disagreement detects a difference of 12.8 points at 80% power" in said
 
 
 def test_arms_of_a_family_are_adjusted_for_each_other():

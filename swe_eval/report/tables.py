@@ -101,4 +101,4 @@ def _what_it_can_show(comparison: Comparison) -> str:
         uneven = f"{100 * comparison.uneven:.1f} points"
         return f"{name}: no verdict while the arms' infra rates differ by {uneven}; run what is owed"
     least = "no difference" if found.detectable is None else f"a difference of {100 * found.detectable:.1f} points"
-    return f"{name}: {found.n} pairs that disagree this often detect {least} with {POWER:.0%} power"
+    return f"{name}: n = {found.n} with this much disagreement detects {least} at {POWER:.0%} power"
