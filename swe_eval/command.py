@@ -43,9 +43,9 @@ def run(task: Callable[[Settings], int]) -> NoReturn:
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     def composed(config: DictConfig) -> None:
-        codes.append(_exit_code(lambda: task(settings_from(_resolved(config)))))
+        codes.append(exit_code(lambda: task(settings_from(_resolved(config)))))
 
-    codes.append(_exit_code(composed))
+    codes.append(exit_code(composed))
     if INTERRUPTED in codes:  # a thread may still wait for a model's answer
         sys.stdout.flush()
         sys.stderr.flush()
@@ -53,7 +53,7 @@ def run(task: Callable[[Settings], int]) -> NoReturn:
     sys.exit(max(codes))
 
 
-def _exit_code(call: Callable[[], int | None]) -> int:
+def exit_code(call: Callable[[], int | None]) -> int:
     """What ``call`` returns, or the code of what it raised, which is said on standard error."""
     try:
         return call() or OK

@@ -17,8 +17,7 @@ from swe_eval.benchmark.instances import Benchmark
 from swe_eval.mini import write_registry
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
-from swe_eval.report.results import collect, compare, totals, write_results
-from swe_eval.report.tables import print_proof, print_tables
+from swe_eval.report.report import conclude
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json, write_text
 from swe_eval.sandbox.sandbox import sandboxes
 from swe_eval.schedule import Schedule
@@ -41,7 +40,7 @@ def evaluate(settings: Settings) -> int:
     identity = identify(settings, benchmark)
     run = RunDir(settings.output_dir)
     with run.claimed(identity):
-        record(run, settings, identity)
+        record(run, settings, identity, trials, pairs(settings))
         try:
             roll_out_and_grade(settings, benchmark, run, trials)
         finally:  # what is there is worth showing, whatever ended the run
@@ -76,11 +75,21 @@ def identify(settings: Settings, benchmark: Benchmark) -> dict[str, Any]:
     return result_settings(settings) | hashes | {"benchmark.fingerprint": benchmark.fingerprint}
 
 
-def record(run: RunDir, settings: Settings, identity: dict[str, Any]) -> None:
-    """Write ``config.yaml`` and ``run.json``: what produced this, each time it was continued."""
-    before = read_json(run.run_json).get("invocations", [])
-    calls = [*before, {"started": now()} | provenance()]
-    write_json(run.run_json, read_json(run.run_json) | {"identity": identity, "invocations": calls})
+def record(
+    run: RunDir,
+    settings: Settings,
+    identity: dict[str, Any],
+    trials: Sequence[Trial],
+    comparisons: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Write ``config.yaml`` and ``run.json``: what produced this each time it was continued, and what belongs to it."""
+    kept = read_json(run.run_json)
+    by_arm: dict[str, list[str]] = {}
+    for trial in trials:
+        by_arm.setdefault(trial.arm, []).append(trial.instance_id)
+    calls = [*kept.get("invocations", []), {"started": now()} | provenance()]
+    said = {"identity": identity, "invocations": calls, "trials": by_arm, "comparisons": comparisons}
+    write_json(run.run_json, kept | said)
     write_text(run.config_yaml, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
 
@@ -101,19 +110,6 @@ def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, tr
     ):
         stages = Stages(settings, by_id, run, backend, server, progress, schedule.is_stopping)
         schedule.run(to_roll_out, to_grade, stages.roll_out, stages.grade, on_interrupt=backend.remove_all)
-
-
-def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[str, str]]) -> int:
-    """Write and print the results; returns how many trials are owed."""
-    arms = collect(run, trials)
-    comparisons = compare(arms, to_compare)
-    write_results(run, trials, arms, comparisons)
-    write_json(run.run_json, read_json(run.run_json) | {"updated": now(), "totals": totals(arms)})
-    if any(arm.resolved for arm in arms):
-        print_tables(Console(), arms, comparisons)
-        print_proof(Console(), read_json(run.run_json).get("proof", {}))
-    Console().print(f"The run is in {run.root}", highlight=False, soft_wrap=True)
-    return sum(len(arm.ids("infra")) for arm in arms)
 
 
 @contextmanager

@@ -38,7 +38,8 @@ def _grade(settings: Settings, predictions: str | None) -> int:
     if predictions is None:
         raise UserError("--predictions: needs a value: write --predictions p.jsonl, or --predictions gold")
     from swe_eval.benchmark import instances
-    from swe_eval.evaluate import conclude, record, roll_out_and_grade
+    from swe_eval.evaluate import record, roll_out_and_grade
+    from swe_eval.report.report import conclude
     from swe_eval.run_dir import RunDir, Trial, write_text
 
     benchmark = instances.load(settings.benchmark)
@@ -52,7 +53,7 @@ def _grade(settings: Settings, predictions: str | None) -> int:
     }
     trials = [Trial(row["model_name_or_path"], row["instance_id"]) for row in rows]
     with run.claimed(identity):
-        record(run, settings, identity)
+        record(run, settings, identity, trials)
         for trial, row in zip(trials, rows, strict=True):
             write_text(run.prediction(trial), row["model_patch"])
         try:

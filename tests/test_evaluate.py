@@ -228,3 +228,55 @@ def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(number, tmp_path
     assert out.splitlines()[-1] == "swe_eval: interrupted: the same command continues"
     assert "Traceback" not in out
     assert not (tmp_path / "run/logs/infra.jsonl").exists()
+
+
+def reported(*arguments: str, cwd: Path) -> tuple[int, str]:
+    argv = [sys.executable, "-m", "swe_eval.report", *arguments]
+    done = subprocess.run(argv, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    return done.returncode, done.stdout
+
+
+def test_the_report_of_a_run_is_made_again_from_its_files(settings, tmp_path, capsys):
+    with scripted_endpoint(solve) as endpoint:
+        evaluate(settings(*external(endpoint, "bad", "good")))
+    table = capsys.readouterr().out.partition("  arm ")[2]
+    derived = ["results/good.json", "results/comparison.json", "predictions/bad.jsonl"]
+    before = {name: (tmp_path / "run" / name).read_text() for name in derived}
+    for name in derived:
+        (tmp_path / "run" / name).unlink()
+    code, out = reported("run", cwd=tmp_path)
+    assert (code, out.partition("  arm ")[2]) == (0, table)
+    assert {name: (tmp_path / "run" / name).read_text() for name in derived} == before
+
+
+def test_arms_of_two_runs_are_compared_with_the_first(settings, tmp_path):
+    with scripted_endpoint(solve) as endpoint:
+        for arm in ("bad", "good"):
+            evaluate(settings(*external(endpoint, arm), f"output_dir={tmp_path / arm}"))
+    code, out = reported("bad", "good", cwd=tmp_path)
+    assert code == 0, out
+    assert "good/good   2/2 = 100.0%" in out
+    assert "bad/bad vs good/good: n = 2 with" in out
+
+
+def test_runs_that_differ_in_more_than_weights_are_not_compared(settings, tmp_path):
+    with scripted_endpoint(solve) as endpoint:
+        for turns in (3, 4):
+            evaluate(
+                settings(
+                    *external(endpoint, "good"), f"agent.max_turns={turns}", f"output_dir={tmp_path / f't{turns}'}"
+                )
+            )
+    code, out = reported("t3", "t4", cwd=tmp_path)
+    said = "agent.max_turns: 3 in t3, 4 in t4: their arms differ in more than weights; run both with one of them"
+    assert (code, out) == (2, f"swe_eval: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [(["nowhere"], "nowhere: no run.json in it; write a run directory"), (["a", "./a"], "a run is given twice")],
+)
+def test_what_is_no_run_is_said_in_a_line(arguments, line, tmp_path):
+    code, out = reported(*arguments, cwd=tmp_path)
+    assert code == 2
+    assert out.startswith(f"swe_eval: {line}")

@@ -10,6 +10,7 @@ import pytest
 from conftest import compose_tree
 
 from swe_eval.merging.__main__ import parser
+from swe_eval.report.__main__ import parser as report_parser
 from swe_eval.settings import settings_from
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,9 @@ def check(command: str) -> None:
     door, *arguments = shlex.split(command.removeprefix("python -m "))
     if door == "swe_eval.merging":
         parser().parse_args(arguments)
+        return
+    if door == "swe_eval.report":
+        report_parser().parse_args(arguments)
         return
     assert door in ("swe_eval", "swe_eval.serve", "swe_eval.grade", "swe_eval.doctor")
     if "--predictions" in arguments:

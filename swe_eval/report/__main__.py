@@ -1,0 +1,37 @@
+"""``python -m swe_eval.report RUN``: its tables and results again; of several runs: every arm against the first."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from swe_eval import command
+from swe_eval.errors import UserError
+from swe_eval.report.report import compare_runs, conclude, read_run
+
+
+def main() -> None:
+    """Console entry point."""
+    folders = parser().parse_args().runs
+    sys.exit(command.exit_code(lambda: _report(folders)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m swe_eval.report", description=__doc__)
+    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory: outputs/<name>")
+    return made
+
+
+def _report(folders: Sequence[Path]) -> int:
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError("a run is given twice; name each once")
+    runs = [read_run(folder) for folder in folders]
+    owed = conclude(runs[0].run, runs[0].trials, runs[0].comparisons) if len(runs) == 1 else compare_runs(runs)
+    return command.FAILED if owed else command.OK
+
+
+if __name__ == "__main__":
+    main()

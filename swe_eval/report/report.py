@@ -1,0 +1,97 @@
+"""The end of a run, and the same again from its files: verdicts, comparisons, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from swe_eval.errors import UserError
+from swe_eval.report.results import Arm, collect, compare, totals, write_results
+from swe_eval.report.tables import print_proof, print_tables
+from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json
+
+COMPARABLE = ("agent.", "benchmark.", "sandbox.", "seed")
+"""Settings that arms of two runs must share: what is asked, how, with which limits."""
+NAMES = ("benchmark.name",)
+"""Of those, the ones that mean nothing."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A run as its directory tells it."""
+
+    run: RunDir
+    trials: list[Trial]
+    comparisons: list[tuple[str, str]]
+    identity: Mapping[str, Any]
+    """See ``RunDir.claimed``."""
+
+    @property
+    def arms(self) -> list[Arm]:
+        return collect(self.run, self.trials)
+
+
+def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[str, str]]) -> int:
+    """Write and print the results; returns how many trials are owed."""
+    arms = collect(run, trials)
+    comparisons = compare(arms, to_compare)
+    write_results(run, trials, arms, comparisons)
+    write_json(run.run_json, read_json(run.run_json) | {"updated": now(), "totals": totals(arms)})
+    if any(arm.resolved for arm in arms):
+        print_tables(Console(), arms, comparisons)
+        print_proof(Console(), read_json(run.run_json).get("proof", {}))
+    Console().print(f"The run is in {run.root}", highlight=False, soft_wrap=True)
+    return _owed(arms)
+
+
+def read_run(folder: Path) -> Kept:
+    """Read what a run directory says of itself.
+
+    Raises:
+        UserError: it is no run directory, or an older version made it.
+    """
+    run = RunDir(folder)
+    record = read_json(run.run_json)
+    if "trials" not in record:
+        why = "its run.json does not list its trials: give the run's command again" if record else "no run.json in it"
+        raise UserError(f"{folder}: {why}; write a run directory, as in outputs/<name>")
+    trials = [Trial(arm, instance_id) for arm, ids in record["trials"].items() for instance_id in ids]
+    return Kept(run, trials, [(a, b) for a, b in record["comparisons"]], record["identity"])
+
+
+def compare_runs(runs: Sequence[Kept]) -> int:
+    """Print every arm of several runs, each compared with the first; returns how many trials are owed.
+
+    Raises:
+        UserError: the runs were asked different things; a line for each setting.
+    """
+    if lines := [line for other in runs[1:] for line in _differences(runs[0], other)]:
+        raise UserError("\n".join(lines))
+    arms = [replace(arm, name=f"{_label(kept, runs)}/{arm.name}") for kept in runs for arm in kept.arms]
+    reference, *others = [arm.name for arm in arms]
+    print_tables(Console(), arms, compare(arms, [(reference, other) for other in others]))
+    return _owed(arms)
+
+
+def _differences(a: Kept, b: Kept) -> Iterator[str]:
+    for key in sorted(a.identity.keys() | b.identity.keys()):
+        one, other = a.identity.get(key), b.identity.get(key)
+        if key.startswith(COMPARABLE) and key not in NAMES and one != other:
+            yield (
+                f"{key}: {one!r} in {a.run.root.name}, {other!r} in {b.run.root.name}: their arms differ in more than "
+                "weights; run both with one of them"
+            )
+
+
+def _label(kept: Kept, runs: Sequence[Kept]) -> str:
+    """The name of the directory; its path if another run's has the same name."""
+    namesakes = [other for other in runs if other.run.root.name == kept.run.root.name]
+    return kept.run.root.name if len(namesakes) == 1 else str(kept.run.root)
+
+
+def _owed(arms: Sequence[Arm]) -> int:
+    return sum(len(arm.ids("infra")) for arm in arms)
