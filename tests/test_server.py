@@ -124,17 +124,6 @@ class TestAdapters:
             mixed = list(pool.map(lambda name: (name, text(server, name)), NAMES * 4))
         assert all(apart[name] == said for name, said in mixed)
 
-    @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
-    def test_quantized_base(
-        self, random_adapters: dict[str, Path], quantization: str, caplog: Any, talkative: Path
-    ) -> None:
-        """Adapters apply to a quantized base too, and what was not quantized is said."""
-        caplog.set_level("INFO")
-        adapters = {name: str(path) for name, path in random_adapters.items()}
-        engine = Engine(load(Source(str(talkative), quantization=quantization), adapters, ["base"]))
-        assert len({complete(engine, name).text for name in NAMES}) == 3
-        assert "does not quantize fused experts: 1.5 MiB" in caplog.text
-
     def test_models_are_listed(self, server: Server, talkative: Path) -> None:
         """GET /v1/models names every model, its base model and its context."""
         endpoint = server.endpoints["sft"]

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from swe_eval.serving.app.latent_attention import attend_to_latents
+from swe_eval.serving.app.quantized_experts import full_bytes, has_experts, move, quantize_experts, stored_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -101,16 +102,20 @@ def load(source: Source, adapters: Mapping[str, str], base_names: Iterable[str])
         context = _context(config.get_text_config(), source.max_model_len)
         _require_chat_template(tokenizer, source.model)
         _require_attention(config)
-        model: Any = _base(source, device)
+        model: Any = _base(source, config, device)
     except (OSError, ValueError) as error:
         raise CannotServe(f"model {source.model}: {_brief(error)}") from error
     attend_to_latents(model)
-    _report_size(model, source.quantization)
     served = {name: Served(source.model) for name in base_names}
     for index, (name, path) in enumerate(adapters.items()):
         served[name] = Served(path, parent=source.model, adapter=f"adapter_{index}_")
-        model = _with_adapter(model, name, served[name], device)
-    return Weights(model.eval(), tokenizer, context, served)
+        model = _with_adapter(model, name, served[name], str(model.device))
+    weights = Weights(model.eval(), tokenizer, context, served)
+    if _is_staged(source, config):
+        quantize_experts(weights.bare, source.quantization, device)
+        move(weights.model, device)
+    _report_size(weights.bare, source.quantization)
+    return weights
 
 
 def _device(source: Source) -> str:
@@ -149,15 +154,20 @@ def _require_attention(config: Any) -> None:
         raise CannotServe(f"this server batches attention alone, and the model has layers with other states: {names}")
 
 
-def _base(source: Source, device: str) -> PreTrainedModel:
+def _base(source: Source, config: Any, device: str) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         source.model,
         dtype=source.dtype,
-        device_map=device,
+        device_map="cpu" if _is_staged(source, config) else device,
         quantization_config=_quantization(source.quantization),
         **_hub(source),
     )
     return model
+
+
+def _is_staged(source: Source, config: Any) -> bool:
+    """Whether it is loaded on the CPU: experts are quantized last, for PEFT finds them as plain parameters only."""
+    return source.quantization != "none" and has_experts(config.get_text_config())
 
 
 def _quantization(kind: str) -> BitsAndBytesConfig | None:
@@ -175,14 +185,8 @@ def _quantization(kind: str) -> BitsAndBytesConfig | None:
 
 
 def _report_size(model: PreTrainedModel, quantization: str) -> None:
-    logger.info("weights: %.1f MiB on %s, quantization %s", _mebibytes(model.parameters()), model.device, quantization)
-    fused = [weight for name, weight in model.named_parameters() if ".experts." in name and weight.ndim == 3]
-    if quantization != "none" and fused:
-        logger.warning("bitsandbytes does not quantize fused experts: %.1f MiB of these weights", _mebibytes(fused))
-
-
-def _mebibytes(weights: Iterable[torch.Tensor]) -> float:
-    return sum(weight.numel() * weight.element_size() for weight in weights) / 2**20
+    sizes = " -> ".join(f"{size / 1e9:.3g} GB" for size in dict.fromkeys((full_bytes(model), stored_bytes(model))))
+    logger.info("weights: %s on %s, quantization %s", sizes, model.device, quantization)
 
 
 def _with_adapter(model: Any, name: str, served: Served, device: str) -> PeftModel:
