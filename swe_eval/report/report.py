@@ -57,8 +57,8 @@ def read_run(folder: Path) -> Kept:
     run = RunDir(folder)
     record = read_json(run.run_json)
     if "trials" not in record:
-        why = "its run.json does not list its trials: give the run's command again" if record else "no run.json in it"
-        raise UserError(f"{folder}: {why}; write a run directory, as in outputs/<name>")
+        older = "its run.json does not list its trials; give the run's own command again, which adds them"
+        raise UserError(f"{folder}: {older if record else 'no run.json in it; write a run directory: outputs/<name>'}")
     trials = [Trial(arm, instance_id) for arm, ids in record["trials"].items() for instance_id in ids]
     return Kept(run, trials, [(a, b) for a, b in record["comparisons"]], record["identity"])
 
