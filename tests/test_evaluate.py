@@ -274,7 +274,10 @@ def test_runs_that_differ_in_more_than_weights_are_not_compared(settings, tmp_pa
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
-    [(["nowhere"], "nowhere: no run.json in it; write a run directory: outputs/<name>"), (["a", "./a"], "a run is given twice")],
+    [
+        (["nowhere"], "nowhere: no run.json in it; write a run directory: outputs/<name>"),
+        (["a", "./a"], "a run is given twice"),
+    ],
 )
 def test_what_is_no_run_is_said_in_a_line(arguments, line, tmp_path):
     code, out = reported(*arguments, cwd=tmp_path)
