@@ -40,15 +40,18 @@ def proven(endpoints: Mapping[str, Endpoint], settings: Settings) -> Proof:
 
 @contextmanager
 def endpoint_that_mixes_up() -> Iterator[dict[str, Endpoint]]:
-    """Scores ``base`` as it scores ``trained`` while anything else is being computed."""
+    """Scores ``base`` as it scores ``trained`` while that is being computed too."""
     busy: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             model = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["model"]
             busy.append(model)
-            time.sleep(0.3)  # the others are here by then
+            deadline = time.monotonic() + 1
+            while "trained" not in busy and time.monotonic() < deadline:
+                time.sleep(0.01)
             score = -2.0 if "trained" in busy else -1.0
+            time.sleep(0.4)
             busy.remove(model)
             answer = {"choices": [{"logprobs": {"token_logprobs": [None, score]}}], "usage": {"prompt_tokens": 2}}
             self.send_response(200)
