@@ -1,9 +1,9 @@
 """Proof that every arm is what it is called: fixed texts are scored under each of them before anything is rolled out.
 
 A server that drops an adapter answers just as happily, in the base model's words; its log-probabilities give it away.
-Every text is scored twice: by each arm alone, then by all arms at once, as the rollouts will be. What differs between
-the two is noise, which an effect must rise above (16-bit kernels round by the shape of a batch), and is as large as an
-effect where a server mixes up its adapters (vllm-project/vllm pull request 48421: base rows beside LoRA rows).
+Every text is scored by each arm alone, twice: two arms must be further apart than an arm is from itself. Then all arms
+are asked at once, as the rollouts will ask, and each must be nearest to itself: servers have mixed up the rows of a
+batch (vllm-project/vllm pull request 48421: base rows beside LoRA rows).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Distance:
     b: str
     nats: float
     noise: float
-    """The larger of what either arm differs by from itself when all arms are asked at once."""
+    """The larger of what either arm differs by from itself when it is asked again."""
 
     @property
     def is_real(self) -> bool:
@@ -91,10 +91,12 @@ def prove(endpoints: Mapping[str, Endpoint], settings: Settings) -> Proof | None
     to_differ = [pair for pair in combinations(endpoints, 2) if adapted & {*pair}]
     if not to_differ and settings.lora.proof == "effect":
         return Proof(0, ()) if adapted else None
-    alone, together = _scores(endpoints, at_once=1), _scores(endpoints, at_once=len(endpoints) * len(TEXTS))
-    noise = {name: _apart(alone[name], together[name]) for name in endpoints}
+    alone, again = _scores(endpoints, at_once=1), _scores(endpoints, at_once=1)
+    noise = {name: _apart(alone[name], again[name]) for name in endpoints}
     distances = tuple(Distance(a, b, _apart(alone[a], alone[b]), max(noise[a], noise[b])) for a, b in to_differ)
     _refuse("\n".join(_told_apart(distances)))
+    together = _scores(endpoints, at_once=len(endpoints) * len(TEXTS))
+    _refuse("\n".join(_mixed_up(to_differ, alone, together)))
     off = _off_reference(alone, settings) if settings.lora.proof == "reference" else None
     return Proof(len(next(iter(alone.values()))), distances, off)
 
@@ -129,8 +131,20 @@ def _told_apart(distances: Sequence[Distance]) -> Iterator[str]:
         figures = f"{found.nats:.2g} nats per token apart, {found.noise:.2g} of them noise"
         yield (
             f"lora.proof: {found.b} cannot be told from {found.a} ({figures}): the server does not apply an adapter, "
-            "or mixes them up, or they are the same weights; see its log, or write lora.proof=none if that is meant"
+            "or they are the same weights; see its log, or write lora.proof=none if that is meant"
         )
+
+
+def _mixed_up(
+    pairs: Sequence[tuple[str, str]], alone: Mapping[str, Scores], together: Mapping[str, Scores]
+) -> Iterator[str]:
+    for one, other in [*pairs, *((b, a) for a, b in pairs)]:
+        own, others = _apart(together[one], alone[one]), _apart(together[one], alone[other])
+        if own >= others:
+            yield (
+                f"lora.proof: asked together with other arms, {one} is scored as {other} is ({others:.2g} nats per "
+                f"token from it, {own:.2g} from itself): the server mixes up its adapters; serve one at a time"
+            )
 
 
 def _off_reference(scores: Mapping[str, Scores], settings: Settings) -> dict[str, float]:
