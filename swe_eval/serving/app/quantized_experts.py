@@ -106,6 +106,12 @@ class _Factors(peft_layer._LoraParameterProxy):
     forward = peft_layer._LoraFactorsProxy.forward
 
 
+def left_out(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters of three dimensions that are stored in full: experts of an architecture that names them otherwise."""
+    named = ((name, weight) for name, weight in model.named_parameters() if "conv" not in name)
+    return {name: weight for name, weight in named if weight.ndim == 3 and weight.is_floating_point()}
+
+
 def stored_bytes(model: nn.Module) -> int:
     """What the model takes, with all that is needed to dequantize it; without LoRA's weights."""
     tensors = [weight for name, weight in model.named_parameters() if ".lora_" not in name] + list(model.buffers())

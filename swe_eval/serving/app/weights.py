@@ -21,7 +21,14 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from swe_eval.serving.app.latent_attention import attend_to_latents
-from swe_eval.serving.app.quantized_experts import full_bytes, has_experts, move, quantize_experts, stored_bytes
+from swe_eval.serving.app.quantized_experts import (
+    full_bytes,
+    has_experts,
+    left_out,
+    move,
+    quantize_experts,
+    stored_bytes,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -185,8 +192,11 @@ def _quantization(kind: str) -> BitsAndBytesConfig | None:
 
 
 def _report_size(model: PreTrainedModel, quantization: str) -> None:
-    sizes = " -> ".join(f"{size / 1e9:.3g} GB" for size in dict.fromkeys((full_bytes(model), stored_bytes(model))))
+    stored = f"{stored_bytes(model) / 1e9:.3g} GB"
+    sizes = stored if quantization == "none" else f"{full_bytes(model) / 1e9:.3g} GB -> {stored}"
     logger.info("weights: %s on %s, quantization %s", sizes, model.device, quantization)
+    if quantization != "none" and (left := left_out(model)):
+        logger.warning("not quantized: %.3g GB, the first is %s", sum(w.nbytes for w in left.values()) / 1e9, min(left))
 
 
 def _with_adapter(model: Any, name: str, served: Served, device: str) -> PeftModel:
