@@ -16,6 +16,7 @@ from scripted import SUBMIT, bash, scripted_endpoint
 
 from swe_eval.errors import ServingError
 from swe_eval.evaluate import evaluate
+from swe_eval.run_dir import RunDir, read_json
 from swe_eval.settings import PACKAGE
 
 TASKS = ["demo__calc-1", "demo__lru-3"]
@@ -247,6 +248,15 @@ def test_the_report_of_a_run_is_made_again_from_its_files(settings, tmp_path, ca
     code, out = reported("run", cwd=tmp_path)
     assert (code, out.partition("  arm ")[2]) == (0, table)
     assert {name: (tmp_path / "run" / name).read_text() for name in derived} == before
+
+
+def test_a_run_at_work_is_not_written_beside(settings, tmp_path):
+    with scripted_endpoint(solve) as endpoint:
+        evaluate(settings(*external(endpoint, "good", tasks=TASKS[:1])))
+    run = RunDir(tmp_path / "run")
+    with run.claimed(read_json(run.run_json)["identity"]):
+        code, out = reported("run", cwd=tmp_path)
+    assert (code, "in use by another process" in out) == (2, True)
 
 
 def test_arms_of_two_runs_are_compared_with_the_first(settings, tmp_path):

@@ -8,7 +8,7 @@ batch (vllm-project/vllm pull request 48421: base rows beside LoRA rows).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -94,9 +94,9 @@ def prove(endpoints: Mapping[str, Endpoint], settings: Settings) -> Proof | None
     alone, again = _scores(endpoints, at_once=1), _scores(endpoints, at_once=1)
     noise = {name: _apart(alone[name], again[name]) for name in endpoints}
     distances = tuple(Distance(a, b, _apart(alone[a], alone[b]), max(noise[a], noise[b])) for a, b in to_differ)
-    _refuse("\n".join(_told_apart(distances)))
+    _refuse(_told_apart(distances))
     together = _scores(endpoints, at_once=len(endpoints) * len(TEXTS))
-    _refuse("\n".join(_mixed_up(to_differ, alone, together)))
+    _refuse(_mixed_up(to_differ, alone, together))
     off = _off_reference(alone, settings) if settings.lora.proof == "reference" else None
     return Proof(len(next(iter(alone.values()))), distances, off)
 
@@ -156,16 +156,14 @@ def _off_reference(scores: Mapping[str, Scores], settings: Settings) -> dict[str
     }
     tolerance = TOLERANCE.get(settings.model.dtype, TOLERANCE_16_BIT)
     _refuse(
-        "\n".join(
-            f"lora.proof=reference: {name} is {nats:.2g} nats per token off transformers with the adapter merged "
-            f"(at most {tolerance:g}): the server does not compute what was trained; write lora.apply=merge"
-            for name, nats in off.items()
-            if not nats <= tolerance
-        )
+        f"lora.proof=reference: {name} is {nats:.2g} nats per token off transformers with the adapter merged "
+        f"(at most {tolerance:g}): the server does not compute what was trained; see its log"
+        for name, nats in off.items()
+        if not nats <= tolerance
     )
     return off
 
 
-def _refuse(lines: str) -> None:
-    if lines:
-        raise Unproven(lines)
+def _refuse(lines: Iterable[str]) -> None:
+    if said := "\n".join(lines):
+        raise Unproven(said)
