@@ -40,7 +40,7 @@ from rich.console import Console
 from rich.table import Table
 
 from swe_eval.benchmark.demo.model import tiny_model
-from swe_eval.serving.process import free_port
+from swe_eval.serving.supervised import free_port
 
 CLIENTS = 16
 KEY = "benchmark"

@@ -21,9 +21,10 @@ from swe_eval.report.report import conclude
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json, write_text
 from swe_eval.sandbox.sandbox import sandboxes
 from swe_eval.schedule import Schedule
-from swe_eval.serving.proof import prove
-from swe_eval.serving.server import Server, serve
-from swe_eval.settings import Settings, result_settings
+from swe_eval.serving.parts import Round, arms_of, rounds, serve, with_arms
+from swe_eval.serving.proof import keep_proof, prove
+from swe_eval.serving.server import Server
+from swe_eval.settings import AdapterSettings, Settings, result_settings
 from swe_eval.stages import Stages
 
 
@@ -49,14 +50,31 @@ def evaluate(settings: Settings) -> int:
 
 
 def plan(settings: Settings, benchmark: Benchmark) -> list[Trial]:
-    """Every trial: instance by instance with the arms side by side, so that whatever drifts hits all of them."""
+    """Every trial: instance by instance with the arms side by side, so that whatever drifts hits all of them.
+
+    Arms that a server cannot hold at once take turns, as many as it can at a time.
+    """
     samples = settings.agent.samples
     return [
         Trial(adapter.name, instance.instance_id, sample, samples)
+        for arms in _turns(settings)
         for instance in benchmark.instances
         for sample in range(1, samples + 1)
-        for adapter in settings.adapters
+        for adapter in arms
     ]
+
+
+def _turns(settings: Settings) -> Iterator[Sequence[AdapterSettings]]:
+    """The arms that are held at once; the base model is beside the first of them, for it takes no slot."""
+    if settings.serving.kind != "vllm":
+        yield settings.adapters
+        return
+    bare = [arm for arm in settings.adapters if arm.path is None]
+    others = [arm for arm in settings.adapters if arm.path is not None]
+    size = settings.serving.slots
+    yield [*bare, *others[:size]]
+    for first in range(size, len(others), size):
+        yield others[first : first + size]
 
 
 def pairs(settings: Settings) -> list[tuple[str, str]]:
@@ -94,32 +112,41 @@ def record(
 
 
 def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, trials: Sequence[Trial]) -> None:
-    """Do every stage of every trial that is owed; the server is started only if a rollout is."""
+    """Do every stage of every trial that is owed; a server is started only if a rollout is."""
     to_roll_out = [trial for trial in trials if not run.is_rolled_out(trial)]
     to_grade = [trial for trial in trials if run.is_rolled_out(trial) and not run.is_graded(trial)]
     progress = Progress(trials, [(trial, outcome) for trial in trials if (outcome := run.outcome(trial))], Console())
     if to_roll_out or to_grade:
         progress.say(f"{len(trials)} trials: {len(to_roll_out)} to roll out, {len(to_grade)} to grade")
-    schedule = Schedule(settings.workers, settings.grade_workers)
     by_id = {instance.instance_id: instance for instance in benchmark.instances}
-    with (
-        _logs(run),
-        sandboxes(settings, run.id) as backend,
-        _server(settings, run, progress.say, needed=bool(to_roll_out)) as server,
-        progress.shown(),
-    ):
-        stages = Stages(settings, by_id, run, backend, server, progress, schedule.is_stopping)
-        schedule.run(to_roll_out, to_grade, stages.roll_out, stages.grade, on_interrupt=backend.remove_all)
+    with _logs(run), sandboxes(settings, run.id) as backend:
+        for together in _needed(rounds(settings), to_roll_out, progress.say):
+            rolling = [trial for trial in to_roll_out if trial.adapter in {arm.name for arm in arms_of(together)}]
+            schedule = Schedule(settings.workers, settings.grade_workers)
+            with _server(settings, together, run, progress.say) as server, progress.shown():
+                stages = Stages(settings, by_id, run, backend, server, progress, schedule.is_stopping)
+                schedule.run(rolling, to_grade, stages.roll_out, stages.grade, on_interrupt=backend.remove_all)
+            to_grade = []
+
+
+def _needed(planned: Sequence[Round], to_roll_out: Sequence[Trial], say: Callable[[str], None]) -> list[Round]:
+    """The rounds with something to roll out, in words if there are several servers; an empty one if there are none."""
+    names = {trial.adapter for trial in to_roll_out}
+    needed = [together for together in planned if names & {arm.name for arm in arms_of(together)}]
+    if sum(map(len, needed)) > 1:
+        servers = ["; ".join(", ".join(arm.name for arm in part.adapters) for part in each) for each in needed]
+        say(f"adapters that must be merged have servers of their own: {', then '.join(servers)}")
+    return needed or [[]]
 
 
 @contextmanager
-def _server(settings: Settings, run: RunDir, say: Callable[[str], None], needed: bool) -> Iterator[Server | None]:
-    if not needed:
+def _server(settings: Settings, together: Round, run: RunDir, say: Callable[[str], None]) -> Iterator[Server | None]:
+    if not together:
         yield None
         return
-    with serve(settings, run.log("server.log"), say) as server:
-        if proof := prove(server.endpoints, settings):
-            write_json(run.run_json, read_json(run.run_json) | {"proof": proof.as_json()})
+    with serve(together, run.log("server.log"), say) as server:
+        if proof := prove(server, with_arms(settings, arms_of(together))):
+            keep_proof(run, proof)
         write_registry(run.log("litellm_registry.json"), server.endpoints)
         yield server
 

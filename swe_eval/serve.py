@@ -14,8 +14,9 @@ from rich.console import Console
 from swe_eval import adapters, command
 from swe_eval.errors import UserError
 from swe_eval.report.tables import print_proof
+from swe_eval.serving.parts import parts, serve
 from swe_eval.serving.proof import prove
-from swe_eval.serving.server import Server, serve
+from swe_eval.serving.server import Server
 from swe_eval.settings import Settings
 
 
@@ -26,16 +27,19 @@ def main() -> None:
 
 def _serve(settings: Settings) -> int:
     if settings.serving.kind == "external":
-        raise UserError("serving=external: that server already runs; write serving=transformers")
+        raise UserError("serving=external: that server already runs; write serving=vllm or serving=transformers")
+    if len(servers := parts(settings)) > 1:
+        merged = [part.adapters[0].name for part in servers[1:]]
+        raise UserError(f"lora: {merged[0]} must be merged, which takes a server of its own: write lora=adapter")
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for warning in adapters.check(settings):
         console.print(warning)
     with (
         tempfile.TemporaryDirectory(prefix="swe_eval-serve-") as folder,
-        serve(settings, Path(folder) / "server.log", console.print) as server,
+        serve(servers, Path(folder) / "server.log", console.print) as server,
         suppress(KeyboardInterrupt),  # the way to end it
     ):
-        if proof := prove(server.endpoints, settings):
+        if proof := prove(server, settings):
             print_proof(console, proof.as_json())
         console.print(how_to_use(server))
         while True:

@@ -64,6 +64,10 @@ class ModelSettings(Group):
     """Run Python code that the model's repository ships."""
     tool_call_parser: Literal["hermes", "qwen3_coder", "gigachat3", "none"] | None
     """How the model writes tool calls (Qwen's is hermes); null is what its chat template calls for."""
+    reasoning_parser: str | None
+    """vLLM's name for how the model writes its thoughts, which are then kept out of its answer; null leaves all in."""
+    vllm_env: dict[str, str]
+    """Environment variables that vLLM needs for this model."""
 
 
 class AdapterSettings(Group):
@@ -87,8 +91,8 @@ class NoLora(Group):
 
 class _WithAdapters(Group):
     apply: Literal["auto", "runtime", "merge"]
-    """runtime puts adapters beside the base model, merge makes one checkpoint of both; auto merges a single adapter
-    exactly when the server could not apply all of it."""
+    """runtime puts adapters beside the base model, merge makes one checkpoint of both, which takes a server of its own;
+    auto merges an adapter exactly when the server could not apply all of it."""
     proof: Annotated[Literal["none", "effect", "reference"], Free]
     """effect stops the run if an arm's log-probabilities are another's; reference also if they are not those of
     transformers with the adapter merged (on the CPU, with room for the model in memory)."""
@@ -154,6 +158,54 @@ class TransformersServing(Group):
     prefix_cache_gb: Annotated[NonNegativeFloat | None, Free]
     """Memory of the device, in 10^9 bytes, for what conversations have read already; null is a part of what is free."""
 
+    @property
+    def min_devices(self) -> int:
+        """GPUs that a server of this kind takes."""
+        return 1
+
+
+class VllmServing(Group):
+    """``serving=vllm``: vLLM in its own environment, base and adapters in one copy of the weights."""
+
+    kind: Literal["vllm"]
+    python: Annotated[str | None, Free]
+    """The Python that has vLLM; null is this one if it does, else what ``make vllm`` made."""
+    command: Annotated[str | None, Free]
+    """What to run instead of ``<python> -m vllm.entrypoints.openai.api_server``, say in a container; it must pass on
+    the arguments, VLLM_API_KEY and SIGTERM."""
+    host: Annotated[str, Free]
+    """Address to listen on."""
+    port: Annotated[int | None, Field(ge=1, le=65535), Free]
+    """Port to listen on; null takes a free one."""
+    api_key: Annotated[SecretStr | None, Free]
+    """Bearer key that clients must send; null makes a random one."""
+    startup_timeout: Annotated[PositiveFloat, Free]
+    """Seconds until every adapter must have answered."""
+    gpu_memory_utilization: Annotated[Probability, Free]
+    """Fraction of a GPU's memory for weights, adapters and KV cache."""
+    max_num_seqs: Annotated[PositiveInt | None, Free]
+    """Requests decoded at once; null is vLLM's own number."""
+    max_loras: Annotated[PositiveInt | None, Free]
+    """Adapters held at once, each with room for the largest rank; more arms take turns. null is all, but at most 8."""
+    tensor_parallel_size: Annotated[PositiveInt | None, Free]
+    """GPUs that share one copy of the weights; null is all that the server has."""
+    data_parallel_size: Annotated[PositiveInt, Free]
+    """Copies of the weights; a conversation's turns may then meet a copy that has not read the last one."""
+    args: tuple[str, ...]
+    """Further arguments of vLLM, as they are; they win over ours."""
+    env: dict[str, str]
+    """Further environment variables."""
+
+    @property
+    def slots(self) -> int:
+        """Adapters held at once."""
+        return self.max_loras or 8
+
+    @property
+    def min_devices(self) -> int:
+        """GPUs that a server of this kind takes at least."""
+        return (self.tensor_parallel_size or 1) * self.data_parallel_size
+
 
 class ExternalServing(Group):
     """``serving=external``: an OpenAI-compatible endpoint that already runs."""
@@ -169,14 +221,15 @@ class ExternalServing(Group):
     """Seconds until every adapter must have answered."""
 
 
-ServingSettings = Annotated[TransformersServing | ExternalServing, Field(discriminator="kind")]
+ServingSettings = Annotated[TransformersServing | VllmServing | ExternalServing, Field(discriminator="kind")]
 
 
 class QuantizationSettings(Group):
-    """``quantization=none|8bit|4bit``: how the base model's weights are stored."""
+    """``quantization=none|8bit|4bit|fp8``: how the base model's weights are stored."""
 
-    kind: Literal["none", "8bit", "4bit"]
-    """none keeps the weights as they are; 8bit is LLM.int8(), 4bit is NF4, both by bitsandbytes."""
+    kind: Literal["none", "8bit", "4bit", "fp8"]
+    """none keeps the weights as they are; 8bit is LLM.int8(), 4bit is NF4, both by bitsandbytes and our own server;
+    fp8 is vLLM's."""
 
 
 class BenchmarkSettings(Group):
@@ -316,12 +369,21 @@ class Settings(Group):
             f"quantization={self.quantization.kind}: serving=external is a server that already runs; quantize it "
             "there and write quantization=none",
         )
-        merges = self.lora.kind != "none" and self.lora.apply == "merge"
         yield (
-            merges and len(self.adapters) > 1,
-            f"lora.apply=merge: one merged adapter fills the server, and here are {len(self.adapters)} arms; write "
-            "lora=trained lora.path=... for one of them at a time, or lora.apply=runtime",
+            self.quantization.kind in ("8bit", "4bit") and self.serving.kind == "vllm",
+            f"quantization={self.quantization.kind}: bitsandbytes left vLLM in 0.28; write quantization=fp8, or "
+            "serving=transformers",
         )
+        yield (
+            self.quantization.kind == "fp8" and self.serving.kind == "transformers",
+            "quantization=fp8: serving=transformers has 8bit and 4bit; write one of them, or serving=vllm",
+        )
+        yield (
+            self.agent.actions == "toolcall" and self.serving.kind == "vllm" and self.model.tool_call_parser is None,
+            "agent.actions=toolcall: vLLM must be told how the model writes tool calls; write "
+            "model.tool_call_parser=..., or agent=textbased",
+        )
+        merges = self.lora.kind != "none" and self.lora.apply == "merge"
         yield (
             merges and self.serving.kind == "external",
             "lora.apply=merge: serving=external is a server that already runs; have it serve what python -m "

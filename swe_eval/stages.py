@@ -44,25 +44,24 @@ class Stages:
         """
         assert self._server, "rollouts need a server"
         self._progress.started(trial)
-        try:
-            rollout = roll_out(
-                trial,
-                self._instances[trial.instance_id],
-                self._server.endpoints[trial.adapter],
-                self._settings,
-                self._backend,
-                self._run,
-                self._is_stopping,
-            )
-        except Stopped:
-            self._progress.stopped(trial)
-            return False
-        except Exception as error:
-            self._failed(trial, "rollout", error)
-            self._server.check()
-            return False
-        self._progress.rolled_out(trial, _how(rollout))
-        return True
+        while True:
+            endpoint = self._server.endpoints[trial.adapter]
+            try:
+                self._progress.rolled_out(trial, _how(self._rolled_out(trial, self._server)))
+                return True
+            except Stopped:
+                self._progress.stopped(trial)
+                return False
+            except Exception as error:
+                if self._is_stopping() or not self._server.recovered(trial.adapter, endpoint):
+                    self._failed(trial, "rollout", error)
+                    return False
+                log.warning("rollout of %s from its start again: the server had died", trial, exc_info=error)
+
+    def _rolled_out(self, trial: Trial, server: Server) -> Rollout:
+        with server.using(trial.adapter) as endpoint:
+            instance = self._instances[trial.instance_id]
+            return roll_out(trial, instance, endpoint, self._settings, self._backend, self._run, self._is_stopping)
 
     def grade(self, trial: Trial) -> None:
         """Leave a report."""

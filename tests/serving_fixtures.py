@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from swe_eval.benchmark.demo.model import tiny_model
-from swe_eval.serving.server import Server, serve
+from swe_eval.serving.parts import serve
+from swe_eval.serving.server import Endpoint, Server
 from swe_eval.settings import (
     AdapterSettings,
     ExternalServing,
@@ -32,6 +34,13 @@ HELLO = [{"role": "user", "content": "hello"}]
 NAMES = ["base", "sft", "rl-step.900"]
 
 
+@dataclass
+class Given(Server):
+    """A server that is these endpoints."""
+
+    endpoints: Mapping[str, Endpoint]
+
+
 def serving_settings(
     base: Path, adapters: Mapping[str, Path | None], serving: TransformersServing | ExternalServing | None = None
 ) -> Settings:
@@ -46,6 +55,8 @@ def serving_settings(
             max_model_len=None,
             trust_remote_code=False,
             tool_call_parser=None,
+            reasoning_parser=None,
+            vllm_env={},
         ),
         lora=ManyLora(kind="list", apply="auto", proof="effect", adapters=arms),
         serving=serving or transformers_serving(),
@@ -96,7 +107,7 @@ def server_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(talkative: Path, random_adapters: dict[str, Path], server_log: Path) -> Iterator[Server]:
     """Our own server: ``talkative`` as ``base``, and its adapters ``sft`` and ``rl-step.900``."""
-    with serve(serving_settings(talkative, {"base": None, **random_adapters}), server_log, print) as server:
+    with serve([serving_settings(talkative, {"base": None, **random_adapters})], server_log, print) as server:
         yield server
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from swe_eval.adapters import CONFIG, WEIGHTS, check, examine, is_merged
+from swe_eval.adapters import CONFIG, WEIGHTS, check, examine, to_merge
 from swe_eval.benchmark.demo.model import tiny_model
 from swe_eval.errors import UserError
 from swe_eval.settings import PACKAGE, AdapterSettings
@@ -207,20 +207,17 @@ class TestVerdicts:
         kinds = [each.verdicts["transformers"].kind for each in examined(*folders)]
         assert kinds == ["ok", "ok", "must be merged", "ok"]
 
-    @pytest.mark.parametrize(
-        ("how", "remedy"),
-        [("lora.apply=runtime", "write lora.apply=auto"), ("lora.with_base=true", "write lora=adapter")],
-    )
-    def test_a_run_that_cannot_merge_stops_with_the_reason_and_a_way_out(self, how, remedy, tmp_path, settings):
+    def test_a_run_that_is_not_to_merge_stops_with_the_reason_and_a_way_out(self, tmp_path, settings):
         folder = Made(modules("shared_experts")).write(tmp_path / "a")
-        with pytest.raises(UserError, match=f"^lora: trained: serving=transformers: must be merged: PEFT.*{remedy}"):
-            check(settings("lora=trained", f"lora.path={folder}", how))
+        why = "^lora: trained: serving=transformers: must be merged: PEFT.*write lora.apply=auto"
+        with pytest.raises(UserError, match=why):
+            check(settings("lora=trained", f"lora.path={folder}", "lora.apply=runtime"))
 
-    def test_a_single_adapter_is_merged_exactly_when_the_server_could_not_apply_it(self, tmp_path, settings):
+    def test_an_adapter_to_merge_exactly_when_the_server_could_not_apply_it(self, tmp_path, settings):
         lost, kept = (Made(modules(name)).write(tmp_path / name) for name in ("shared_experts", "o_proj"))
-        merged = {path.name: is_merged(settings("lora=trained", f"lora.path={path}")) for path in (lost, kept)}
-        assert merged == {"shared_experts": True, "o_proj": False}
-        assert check(settings("lora=trained", f"lora.path={lost}")) == []
+        both = settings("lora=ab", f"lora.baseline={kept}", f"lora.trained={lost}")
+        assert to_merge(both) == {"trained"}
+        assert check(both) == []
 
 
 class TestWarnings:

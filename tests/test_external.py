@@ -10,8 +10,9 @@ from serving_fixtures import serving_settings
 
 from swe_eval.errors import ServingError, UserError
 from swe_eval.serving.external import ExternalServer
-from swe_eval.serving.process import free_port
-from swe_eval.serving.server import Endpoint, Server, serve
+from swe_eval.serving.parts import serve
+from swe_eval.serving.server import Endpoint, Server
+from swe_eval.serving.supervised import free_port
 from swe_eval.settings import ExternalServing
 
 KEY_ENV = "SWE_EVAL_TEST_KEY"
@@ -29,7 +30,7 @@ def connect(base_url: str, api_key_env: str | None = KEY_ENV, **models: str) -> 
     fields: dict[str, Any] = {"kind": "external", "startup_timeout": 30, "models": models}
     serving = ExternalServing(base_url=base_url, api_key_env=api_key_env, **fields)
     settings = serving_settings(Path("unused"), {"baseline": None, "trained": Path("somewhere")}, serving)
-    with serve(settings, Path("unused.log"), print) as external:
+    with serve([settings], Path("unused.log"), print) as external:
         external.check()
         return dict(external.endpoints)
 

@@ -37,7 +37,8 @@ from swe_eval.errors import UserError
 from swe_eval.merging import cache, making, merged_checkpoint
 from swe_eval.merging.__main__ import main
 from swe_eval.merging.tensors import narrow, widen
-from swe_eval.serving.server import Server, serve
+from swe_eval.serving.parts import serve
+from swe_eval.serving.server import Server
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -452,7 +453,7 @@ def test_a_merged_arm_answers_as_the_adapter_beside_its_base_does(
     """``lora.apply=merge``: under its own name, and word for word the same."""
     settings = serving_settings(talkative, {"sft": random_adapters["sft"]})
     settings = settings.model_copy(update={"lora": settings.lora.model_copy(update={"apply": "merge"})})
-    with serve(settings, tmp_path / "server.log", print) as merging:
+    with serve([settings], tmp_path / "server.log", print) as merging:
         assert _answer(merging, "sft") == _answer(server, "sft") != _answer(server, "base")
     assert len(list(kept.iterdir())) == 1
 

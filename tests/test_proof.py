@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from scripted import scripted_endpoint
-from serving_fixtures import NAMES, random_adapter, serving_settings
+from serving_fixtures import NAMES, Given, random_adapter, serving_settings
 
 from swe_eval.evaluate import evaluate
 from swe_eval.report.tables import print_proof
+from swe_eval.serving.parts import serve
 from swe_eval.serving.proof import Proof, Unproven, prove
-from swe_eval.serving.server import Endpoint, Server, serve
+from swe_eval.serving.server import Endpoint, Server
 from swe_eval.settings import Settings
 
 
@@ -32,8 +33,8 @@ def with_lora(settings: Settings, **fields: object) -> Settings:
     return settings.model_copy(update={"lora": settings.lora.model_copy(update=fields)})
 
 
-def proven(endpoints: Mapping[str, Endpoint], settings: Settings) -> Proof:
-    proof = prove(endpoints, settings)
+def proven(server: Server, settings: Settings) -> Proof:
+    proof = prove(server, settings)
     assert proof is not None
     return proof
 
@@ -69,7 +70,7 @@ def endpoint_that_mixes_up() -> Iterator[dict[str, Endpoint]]:
 
 
 def test_every_two_arms_are_told_apart_on_our_server(server, arms):
-    proof = proven(server.endpoints, arms)
+    proof = proven(server, arms)
     assert [(found.a, found.b) for found in proof.distances] == [
         ("base", "sft"),
         ("base", "rl-step.900"),
@@ -81,12 +82,12 @@ def test_every_two_arms_are_told_apart_on_our_server(server, arms):
 def test_an_adapter_that_the_server_does_not_apply_stops_the_run(server, arms):
     dropped = {**server.endpoints, "sft": server.endpoints["base"]}
     with pytest.raises(Unproven, match=r"^lora\.proof: sft cannot be told from base \(0 nats .* lora\.proof=none"):
-        prove(dropped, arms)
+        prove(Given(dropped), arms)
 
 
 def test_two_arms_of_the_same_weights_stop_the_run(server, arms):
     with pytest.raises(Unproven, match=r"rl-step\.900 cannot be told from sft .* the same weights"):
-        prove({**server.endpoints, "rl-step.900": server.endpoints["sft"]}, arms)
+        prove(Given({**server.endpoints, "rl-step.900": server.endpoints["sft"]}), arms)
 
 
 def test_a_server_that_mixes_up_arms_asked_at_once_stops_the_run():
@@ -95,17 +96,17 @@ def test_a_server_that_mixes_up_arms_asked_at_once_stops_the_run():
         endpoint_that_mixes_up() as endpoints,
         pytest.raises(Unproven, match="with other arms, base is scored as trained is"),
     ):
-        prove(endpoints, settings)
+        prove(Given(endpoints), settings)
 
 
 def test_where_no_arm_is_an_adapter_nothing_is_asked():
     settings = serving_settings(Path("unused"), {"one": None, "two": None})
-    assert prove({}, settings) is None
+    assert prove(Given({}), settings) is None
 
 
 def test_an_adapter_alone_on_its_server_is_said_to_be_unproven(capsys):
     settings = serving_settings(Path("unused"), {"trained": Path("somewhere")})
-    found = proven({"trained": Endpoint("http://127.0.0.1:9/v1", "key", "trained", None)}, settings)
+    found = proven(Given({"trained": Endpoint("http://127.0.0.1:9/v1", "key", "trained", None)}), settings)
     print_proof(Console(), found.as_json())
     assert "no second model to tell this one from; lora.proof=reference" in capsys.readouterr().out
 
@@ -114,23 +115,23 @@ def test_an_endpoint_that_scores_nothing_is_named_with_the_way_out(arms):
     with scripted_endpoint(lambda *_: "", status=404) as scripted:
         endpoints = {name: Endpoint(scripted.base_url, "key", name, None) for name in NAMES}
         with pytest.raises(Unproven, match=r"base at http.* does not score a text .*HTTP 404.*lora\.proof=none"):
-            prove(endpoints, arms)
+            prove(Given(endpoints), arms)
 
 
 def test_none_asks_for_nothing(arms):
-    assert prove({}, with_lora(arms, proof="none")) is None
+    assert prove(Given({}), with_lora(arms, proof="none")) is None
 
 
 def test_a_base_model_that_is_no_arm_is_served_for_the_proof(talkative, random_adapters, tmp_path):
     settings = serving_settings(talkative, {"sft": random_adapters["sft"]})
-    with serve(settings, tmp_path / "log", print) as server:
-        [found] = proven(server.endpoints, settings).distances
+    with serve([settings], tmp_path / "log", print) as server:
+        [found] = proven(server, settings).distances
     assert (found.a, found.b) == (str(talkative), "sft")
 
 
 class TestReference:
     def test_our_server_computes_what_transformers_does(self, server: Server, arms: Settings) -> None:
-        off = proven(server.endpoints, with_lora(arms, proof="reference")).off_reference
+        off = proven(server, with_lora(arms, proof="reference")).off_reference
         assert off is not None
         assert list(off) == NAMES
         assert max(off.values()) < 1e-4
@@ -139,13 +140,13 @@ class TestReference:
         """It differs from the base model: what tells is that it differs from what was trained, too."""
         swapped = dict(zip(NAMES, [server.endpoints[name] for name in ("base", "rl-step.900", "sft")], strict=True))
         with pytest.raises(Unproven, match=r"^lora\.proof=reference: sft is \S+ nats per token off transformers"):
-            prove(swapped, with_lora(arms, proof="reference"))
+            prove(Given(swapped), with_lora(arms, proof="reference"))
 
     def test_a_merged_adapter_is_held_against_it(self, talkative: Path, tmp_path: Path) -> None:
         adapter = random_adapter(talkative, tmp_path / "adapter", 3, target_modules=["kv_b_proj", "o_proj"])
         settings = with_lora(serving_settings(talkative, {"rl": adapter}), proof="reference", apply="merge")
-        with serve(settings, tmp_path / "log", print) as server:
-            off = proven(server.endpoints, settings).off_reference
+        with serve([settings], tmp_path / "log", print) as server:
+            off = proven(server, settings).off_reference
         assert off is not None
         assert off["rl"] < 1e-4
 

@@ -34,8 +34,9 @@ from swe_eval.serving.app.http import create_app
 from swe_eval.serving.app.sampling import Sampler
 from swe_eval.serving.app.sequence import Request
 from swe_eval.serving.app.weights import CannotServe, Source, load
-from swe_eval.serving.process import ServerProcess, free_port
-from swe_eval.serving.server import Endpoint, Server, serve
+from swe_eval.serving.parts import serve
+from swe_eval.serving.server import Endpoint, Server
+from swe_eval.serving.supervised import SupervisedServer, free_port
 
 LS = '{"name": "bash", "arguments": {"command": "ls"}}'
 BASH: Any = {"type": "function", "function": {"name": "bash", "description": "Run it.", "parameters": {}}}
@@ -625,8 +626,8 @@ class TestStop:
     def test_what_is_being_answered_is_answered(self, talkative: Path, tmp_path: Path) -> None:
         """After SIGTERM the server takes nothing new, and leaves when it is done."""
         settings = serving_settings(talkative, {"base": None})
-        with serve(settings, tmp_path / "log", print) as server, ThreadPoolExecutor(1) as client:
-            assert isinstance(server, ServerProcess)
+        with serve([settings], tmp_path / "log", print) as server, ThreadPoolExecutor(1) as client:
+            assert isinstance(server, SupervisedServer)
             answer = client.submit(ask, server, max_tokens=100)
             deadline = time.monotonic() + 60
             while not metrics(server)["swe_eval_requests_running"]:
@@ -639,7 +640,7 @@ class TestStop:
 
 
 class TestStart:
-    def test_key_is_not_on_the_command_line(self, server: ServerProcess) -> None:
+    def test_key_is_not_on_the_command_line(self, server: SupervisedServer) -> None:
         """Every user of a machine can read the arguments of its processes."""
         if sys.platform != "linux":
             pytest.skip("needs /proc")
@@ -651,7 +652,7 @@ class TestStart:
         """A fixed port that another server holds is an error that names the setting, even if that one answers."""
         port = httpx.URL(server.endpoints["base"].base_url).port
         settings = serving_settings(talkative, {"base": None}, transformers_serving(port))
-        with pytest.raises(ServingError, match=r"serving\.port is taken"), serve(settings, tmp_path / "log", print):
+        with pytest.raises(ServingError, match=r"serving\.port is taken"), serve([settings], tmp_path / "log", print):
             pass
 
     def test_adapter_that_does_not_fit(self, random_adapters: dict[str, Path], tmp_path: Path, talkative: Path) -> None:
@@ -686,7 +687,7 @@ class TestStart:
         )
         with (
             pytest.raises(ServingError, match=r"(?s)exit code 1.*/no/such/model.*model\.base_model must be"),
-            serve(settings, tmp_path / "log", print),
+            serve([settings], tmp_path / "log", print),
         ):
             pass
 

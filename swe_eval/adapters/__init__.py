@@ -5,13 +5,14 @@ anything is started, from headers: no torch, no weights of the base.
 """
 
 from swe_eval.adapters.adapter import CONFIG, WEIGHTS, Problem, content_hash
-from swe_eval.adapters.backends import BACKENDS, MUST_MERGE, Verdict
+from swe_eval.adapters.backends import BACKENDS, LORA_RANKS, MUST_MERGE, Verdict
 from swe_eval.adapters.base import model_folder, read_base
-from swe_eval.adapters.examine import Examined, check, examine, is_merged, refusals
+from swe_eval.adapters.examine import Examined, check, examine, refusals, to_merge
 
 __all__ = [
     "BACKENDS",
     "CONFIG",
+    "LORA_RANKS",
     "MUST_MERGE",
     "WEIGHTS",
     "Examined",
@@ -20,8 +21,8 @@ __all__ = [
     "check",
     "content_hash",
     "examine",
-    "is_merged",
     "model_folder",
     "read_base",
     "refusals",
+    "to_merge",
 ]

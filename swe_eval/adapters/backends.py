@@ -14,8 +14,8 @@ from swe_eval.adapters.base import EXPERT, MLP, Base
 from swe_eval.adapters.checks import some
 from swe_eval.adapters.targets import Layout, Placed
 
-MAX_RANK = 512
-"""The largest ``--max-lora-rank`` of vLLM 0.32."""
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Every ``--max-lora-rank`` of vLLM 0.32."""
 
 
 MUST_MERGE: Final = "must be merged"
@@ -113,8 +113,8 @@ def _vllm_scale(adapter: Adapter, placed: Collection[Placed]) -> Iterator[str]:
     if other := [each.site.name for each in placed if config.scale(each.key) != config.scale("")]:
         yield f"vLLM scales all modules by one factor, not by rank_pattern or alpha_pattern of {some(other)}"
     ranks = [config.rank(each.key) for each in placed] or [config.r]
-    if max(*ranks, config.r) > MAX_RANK:
-        yield f"vLLM takes ranks up to {MAX_RANK}"
+    if max(*ranks, config.r) > LORA_RANKS[-1]:
+        yield f"vLLM takes ranks up to {LORA_RANKS[-1]}"
 
 
 def _is_whole(base: Base, experts: Collection[Placed], per_layer: bool = False) -> bool:

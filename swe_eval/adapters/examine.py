@@ -72,14 +72,14 @@ def check(settings: Settings) -> list[str]:
     return [f"lora: {each.name}: {warning}" for each in found for warning in each.warnings]
 
 
-def is_merged(settings: Settings) -> bool:
-    """Whether the run's one adapter is served as a checkpoint of its own: asked for, or all that the backend can do."""
-    if settings.lora.kind == "none" or not _can_merge(settings):
-        return False
-    if settings.lora.apply == "auto":
-        found = examine(settings.adapters, settings.model)
-        return any(each.verdicts[settings.serving.kind].kind == MUST_MERGE for each in found)
-    return settings.lora.apply == "merge"
+def to_merge(settings: Settings) -> set[str]:
+    """The arms that are served as a checkpoint of their own: asked for, or all that the backend can do."""
+    if settings.lora.kind == "none" or settings.serving.kind not in BACKENDS or settings.lora.apply == "runtime":
+        return set()
+    if settings.lora.apply == "merge":
+        return {adapter.name for adapter in settings.adapters if adapter.path is not None}
+    found = examine(settings.adapters, settings.model)
+    return {each.name for each in found if each.verdicts[settings.serving.kind].kind == MUST_MERGE}
 
 
 def refusals(examined: Examined, settings: Settings) -> list[str]:
@@ -87,15 +87,9 @@ def refusals(examined: Examined, settings: Settings) -> list[str]:
     verdict = examined.verdicts[settings.serving.kind]
     if verdict.kind != MUST_MERGE:
         return [f"lora: {examined.name}: {reason}" for reason in verdict.reasons]
-    if _can_merge(settings) and settings.lora.kind != "none" and settings.lora.apply != "runtime":
+    if settings.lora.kind != "none" and settings.lora.apply != "runtime":
         return []
-    alone = "write lora.apply=auto" if _can_merge(settings) else "that takes a server of its own: write lora=adapter"
-    return [f"lora: {examined.name}: serving={settings.serving.kind}: {verdict}; {alone}"]
-
-
-def _can_merge(settings: Settings) -> bool:
-    """A merged adapter fills the server: it has no room for another arm."""
-    return len(settings.adapters) == 1 and settings.serving.kind in BACKENDS
+    return [f"lora: {examined.name}: serving={settings.serving.kind}: {verdict}; write lora.apply=auto"]
 
 
 def _examine(name: str, path: Path, base: Base, base_model: str) -> Examined:

@@ -34,11 +34,9 @@ class Merged:
 
 
 def applied(settings: Settings, say: Say) -> Settings:
-    """If the adapter is to be merged: settings that serve the checkpoint as a base model of the adapter's name."""
-    if not adapters.is_merged(settings):
-        return settings
-    (adapter,) = settings.adapters
-    if adapter.path is None:
+    """If the only arm is to be merged: settings that serve the checkpoint as a base model of the adapter's name."""
+    adapter = settings.adapters[0]
+    if adapter.path is None or adapters.to_merge(settings) != {arm.name for arm in settings.adapters}:
         return settings
     merged = merged_checkpoint(settings.model.base_model, Path(adapter.path), say, settings.model.revision)
     arm = AdapterSettings(name=adapter.name, path=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import httpx
@@ -54,6 +55,28 @@ def ask_one_token(endpoint: Endpoint, timeout: float) -> None:
         response.json()["choices"][0]["message"]
     except (ValueError, KeyError, TypeError, IndexError):
         raise ServingError(f"{response.url} is not an OpenAI chat endpoint: {response.text[:200]!r}") from None
+
+
+def post(endpoint: Endpoint, path: str, body: Mapping[str, object], timeout: float) -> None:
+    """Post JSON to a path below the base URL.
+
+    Raises:
+        httpx.HTTPError: nobody answers within ``timeout`` seconds, or the answer is not 2xx.
+    """
+    with _client(endpoint.base_url, endpoint.api_key, timeout) as client:
+        client.post(path, json=body).raise_for_status()
+
+
+def is_healthy(endpoint: Endpoint) -> bool:
+    """False if nobody listens any more, or the server says that it cannot answer; slow is not ill."""
+    root = endpoint.base_url.removesuffix("/v1")
+    try:
+        with _client(root, endpoint.api_key, QUICK) as client:
+            return client.get("/health").status_code < 500
+    except httpx.TimeoutException:
+        return True
+    except httpx.RequestError:
+        return False
 
 
 def prompt_logprobs(endpoint: Endpoint, prompt: str, timeout: float) -> list[float]:

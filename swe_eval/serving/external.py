@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,14 @@ import httpx
 
 from swe_eval.errors import ServingError, UserError
 from swe_eval.serving.endpoint import Endpoint, ask_one_token, listed_models, reason
+from swe_eval.serving.server import Server
 from swe_eval.settings import ExternalServing, Settings
 
 NO_KEY = "EMPTY"  # clients insist on some key; vLLM's documentation uses this one
 
 
 @dataclass(frozen=True)
-class ExternalServer:
+class ExternalServer(Server):
     """An endpoint per adapter at one base URL."""
 
     endpoints: Mapping[str, Endpoint]
@@ -35,7 +36,9 @@ class ExternalServer:
 
 
 @contextmanager
-def connect_external(settings: Settings, log: Path, say: Callable[[str], None]) -> Iterator[ExternalServer]:
+def connect_external(
+    settings: Settings, _: Sequence[str] | None, log: Path, say: Callable[[str], None]
+) -> Iterator[ExternalServer]:
     """Have every adapter's model answer once at the endpoint.
 
     Raises:

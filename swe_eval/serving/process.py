@@ -1,29 +1,24 @@
-"""A model server as a child of ours: started, waited for, watched, and never left behind."""
+"""A model server as a child of ours: what became of it, in words, and never left behind."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import re
+import shlex
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-import httpx
-
 from swe_eval.errors import ServingError
-from swe_eval.serving.endpoint import Endpoint, ask_one_token, listed_models, reason
+from swe_eval.serving import guard
 
-RETRIES = 2
-GRACE = 10.0  # seconds between SIGTERM and SIGKILL; SLURM's own KillWait is 30
-PROGRESS = 5.0
 TAIL_LINES = 15
+TAIL_BYTES = 65_536
+"""In which a hint is looked for: behind the reason, servers print what their own shutdown thought of it."""
 
 TAKEN = r"address already in use"
 HINTS = {
@@ -44,163 +39,87 @@ class PortTaken(ServingError):
     """Somebody else took the port between our choosing it and the server's binding it."""
 
 
-@dataclass(frozen=True)
-class Launch:
-    """What to start, and when to believe that it serves."""
-
-    argv: Callable[[int], list[str]]
-    """Command line for a port."""
-    env: Mapping[str, str] = field(repr=False)
-    """On top of our own environment."""
-    api_key: str = field(repr=False)
-    host: str
-    port: int | None
-    """None takes a free one."""
-    models: tuple[str, ...]
-    """Served model ids: each must answer before the server counts as started."""
-    startup_timeout: float
-    """Seconds."""
-
-
 class ServerProcess:
-    """A server in a process group of its own that ends, at the latest, with the thread that started it."""
+    """A server under a guard (``guard.py``), which ends all of it at the latest with the thread that started it."""
 
-    def __init__(self, argv: list[str], env: Mapping[str, str], log: Path) -> None:
-        self.endpoints: dict[str, Endpoint] = {}
-        self._log = log
-        self._log_start = log.stat().st_size if log.exists() else 0
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path, hints: Mapping[str, str]) -> None:
+        """``hints`` go before ``HINTS``: what to do, by a pattern of the log."""
+        self._log, self._hints = log, {**hints, **HINTS}
         with log.open("ab") as output:
+            output.write(f"$ {shlex.join(argv)}\n".encode())
+            output.flush()
+            self._log_start = output.tell()
             self._process = subprocess.Popen(
-                argv,
+                [sys.executable, "-E", "-S", guard.__file__, str(os.getpid()), *argv],
                 env={**os.environ, **env},
                 stdin=subprocess.DEVNULL,
                 stdout=output,  # a file: an orphan that holds a SLURM step's own output keeps the job running
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_tell_when_parent_dies,
             )
 
     @property
     def pid(self) -> int:
-        """Of the server and of its process group."""
+        """Of the guard, and of the process group."""
         return self._process.pid
 
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def check(self) -> None:
-        """Raise ServingError, with the end of the log and a hint, if the process has ended."""
-        if (code := self._process.poll()) is not None:
-            taken = re.search(TAKEN, "\n".join(self.log_tail()), re.IGNORECASE)
-            raise (PortTaken if taken else ServingError)(self.report(f"the model server ended with exit code {code}"))
+        """Raise ServingError, with the end of the log and a hint, if it has ended."""
+        if self.is_running():
+            return
+        taken = re.search(TAKEN, "\n".join(self.log_tail()), re.IGNORECASE)
+        raise (PortTaken if taken else ServingError)(self.report(self.end))
+
+    @property
+    def end(self) -> str:
+        """How it ended, in a few words that are the same whenever the reason is."""
+        code = self._process.poll()
+        return f"the model server ended with exit code {code if code is None or code <= 128 else 128 - code}"
 
     def report(self, what: str) -> str:
         """``what``, the end of the log, and a hint if the log shows a known trouble."""
-        tail = self.log_tail()
-        hints = [hint for pattern, hint in HINTS.items() if re.search(pattern, "\n".join(tail), re.IGNORECASE)]
-        if not hints and self._process.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
-            hints = [KILLED]
-        return "\n".join([f"{what}; {self._log} ends with", *(f"  {line}" for line in tail), *hints[:1]])
+        tail = "\n".join(f"  {line}" for line in self.log_tail())
+        return "\n".join(filter(None, [f"{what}; {self._log} ends with", tail, self.hint()]))
+
+    def hint(self) -> str:
+        """What to do; empty if the log shows no known trouble."""
+        log = self._read_log()
+        for pattern, hint in self._hints.items():
+            if re.search(pattern, log, re.IGNORECASE):
+                return hint
+        return KILLED if self._process.poll() in (-signal.SIGKILL, 128 + signal.SIGKILL) else ""
 
     def log_tail(self) -> list[str]:
         """The last lines that this server wrote, empty ones left out."""
-        with self._log.open("rb") as log:
-            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - 16_384))
-            lines = log.read().decode(errors="replace").splitlines()
-        return [line.rstrip() for line in lines if line.strip()][-TAIL_LINES:]
+        return [line.rstrip() for line in self._read_log().splitlines() if line.strip()][-TAIL_LINES:]
 
     def stop(self) -> None:
-        """End the whole process group: SIGTERM, ``GRACE`` seconds, SIGKILL. Does nothing the second time."""
-        self._signal_group(signal.SIGTERM)
+        """End all of it: SIGTERM, ``guard.GRACE`` seconds, SIGKILL. Does nothing the second time."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(GRACE)
-        self._signal_group(signal.SIGKILL)  # children of the server that outlived it, too
+            self._process.wait(2 * guard.GRACE + 1)
+        with suppress(ProcessLookupError):  # the guard itself was killed
+            os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
-    def _signal_group(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, number)
-
-
-@contextmanager
-def supervise(launch: Launch, log: Path, say: Callable[[str], None]) -> Iterator[ServerProcess]:
-    """A started server, whose every model has answered, for as long as the context is open.
-
-    Enter it from a thread that lives as long as the server, best the main one: on Linux the kernel kills the server
-    when the thread that started it ends (PR_SET_PDEATHSIG), which is what saves the GPU when we are SIGKILLed.
-
-    Raises:
-        ServingError: the server ended, was too slow, or does not answer; with the end of ``log`` and a hint.
-    """
-    server = _started(launch, log, say)
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-def free_port(host: str) -> int:
-    """A TCP port that nobody listens on, as of now."""
-    with socket.create_server((host, 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def _started(launch: Launch, log: Path, say: Callable[[str], None]) -> ServerProcess:
-    for _ in range(0 if launch.port else RETRIES):
-        with suppress(PortTaken):
-            return _started_once(launch, log, say)
-    return _started_once(launch, log, say)
-
-
-def _started_once(launch: Launch, log: Path, say: Callable[[str], None]) -> ServerProcess:
-    port = launch.port or free_port(launch.host)
-    server = ServerProcess(launch.argv(port), launch.env, log)
-    try:
-        server.endpoints = _await_answers(server, launch, port, say)
-    except BaseException:
-        server.stop()
-        raise
-    return server
-
-
-def _await_answers(server: ServerProcess, launch: Launch, port: int, say: Callable[[str], None]) -> dict[str, Endpoint]:
-    began = time.monotonic()
-    base_url = f"http://{'127.0.0.1' if launch.host == '0.0.0.0' else launch.host}:{port}/v1"
-    listed = _await_list(server, launch, base_url, say)
-    endpoints = {model: Endpoint(base_url, launch.api_key, model, listed.get(model)) for model in launch.models}
-    for endpoint in endpoints.values():
-        try:
-            ask_one_token(endpoint, launch.startup_timeout)
-        except httpx.HTTPError as error:
-            server.check()
-            raise ServingError(server.report(f"{endpoint.model} does not answer ({reason(error)})")) from None
-    say(f"serving {', '.join(endpoints)} at {base_url} after {time.monotonic() - began:.0f} s")
-    return endpoints
-
-
-def _await_list(
-    server: ServerProcess, launch: Launch, base_url: str, say: Callable[[str], None]
-) -> dict[str, int | None]:
-    """The served models, once they can be asked for; only our own server knows the key, so no neighbour's is taken."""
-    began = said = time.monotonic()
-    while True:
-        server.check()
-        with suppress(httpx.HTTPError, ServingError):
-            return listed_models(base_url, launch.api_key, timeout=1.0)
-        now = time.monotonic()
-        if now - began > launch.startup_timeout:
-            raise ServingError(
-                server.report(f"the model server is not ready after {now - began:.0f} s (serving.startup_timeout)")
-            )
-        if now - said > PROGRESS:
-            said = now
-            say(f"loading the model ... {now - began:.0f} s  {''.join(server.log_tail()[-1:]):.100}")
-        time.sleep(0.1)
+    def _read_log(self) -> str:
+        with self._log.open("rb") as log:
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+            return log.read().decode(errors="replace")
 
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> None:
+def _tell_when_parent_dies() -> None:
     """Runs between fork and exec."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's warning to the whole step is not for the server
     if _LIBC:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -18,9 +18,10 @@ import httpx
 import numpy as np
 
 from swe_eval.errors import ServingError
-from swe_eval.run_dir import now
-from swe_eval.serving.endpoint import Endpoint, prompt_logprobs, reason
+from swe_eval.run_dir import RunDir, now, read_json, write_json
+from swe_eval.serving.endpoint import prompt_logprobs, reason
 from swe_eval.serving.reference import reference_logprobs
+from swe_eval.serving.server import Server
 from swe_eval.settings import Settings
 
 TEXTS = (
@@ -78,8 +79,10 @@ class Proof:
         return {"made": now(), **asdict(self)}
 
 
-def prove(endpoints: Mapping[str, Endpoint], settings: Settings) -> Proof | None:
-    """Score the texts under every endpoint, as far as ``lora.proof`` says; None if it says ``none``.
+def prove(server: Server, settings: Settings) -> Proof | None:
+    """Score the texts under every arm, and the base model if the server has it besides; None if there is no proof.
+
+    ``lora.proof`` says how much.
 
     Raises:
         Unproven: two arms that should differ do not, an arm is not what transformers makes of it, or the endpoint
@@ -88,28 +91,41 @@ def prove(endpoints: Mapping[str, Endpoint], settings: Settings) -> Proof | None
     if settings.lora.kind == "none" or settings.lora.proof == "none":
         return None
     adapted = {adapter.name for adapter in settings.adapters if adapter.path is not None}
-    to_differ = [pair for pair in combinations(endpoints, 2) if adapted & {*pair}]
+    arms = list(server.endpoints)
+    to_differ = [pair for pair in combinations(arms, 2) if adapted & {*pair}]
     if not to_differ and settings.lora.proof == "effect":
         return Proof(0, ()) if adapted else None
-    alone, again = _scores(endpoints, at_once=1), _scores(endpoints, at_once=1)
-    noise = {name: _apart(alone[name], again[name]) for name in endpoints}
+    alone, again = _scores(server, at_once=1), _scores(server, at_once=1)
+    noise = {arm: _apart(alone[arm], again[arm]) for arm in arms}
     distances = tuple(Distance(a, b, _apart(alone[a], alone[b]), max(noise[a], noise[b])) for a, b in to_differ)
     _refuse(_told_apart(distances))
-    together = _scores(endpoints, at_once=len(endpoints) * len(TEXTS))
+    together = _scores(server, at_once=len(arms) * len(TEXTS))
     _refuse(_mixed_up(to_differ, alone, together))
     off = _off_reference(alone, settings) if settings.lora.proof == "reference" else None
     return Proof(len(next(iter(alone.values()))), distances, off)
 
 
-def _scores(endpoints: Mapping[str, Endpoint], at_once: int) -> dict[str, Scores]:
+def keep_proof(run: RunDir, proof: Proof) -> None:
+    """In ``run.json``, beside that of servers before this one."""
+    kept, made = read_json(run.run_json), proof.as_json()
+    before = kept.get("proof") or {}
+    pairs = {(each["a"], each["b"]): each for each in [*before.get("distances", ()), *made["distances"]]}
+    off = {**(before.get("off_reference") or {}), **(made["off_reference"] or {})}
+    made |= {"tokens": made["tokens"] or before.get("tokens", 0), "distances": [*pairs.values()]}
+    write_json(run.run_json, kept | {"proof": made | {"off_reference": off or None}})
+
+
+def _scores(server: Server, at_once: int) -> dict[str, Scores]:
     with ThreadPoolExecutor(at_once) as pool:
-        jobs = {name: [pool.submit(_score, endpoint, text) for text in TEXTS] for name, endpoint in endpoints.items()}
-        return {name: np.concatenate([job.result() for job in own]) for name, own in jobs.items()}
+        jobs = {arm: [pool.submit(_score, server, arm, text) for text in TEXTS] for arm in server.endpoints}
+        return {arm: np.concatenate([job.result() for job in own]) for arm, own in jobs.items()}
 
 
-def _score(endpoint: Endpoint, text: str) -> list[float]:
+def _score(server: Server, arm: str, text: str) -> list[float]:
+    endpoint = server.endpoints[arm]
     try:
-        return prompt_logprobs(endpoint, text, TIMEOUT)
+        with server.using(arm):
+            return prompt_logprobs(endpoint, text, TIMEOUT)
     except (httpx.HTTPError, ServingError) as error:
         said = reason(error) if isinstance(error, httpx.HTTPError) else str(error)
         raise Unproven(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from swe_eval.serving.process import Launch, ServerProcess, supervise
+from swe_eval.serving.devices import only
+from swe_eval.serving.supervised import Launch, SupervisedServer, supervise
 from swe_eval.settings import Settings, TransformersServing
 
 
 @contextmanager
-def start_transformers(settings: Settings, log: Path, say: Callable[[str], None]) -> Iterator[ServerProcess]:
+def start_transformers(
+    settings: Settings, devices: Sequence[str] | None, log: Path, say: Callable[[str], None]
+) -> Iterator[SupervisedServer]:
     """Run the server for as long as the context is open.
 
     Raises:
@@ -24,11 +27,11 @@ def start_transformers(settings: Settings, log: Path, say: Callable[[str], None]
     api_key = (serving.api_key and serving.api_key.get_secret_value()) or secrets.token_urlsafe()
     launch = Launch(
         argv=lambda port: [*_argv(settings), f"--host={serving.host}", f"--port={port}"],
-        env={"SWE_EVAL_API_KEY": api_key},  # not in argv, which every user of the machine can read
+        env={"SWE_EVAL_API_KEY": api_key} | only(devices),  # not in argv, which every user of the machine can read
         api_key=api_key,
         host=serving.host,
         port=serving.port,
-        models=(*_base_names(settings), *(a.name for a in settings.adapters if a.path is not None)),
+        models={name: name for name in [*base_names(settings), *(a.name for a in settings.adapters if a.path)]},
         startup_timeout=serving.startup_timeout,
     )
     with supervise(launch, log, say) as server:
@@ -53,11 +56,11 @@ def _argv(settings: Settings) -> list[str]:
         *(sys.executable, "-m", "swe_eval.serving.app"),
         *(f"{option}={value}" for option, value in options.items() if value is not None),
         *(["--trust-remote-code"] if model.trust_remote_code else []),
-        *(f"--base-name={name}" for name in _base_names(settings)),
+        *(f"--base-name={name}" for name in base_names(settings)),
         *(f"--adapter={a.name}={a.path}" for a in settings.adapters if a.path is not None),
     ]
 
 
-def _base_names(settings: Settings) -> list[str]:
+def base_names(settings: Settings) -> list[str]:
     """Of the arms without an adapter; if there are none, the base model's own: the proof holds adapters against it."""
     return [a.name for a in settings.adapters if a.path is None] or [settings.model.base_model]
