@@ -21,7 +21,7 @@ from swe_eval.report.report import conclude
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json, write_text
 from swe_eval.sandbox.sandbox import sandboxes
 from swe_eval.schedule import Schedule
-from swe_eval.serving.parts import Round, arms_of, rounds, serve, with_arms
+from swe_eval.serving.parts import Round, arms_of, preflight, rounds, serve, with_arms
 from swe_eval.serving.proof import keep_proof, prove
 from swe_eval.serving.server import Server
 from swe_eval.settings import AdapterSettings, Settings, result_settings
@@ -116,6 +116,8 @@ def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, tr
     to_roll_out = [trial for trial in trials if not run.is_rolled_out(trial)]
     to_grade = [trial for trial in trials if run.is_rolled_out(trial) and not run.is_graded(trial)]
     progress = Progress(trials, [(trial, outcome) for trial in trials if (outcome := run.outcome(trial))], Console())
+    if to_roll_out:
+        preflight(settings)
     if to_roll_out or to_grade:
         progress.say(f"{len(trials)} trials: {len(to_roll_out)} to roll out, {len(to_grade)} to grade")
     by_id = {instance.instance_id: instance for instance in benchmark.instances}

@@ -14,7 +14,7 @@ from rich.console import Console
 from swe_eval import adapters, command
 from swe_eval.errors import UserError
 from swe_eval.report.tables import print_proof
-from swe_eval.serving.parts import parts, serve
+from swe_eval.serving.parts import parts, preflight, serve
 from swe_eval.serving.proof import prove
 from swe_eval.serving.server import Server
 from swe_eval.settings import Settings
@@ -31,6 +31,7 @@ def _serve(settings: Settings) -> int:
     if len(servers := parts(settings)) > 1:
         merged = [part.adapters[0].name for part in servers[1:]]
         raise UserError(f"lora: {merged[0]} must be merged, which takes a server of its own: write lora=adapter")
+    preflight(settings)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for warning in adapters.check(settings):
         console.print(warning)

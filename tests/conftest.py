@@ -14,9 +14,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from swe_eval.command import conf_dir
+from swe_eval.errors import UserError
+from swe_eval.serving.vllm_env import find_python
 from swe_eval.settings import Settings, settings_from
 
-pytest_plugins = ["sandbox_fixtures", "serving_fixtures"]
+pytest_plugins = ["sandbox_fixtures", "serving_fixtures", "vllm_fixtures"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 
@@ -29,7 +31,7 @@ LEFT_OUT: list[str] = []
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     required = os.environ.get("SWE_EVAL_REQUIRE", "").split()
-    for group, why_not in {"docker": _why_no_docker}.items():
+    for group, why_not in {"docker": _why_no_docker, "vllm": _why_no_vllm}.items():
         members = [item for item in items if group in item.keywords]
         if not members or not (reason := why_not()):
             continue
@@ -52,6 +54,15 @@ def _why_no_docker() -> str:
     except OSError:
         return "no docker command"
     return "" if found.returncode == 0 else f"no Docker engine, or no image {BASE_IMAGE} in it (SWE_EVAL_TEST_IMAGE)"
+
+
+@cache
+def _why_no_vllm() -> str:
+    try:
+        find_python(settings_from(compose_tree("serving=vllm")).serving)  # type: ignore[arg-type]
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture

@@ -41,9 +41,15 @@ def test_every_option_of_every_group_makes_valid_settings(option):
         (["quantization=4bit", "serving=external", "serving.base_url=http://host/v1"], "quantization=4bit: serving="),
         (["agent=toolcall", "model.tool_call_parser=none"], "agent.actions=toolcall: model.tool_call_parser=none"),
         (["lora.proof=reference", "quantization=4bit"], "lora.proof=reference: quantization=4bit rounds the weights"),
-        (["quantization=4bit", "serving=vllm"], "quantization=4bit: bitsandbytes left vLLM in 0.28; write quantization="),
+        (
+            ["quantization=4bit", "serving=vllm"],
+            "quantization=4bit: bitsandbytes left vLLM in 0.28; write",
+        ),
         (["quantization=fp8"], "quantization=fp8: serving=transformers has 8bit and 4bit; write one of them"),
-        (["agent=toolcall", "serving=vllm"], "agent.actions=toolcall: vLLM must be told how the model writes tool calls"),
+        (
+            ["agent=toolcall", "serving=vllm"],
+            "agent.actions=toolcall: vLLM must be told how the model writes",
+        ),
         (
             ["lora=trained", "lora.path=/a", "lora.apply=merge", "serving=external", "serving.base_url=http://host/v1"],
             "lora.apply=merge: serving=external is a server that already runs; have it serve what python -m",

@@ -37,6 +37,9 @@ def main() -> int:
     try:
         server = subprocess.Popen(argv, preexec_fn=_end_with_guard)
         code = server.wait()
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 127
     except Told:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         code = _stop(server) if server else -signal.SIGTERM

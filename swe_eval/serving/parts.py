@@ -17,6 +17,7 @@ from swe_eval.serving.external import connect_external
 from swe_eval.serving.server import Server
 from swe_eval.serving.transformers import start_transformers
 from swe_eval.serving.vllm import start_vllm
+from swe_eval.serving.vllm_env import find_python, vllm_version
 from swe_eval.settings import AdapterSettings, ManyLora, Settings
 
 Round = Sequence[Settings]
@@ -55,6 +56,18 @@ def with_arms(settings: Settings, arms: Sequence[AdapterSettings]) -> Settings:
 def arms_of(together: Round) -> list[AdapterSettings]:
     """Of all its servers."""
     return [arm for part in together for arm in part.adapters]
+
+
+def preflight(settings: Settings) -> str:
+    """Make sure that the server's program is there; returns what it is.
+
+    Raises:
+        UserError: it is not; one line.
+    """
+    serving = settings.serving
+    if serving.kind != "vllm":
+        return serving.kind
+    return serving.command or f"vLLM {vllm_version(serving)} in {find_python(serving)}"
 
 
 @contextmanager

@@ -30,7 +30,7 @@ PHASES = {
     r"Loading safetensors checkpoint shards:\s+(\d+)%.*\|\s*(\d+/\d+)": r"loading shards \2",
     r"Starting to load model": "loading the weights",
     r"Time spent downloading weights|[Dd]ownloading": "downloading the weights",
-    r"Dynamo bytecode transform|Compiling a graph|torch\.compile|Using cache directory": "compiling",
+    r"Dynamo bytecode transform|Compiling a graph|torch\.compile took": "compiling",
     r"Capturing CUDA graphs.*?(\d+/\d+)": r"capturing CUDA graphs \1",
     r"Capturing CUDA graphs|Graph capturing": "capturing CUDA graphs",
     r"KV cache size|Available KV cache memory|init engine": "making room for the KV cache",

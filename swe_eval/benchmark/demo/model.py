@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ def tiny_model() -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as aside:
             model = shutil.copytree(SHIPPED, Path(aside, "model"))
-            save_file(_weights(), model / "model.safetensors", metadata={"format": "pt"})
+            config = json.loads((model / "config.json").read_text())
+            save_file(random_weights(config), model / "model.safetensors", metadata={"format": "pt"})
             _rename(model, made)
     return made
 
@@ -56,10 +57,10 @@ def _rename(made: Path, final: Path) -> None:
             raise
 
 
-def _weights() -> dict[str, np.ndarray]:
+def random_weights(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A checkpoint of this configuration (DeepSeek-V3's), the same on every machine."""
     # RandomState, because numpy promises that its stream never changes (NEP 19); uniform, because that takes no
     # libm, whose last digits differ between machines; 16 bits, so that bfloat16 holds the very same weights.
-    config = json.loads((SHIPPED / "config.json").read_text())
     random = np.random.RandomState(SEED)
     weights = {}
     for name, shape in _tensors(config):
@@ -73,7 +74,7 @@ def _weights() -> dict[str, np.ndarray]:
     return weights
 
 
-def _tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _tensors(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor of the checkpoint, as DeepSeek-V3's on the hub has them."""
     hidden, heads, rank = config["hidden_size"], config["num_attention_heads"], config["kv_lora_rank"]
     nope, rope, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
