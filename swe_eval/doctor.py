@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -15,20 +14,13 @@ from rich.table import Table
 from swe_eval import command
 from swe_eval.adapters import BACKENDS, MUST_MERGE, Examined, examine, model_folder, read_base, refusals
 from swe_eval.errors import UserError
+from swe_eval.preconditions import Finding, check_chat, check_machine
 from swe_eval.settings import ModelSettings, Settings
 
 PACKAGES = {"transformers": ("torch", "transformers", "peft", "accelerate", "fastapi", "uvicorn")}
 """What must be importable where the server runs, by ``serving.kind``."""
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tiktoken.model")
 NOT_THIS_BASE = {"wrong base", "unknown module", "beyond the model"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What became of one precondition."""
-
-    state: Literal["ok", "warning", "problem"]
-    text: str
 
 
 def main() -> None:
@@ -39,12 +31,14 @@ def main() -> None:
 def _doctor(settings: Settings) -> int:
     console = Console(highlight=False, soft_wrap=True)
     findings = [_guarded(lambda: _model(settings.model))]
-    examined = [] if _has_problem(findings) else examine(settings.adapters, settings.model)
+    has_model = not _has_problem(findings)
+    examined = examine(settings.adapters, settings.model) if has_model else []
     if examined:
         console.print(adapter_table(examined))
     findings += [finding for each in examined for finding in _adapter(each, settings)]
-    findings += [_guarded(lambda: _packages(settings)), _guarded(lambda: _sandbox(settings))]
-    findings += _benchmark_and_run(settings, with_run=not _has_problem(findings))
+    findings += [_guarded(lambda: _server(settings)), *(check_machine(settings) if has_model else [])]
+    findings += [_guarded(lambda: _sandbox(settings))]
+    findings += _benchmark_and_run(settings, has_model, with_run=not _has_problem(findings))
     for finding in findings:
         for line in finding.text.splitlines():
             console.print(f"{finding.state:8} {escape(line)}")
@@ -79,6 +73,9 @@ def _model(model: ModelSettings) -> Finding:
     base, folder = read_base(model), model_folder(model)
     if folder and not any((folder / name).is_file() for name in TOKENIZERS):
         return Finding("problem", f"model.base_model={folder}: no tokenizer in it; copy the whole model")
+    if folder is None and os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        text = f"model.base_model={model.base_model} is not on this machine, and HF_HUB_OFFLINE keeps it from coming"
+        return Finding("problem", f"{text}; download it, write its directory, or unset HF_HUB_OFFLINE")
     if base.unknown:
         return Finding("warning", f"model.base_model: {base.unknown}: adapters cannot be compared with it")
     return Finding("ok", f"model.base_model={model.base_model}: {len(base.linear)} modules that LoRA can change")
@@ -108,8 +105,12 @@ def _adapter(examined: Examined, settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", f"lora: {examined.name}: {merged}serving={backend} applies all of it")
 
 
-def _packages(settings: Settings) -> Finding:
+def _server(settings: Settings) -> Finding:
     kind = settings.serving.kind
+    if kind == "vllm":
+        from swe_eval.serving.parts import preflight
+
+        return Finding("ok", f"serving=vllm: {preflight(settings)}")
     wanted = [*PACKAGES.get(kind, ()), *(["bitsandbytes"] if settings.quantization.kind != "none" else [])]
     if missing := [name for name in wanted if find_spec(name) is None]:
         remedy = "write pip install 'swe_eval[serve]'"
@@ -124,7 +125,7 @@ def _sandbox(settings: Settings) -> Finding:
     return Finding("ok", f"sandbox={settings.sandbox.kind}: works")
 
 
-def _benchmark_and_run(settings: Settings, with_run: bool) -> list[Finding]:
+def _benchmark_and_run(settings: Settings, has_model: bool, with_run: bool) -> list[Finding]:
     from swe_eval.benchmark import instances
     from swe_eval.evaluate import identify  # late: it brings all that a run needs
 
@@ -132,10 +133,12 @@ def _benchmark_and_run(settings: Settings, with_run: bool) -> list[Finding]:
         benchmark = instances.load(settings.benchmark)
     except UserError as error:
         return [Finding("problem", str(error))]
-    found = Finding("ok", f"benchmark={settings.benchmark.name}: {len(benchmark.instances)} instances selected")
-    if not with_run:  # without sound adapters a run has no identity
-        return [found]
-    return [found, _guarded(lambda: _run(settings, identify(settings, benchmark)))]
+    selected = {instance.instance_id: instance for instance in benchmark.instances}
+    found = [Finding("ok", f"benchmark={settings.benchmark.name}: {len(selected)} instances selected")]
+    found += check_chat(settings, selected) if has_model else []
+    if with_run:  # without sound adapters a run has no identity
+        found.append(_guarded(lambda: _run(settings, identify(settings, benchmark))))
+    return found
 
 
 def _run(settings: Settings, identity: dict[str, object]) -> Finding:

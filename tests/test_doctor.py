@@ -31,12 +31,15 @@ def diagnosed(settings, capsys):
 def test_the_demo_is_well_and_nothing_is_written(diagnosed, tmp_path):
     code, lines = diagnosed()
     assert code == 0
-    assert [line.partition("=")[0] for line in lines] == [
+    assert [re.split("[:=]", line)[0] for line in lines] == [
         "ok model.base_model",
-        "ok lora: demo: serving",
+        "ok lora",
         "ok serving",
+        "ok disk",
         "ok sandbox",
         "ok benchmark",
+        "ok chat template",
+        "ok context",
         "ok output_dir",
     ]
     assert not (tmp_path / "run").exists()

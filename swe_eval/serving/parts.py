@@ -17,7 +17,7 @@ from swe_eval.serving.external import connect_external
 from swe_eval.serving.server import Server
 from swe_eval.serving.transformers import start_transformers
 from swe_eval.serving.vllm import start_vllm
-from swe_eval.serving.vllm_env import find_python, vllm_version
+from swe_eval.serving.vllm_env import TESTED, find_python, vllm_version
 from swe_eval.settings import AdapterSettings, ManyLora, Settings
 
 Round = Sequence[Settings]
@@ -67,7 +67,11 @@ def preflight(settings: Settings) -> str:
     serving = settings.serving
     if serving.kind != "vllm":
         return serving.kind
-    return serving.command or f"vLLM {vllm_version(serving)} in {find_python(serving)}"
+    if serving.command:
+        return serving.command
+    found = vllm_version(serving)
+    note = "" if found == TESTED else f" (measured with {TESTED})"
+    return f"vLLM {found}{note} in {find_python(serving)}"
 
 
 @contextmanager
