@@ -85,6 +85,8 @@ def _say(message: str, code: int) -> int:
 def _explain(error: Exception) -> str:
     """Hydra's message as one line that says what to write instead."""
     text = str(error)
+    if found := re.match(r"UserError raised while resolving interpolation: (.+)", text):  # ours, by a resolver
+        return found[1]
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/(.+?)'", text)):
         group, option = found.groups()
         options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))

@@ -18,11 +18,11 @@ from swe_eval.mini import write_registry
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
 from swe_eval.report.report import conclude
-from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json, write_text
+from swe_eval.run_dir import ARM, RunDir, Trial, now, read_json, write_json, write_text
 from swe_eval.sandbox.sandbox import sandboxes
 from swe_eval.schedule import Schedule
-from swe_eval.serving.parts import Round, arms_of, preflight, rounds, serve, with_arms
-from swe_eval.serving.proof import keep_proof, prove
+from swe_eval.serving.parts import Round, arms_of, preflight, rounds, serve
+from swe_eval.serving.proof import Prover, keep_proof
 from swe_eval.serving.server import Server
 from swe_eval.settings import AdapterSettings, Settings, result_settings
 from swe_eval.stages import Stages
@@ -89,7 +89,7 @@ def pairs(settings: Settings) -> list[tuple[str, str]]:
 
 def identify(settings: Settings, benchmark: Benchmark) -> dict[str, Any]:
     """Everything that the numbers depend on: settings, the adapters' weights, the dataset's rows."""
-    hashes = {f"adapters.{adapter.name}": adapters.content_hash(adapter) for adapter in settings.adapters}
+    hashes = {f"{ARM}{adapter.name}": adapters.content_hash(adapter) for adapter in settings.adapters}
     return result_settings(settings) | hashes | {"benchmark.fingerprint": benchmark.fingerprint}
 
 
@@ -106,7 +106,12 @@ def record(
     for trial in trials:
         by_arm.setdefault(trial.arm, []).append(trial.instance_id)
     calls = [*kept.get("invocations", []), {"started": now()} | provenance()]
-    said = {"identity": identity, "invocations": calls, "trials": by_arm, "comparisons": comparisons}
+    said = {
+        "identity": kept.get("identity", {}) | identity,
+        "invocations": calls,
+        "trials": by_arm,
+        "comparisons": comparisons,
+    }
     write_json(run.run_json, kept | said)
     write_text(run.config_yaml, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
@@ -121,11 +126,12 @@ def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, tr
     if to_roll_out or to_grade:
         progress.say(f"{len(trials)} trials: {len(to_roll_out)} to roll out, {len(to_grade)} to grade")
     by_id = {instance.instance_id: instance for instance in benchmark.instances}
+    prover = Prover(settings)
     with _logs(run), sandboxes(settings, run.id) as backend:
         for together in _needed(rounds(settings), to_roll_out, progress.say):
             rolling = [trial for trial in to_roll_out if trial.adapter in {arm.name for arm in arms_of(together)}]
             schedule = Schedule(settings.workers, settings.grade_workers)
-            with _server(settings, together, run, progress.say) as server, progress.shown():
+            with _server(together, prover, run, progress.say) as server, progress.shown():
                 stages = Stages(settings, by_id, run, backend, server, progress, schedule.is_stopping)
                 schedule.run(rolling, to_grade, stages.roll_out, stages.grade, on_interrupt=backend.remove_all)
             to_grade = []
@@ -142,12 +148,12 @@ def _needed(planned: Sequence[Round], to_roll_out: Sequence[Trial], say: Callabl
 
 
 @contextmanager
-def _server(settings: Settings, together: Round, run: RunDir, say: Callable[[str], None]) -> Iterator[Server | None]:
+def _server(together: Round, prover: Prover, run: RunDir, say: Callable[[str], None]) -> Iterator[Server | None]:
     if not together:
         yield None
         return
     with serve(together, run.log("server.log"), say) as server:
-        if proof := prove(server, with_arms(settings, arms_of(together))):
+        if proof := prover.prove(server):
             keep_proof(run, proof)
         write_registry(run.log("litellm_registry.json"), server.endpoints)
         yield server

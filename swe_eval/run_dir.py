@@ -25,6 +25,8 @@ PART = ".swe_eval-part"
 """Ending of a file that is being written."""
 
 
+ARM = "adapters."
+"""Begins the keys of a run's identity that are the content of one arm."""
 RESULTS = ("trajectories", "predictions", "evaluation")
 """The folders that hold what a run did."""
 
@@ -162,6 +164,8 @@ class RunDir:
                 raise UserError(f"output_dir={self.root}: holds results, and no run.json to say whose; write name=...")
             return
         differing = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
+        # an arm may come or go: its trials are its own
+        differing = [key for key in differing if not key.startswith(ARM) or {key} <= before.keys() & identity.keys()]
         if differing:
             lines = [f"{key}: {before.get(key)!r} there, {identity.get(key)!r} now" for key in differing]
             raise UserError(

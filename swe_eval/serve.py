@@ -15,7 +15,7 @@ from swe_eval import adapters, command
 from swe_eval.errors import UserError
 from swe_eval.report.tables import print_proof
 from swe_eval.serving.parts import parts, preflight, serve
-from swe_eval.serving.proof import prove
+from swe_eval.serving.proof import Prover
 from swe_eval.serving.server import Server
 from swe_eval.settings import Settings
 
@@ -40,7 +40,7 @@ def _serve(settings: Settings) -> int:
         serve(servers, Path(folder) / "server.log", console.print) as server,
         suppress(KeyboardInterrupt),  # the way to end it
     ):
-        if proof := prove(server, settings):
+        if proof := Prover(settings).prove(server):
             print_proof(console, proof.as_json())
         console.print(how_to_use(server))
         while True:

@@ -82,7 +82,7 @@ class AdapterSettings(Group):
 class NoLora(Group):
     """``lora=none``: the base model alone."""
 
-    kind: Literal["none"]
+    kind: Annotated[Literal["none"], Free]
 
     @property
     def adapters(self) -> tuple[AdapterSettings, ...]:
@@ -101,12 +101,12 @@ class _WithAdapters(Group):
 class OneLora(_WithAdapters):
     """``lora=adapter|trained|baseline|demo``: one adapter, with or without the base model beside it."""
 
-    kind: Literal["one"]
-    name: AdapterName
+    kind: Annotated[Literal["one"], Free]
+    name: Annotated[AdapterName, Free]
     """Name of the adapter."""
     path: Annotated[str, Free]
     """Directory with adapter_config.json."""
-    with_base: bool
+    with_base: Annotated[bool, Free]
     """Evaluate the bare base model too, as the arm to compare with."""
 
     @property
@@ -117,7 +117,7 @@ class OneLora(_WithAdapters):
 class PairLora(_WithAdapters):
     """``lora=ab``: two arms on one server."""
 
-    kind: Literal["ab"]
+    kind: Annotated[Literal["ab"], Free]
     baseline: Annotated[str | None, Free]
     """Directory of adapter A; null is the base model itself."""
     trained: Annotated[str, Free]
@@ -131,12 +131,30 @@ class PairLora(_WithAdapters):
 class ManyLora(_WithAdapters):
     """``lora=list``: any number of arms; the first is the one that the others are compared with."""
 
-    kind: Literal["list"]
-    adapters: tuple[AdapterSettings, ...]
+    kind: Annotated[Literal["list"], Free]
+    adapters: Annotated[tuple[AdapterSettings, ...], Free]
     """``[{name: ..., path: ...}, ...]``; a null path is the base model."""
 
 
-LoraSettings = Annotated[NoLora | OneLora | PairLora | ManyLora, Field(discriminator="kind")]
+class CheckpointsLora(_WithAdapters):
+    """``lora=checkpoints``: what a training run has written so far, each checkpoint an arm."""
+
+    kind: Annotated[Literal["checkpoints"], Free]
+    run: Annotated[str, Free]
+    """Directory with ``checkpoint-<step>`` directories; arms are named ``<run>-<step>``."""
+    every: Annotated[PositiveInt, Free]
+    """Take each n-th checkpoint, counted from the last one."""
+    first: Annotated[NonNegativeInt | None, Free]
+    """First step to take; null is the earliest."""
+    last: Annotated[NonNegativeInt | None, Free]
+    """Last step to take; null is the latest."""
+    with_base: Annotated[bool, Free]
+    """Evaluate the bare base model too, as the arm to compare with."""
+    adapters: Annotated[tuple[AdapterSettings, ...], Free]
+    """Found in ``run``."""
+
+
+LoraSettings = Annotated[NoLora | OneLora | PairLora | ManyLora | CheckpointsLora, Field(discriminator="kind")]
 
 
 class TransformersServing(Group):

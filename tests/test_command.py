@@ -18,7 +18,7 @@ def swe_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     [
         ("agent.max_turn=3", "swe_eval: agent.max_turn: no such field; did you mean agent.max_turns?"),
         ("modle=tiny", "swe_eval: modle: no such field; did you mean model?"),
-        ("model=gigachatt", "swe_eval: model=gigachatt: no such option; write one of gigachat, hf, tiny"),
+        ("model=gigachatt", "swe_eval: model=gigachatt: no such option; write one of gigachat, gigachat_fp8, hf,"),
         ("agent.max_turns=abc", "swe_eval: agent.max_turns: input should be a valid integer"),
         ("model=hf", "swe_eval: model.base_model: needs a value: write model.base_model=..."),
         ("lora=trained lora.path=/nowhere", "swe_eval: lora: trained: no adapter_config.json in /nowhere;"),

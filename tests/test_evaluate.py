@@ -68,6 +68,16 @@ def test_a_run_leaves_the_files_of_the_design(settings, tmp_path, capsys):
     assert "1/1 = 100.0% [20.7, 100.0]" in capsys.readouterr().out
 
 
+def test_a_run_may_grow_by_an_arm(settings, tmp_path):
+    """What is done is not done again, and what is new is compared with it."""
+    with scripted_endpoint(solve) as endpoint:
+        evaluate(settings(*external(endpoint, "bad")))
+        before = len(endpoint.turns)
+        assert evaluate(settings(*external(endpoint, "bad", "good"))) == 0
+        assert {body["model"] for body in endpoint.turns[before:]} == {"good"}
+    assert [pair["b"] for pair in json.loads((tmp_path / "run/results/comparison.json").read_text())] == ["good"]
+
+
 def test_the_comparison_pairs_the_arms(settings, tmp_path):
     with scripted_endpoint(solve) as endpoint:
         evaluate(settings(*external(endpoint, "bad", "good")))

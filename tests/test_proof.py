@@ -18,7 +18,7 @@ from serving_fixtures import NAMES, Given, random_adapter, serving_settings
 from swe_eval.evaluate import evaluate
 from swe_eval.report.tables import print_proof
 from swe_eval.serving.parts import serve
-from swe_eval.serving.proof import Proof, Unproven, prove
+from swe_eval.serving.proof import Proof, Prover, Unproven
 from swe_eval.serving.server import Endpoint, Server
 from swe_eval.settings import Settings
 
@@ -34,7 +34,7 @@ def with_lora(settings: Settings, **fields: object) -> Settings:
 
 
 def proven(server: Server, settings: Settings) -> Proof:
-    proof = prove(server, settings)
+    proof = Prover(settings).prove(server)
     assert proof is not None
     return proof
 
@@ -82,12 +82,23 @@ def test_every_two_arms_are_told_apart_on_our_server(server, arms):
 def test_an_adapter_that_the_server_does_not_apply_stops_the_run(server, arms):
     dropped = {**server.endpoints, "sft": server.endpoints["base"]}
     with pytest.raises(Unproven, match=r"^lora\.proof: sft cannot be told from base \(0 nats .* lora\.proof=none"):
-        prove(Given(dropped), arms)
+        Prover(arms).prove(Given(dropped))
 
 
 def test_two_arms_of_the_same_weights_stop_the_run(server, arms):
     with pytest.raises(Unproven, match=r"rl-step\.900 cannot be told from sft .* the same weights"):
-        prove(Given({**server.endpoints, "rl-step.900": server.endpoints["sft"]}), arms)
+        Prover(arms).prove(Given({**server.endpoints, "rl-step.900": server.endpoints["sft"]}))
+
+
+def test_arms_on_servers_one_after_the_other_are_told_apart_too(server, arms):
+    """A merged adapter is alone on its server; what is held against it was scored before."""
+    prover = Prover(arms)
+    prover.prove(Given({"base": server.endpoints["base"]}))
+    proof = prover.prove(Given({"sft": server.endpoints["sft"]}))
+    assert proof is not None
+    assert [(found.a, found.b) for found in proof.distances] == [("base", "sft")]
+    with pytest.raises(Unproven, match=r"rl-step\.900 cannot be told from sft"):
+        prover.prove(Given({"rl-step.900": server.endpoints["sft"]}))
 
 
 def test_a_server_that_mixes_up_arms_asked_at_once_stops_the_run():
@@ -96,12 +107,12 @@ def test_a_server_that_mixes_up_arms_asked_at_once_stops_the_run():
         endpoint_that_mixes_up() as endpoints,
         pytest.raises(Unproven, match="with other arms, base is scored as trained is"),
     ):
-        prove(Given(endpoints), settings)
+        Prover(settings).prove(Given(endpoints))
 
 
 def test_where_no_arm_is_an_adapter_nothing_is_asked():
     settings = serving_settings(Path("unused"), {"one": None, "two": None})
-    assert prove(Given({}), settings) is None
+    assert Prover(settings).prove(Given({})) is None
 
 
 def test_an_adapter_alone_on_its_server_is_said_to_be_unproven(capsys):
@@ -115,11 +126,11 @@ def test_an_endpoint_that_scores_nothing_is_named_with_the_way_out(arms):
     with scripted_endpoint(lambda *_: "", status=404) as scripted:
         endpoints = {name: Endpoint(scripted.base_url, "key", name, None) for name in NAMES}
         with pytest.raises(Unproven, match=r"base at http.* does not score a text .*HTTP 404.*lora\.proof=none"):
-            prove(Given(endpoints), arms)
+            Prover(arms).prove(Given(endpoints))
 
 
 def test_none_asks_for_nothing(arms):
-    assert prove(Given({}), with_lora(arms, proof="none")) is None
+    assert Prover(with_lora(arms, proof="none")).prove(Given({})) is None
 
 
 def test_a_base_model_that_is_no_arm_is_served_for_the_proof(talkative, random_adapters, tmp_path):
@@ -140,7 +151,7 @@ class TestReference:
         """It differs from the base model: what tells is that it differs from what was trained, too."""
         swapped = dict(zip(NAMES, [server.endpoints[name] for name in ("base", "rl-step.900", "sft")], strict=True))
         with pytest.raises(Unproven, match=r"^lora\.proof=reference: sft is \S+ nats per token off transformers"):
-            prove(Given(swapped), with_lora(arms, proof="reference"))
+            Prover(with_lora(arms, proof="reference")).prove(Given(swapped))
 
     def test_a_merged_adapter_is_held_against_it(self, talkative: Path, tmp_path: Path) -> None:
         adapter = random_adapter(talkative, tmp_path / "adapter", 3, target_modules=["kv_b_proj", "o_proj"])

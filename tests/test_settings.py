@@ -7,12 +7,13 @@ from conftest import compose_tree
 
 from swe_eval.command import conf_dir
 from swe_eval.errors import UserError
-from swe_eval.settings import Settings, result_settings, settings_from
+from swe_eval.settings import PACKAGE, Settings, result_settings, settings_from
 
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in conf_dir().glob("*/*.yaml"))
 NEEDED = {
     "lora=list": ["lora.adapters=[{name: a, path: /a}]"],
     "lora=ab": ["lora.baseline=/a", "lora.trained=/b"],
+    "lora=checkpoints": ["lora.run=TMP"],
     "lora=adapter": ["lora.path=/a/step-9"],
     "lora=baseline": ["lora.path=/a"],
     "lora=trained": ["lora.path=/a"],
@@ -26,8 +27,9 @@ NEEDED = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_of_every_group_makes_valid_settings(option):
-    settings_from(compose_tree(option, *NEEDED.get(option, [])))
+def test_every_option_of_every_group_makes_valid_settings(option, tmp_path):
+    (tmp_path / "checkpoint-1").symlink_to(PACKAGE / "benchmark" / "demo" / "adapter")
+    settings_from(compose_tree(option, *(each.replace("TMP", str(tmp_path)) for each in NEEDED.get(option, []))))
 
 
 @pytest.mark.parametrize(

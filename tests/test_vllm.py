@@ -21,7 +21,7 @@ from swe_eval.adapters import content_hash
 from swe_eval.errors import ServingError, UserError
 from swe_eval.serving.endpoint import listed_models, prompt_logprobs
 from swe_eval.serving.parts import parts, preflight, rounds, serve
-from swe_eval.serving.proof import TEXTS, prove
+from swe_eval.serving.proof import TEXTS, Prover
 from swe_eval.serving.reference import reference_logprobs
 from swe_eval.serving.server import Server
 from swe_eval.serving.vllm import arguments, lora_arguments
@@ -110,7 +110,7 @@ class TestServer:
         assert served | {"base"} < listed_models(base.base_url, base.api_key).keys()
 
     def test_the_proof_holds(self, three, composed, checkpoints):
-        proof = prove(three, composed(*arms({name: checkpoints[name] for name in NAMES})))
+        proof = Prover(composed(*arms({name: checkpoints[name] for name in NAMES}))).prove(three)
         assert all(found.nats > 0.1 and found.is_real for found in proof.distances)
 
     def test_a_context_that_vllm_tells_of_the_base_alone_is_known_of_all(self, three):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import httpx
@@ -79,30 +79,46 @@ class Proof:
         return {"made": now(), **asdict(self)}
 
 
-def prove(server: Server, settings: Settings) -> Proof | None:
-    """Score the texts under every arm, and the base model if the server has it besides; None if there is no proof.
+class Prover:
+    """Proves one server after the other, and holds the arms of a later one against those of the earlier ones."""
 
-    ``lora.proof`` says how much.
+    def __init__(self, settings: Settings) -> None:
+        """``settings`` are the whole run's; ``lora.proof`` says how much is asked."""
+        self._settings = settings
+        self._arms = {adapter.name for adapter in settings.adapters}
+        self._adapted = {adapter.name for adapter in settings.adapters if adapter.path is not None}
+        self._alone: dict[str, Scores] = {}
+        self._noise: dict[str, float] = {}
 
-    Raises:
-        Unproven: two arms that should differ do not, an arm is not what transformers makes of it, or the endpoint
-            tells no log-probabilities; one line each.
-    """
-    if settings.lora.kind == "none" or settings.lora.proof == "none":
-        return None
-    adapted = {adapter.name for adapter in settings.adapters if adapter.path is not None}
-    arms = list(server.endpoints)
-    to_differ = [pair for pair in combinations(arms, 2) if adapted & {*pair}]
-    if not to_differ and settings.lora.proof == "effect":
-        return Proof(0, ()) if adapted else None
-    alone, again = _scores(server, at_once=1), _scores(server, at_once=1)
-    noise = {arm: _apart(alone[arm], again[arm]) for arm in arms}
-    distances = tuple(Distance(a, b, _apart(alone[a], alone[b]), max(noise[a], noise[b])) for a, b in to_differ)
-    _refuse(_told_apart(distances))
-    together = _scores(server, at_once=len(arms) * len(TEXTS))
-    _refuse(_mixed_up(to_differ, alone, together))
-    off = _off_reference(alone, settings) if settings.lora.proof == "reference" else None
-    return Proof(len(next(iter(alone.values()))), distances, off)
+    def prove(self, server: Server) -> Proof | None:
+        """Score the texts under every arm, and the base model if the server has it besides; None if there is no proof.
+
+        Raises:
+            Unproven: two arms that should differ do not, an arm is not what transformers makes of it, or the endpoint
+                tells no log-probabilities; one line each.
+        """
+        lora, arms = self._settings.lora, list(server.endpoints)
+        if lora.kind == "none" or lora.proof == "none" or not self._adapted:
+            return None
+        beside = self._to_differ(combinations(arms, 2))
+        before = self._to_differ(product(self._alone, arms))
+        if lora.proof == "effect" and not beside and not before and self._arms <= {*arms}:
+            return Proof(0, ())
+        self._alone |= (alone := _scores(server, at_once=1))
+        again = _scores(server, at_once=1)
+        self._noise |= {arm: _apart(alone[arm], again[arm]) for arm in arms}
+        distances = tuple(self._distance(a, b) for a, b in [*beside, *before])
+        _refuse(_told_apart(distances))
+        together = _scores(server, at_once=len(arms) * len(TEXTS))
+        _refuse(_mixed_up(beside, alone, together))
+        off = _off_reference(alone, self._settings) if lora.proof == "reference" else None
+        return Proof(len(alone[arms[0]]), distances, off)
+
+    def _to_differ(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [pair for pair in pairs if self._adapted & {*pair}]
+
+    def _distance(self, a: str, b: str) -> Distance:
+        return Distance(a, b, _apart(self._alone[a], self._alone[b]), max(self._noise[a], self._noise[b]))
 
 
 def keep_proof(run: RunDir, proof: Proof) -> None:

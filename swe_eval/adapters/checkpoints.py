@@ -1,0 +1,63 @@
+"""The checkpoints of a training run: which of them are adapters, and whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from swe_eval.adapters.adapter import CONFIG, WEIGHTS
+from swe_eval.adapters.tensors import Damaged, read_header
+from swe_eval.errors import UserError
+
+_STEP = re.compile(r"(?:checkpoint|global_step|step)[-_](\d+)")
+"""As transformers' and TRL's trainers name them, and verl's."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An adapter that training wrote."""
+
+    step: int
+    path: Path
+
+
+def find_checkpoints(run: Path) -> tuple[list[Checkpoint], list[str]]:
+    """The whole ones below a training run's directory, by step, and a line for each that is not whole (yet).
+
+    Raises:
+        UserError: there is no such directory.
+    """
+    if not run.is_dir():
+        raise UserError(f"lora.run={run}: no such directory; write the output directory of a training run")
+    named = sorted((int(found[1]), folder) for folder in run.iterdir() if (found := _STEP.fullmatch(folder.name)))
+    whole, skipped = [], []
+    for step, folder in named:
+        if why := _why_unfinished(folder):
+            skipped.append(f"lora.run: {folder.name} is left out: {why}")
+        else:
+            whole.append(Checkpoint(step, folder))
+    return whole, skipped
+
+
+def choose(
+    checkpoints: Iterable[Checkpoint], every: int = 1, first: int | None = None, last: int | None = None
+) -> list[Checkpoint]:
+    """Those with ``first <= step <= last``, and of them each ``every``-th, counted from the last one."""
+    within = [each for each in checkpoints if (first or 0) <= each.step and (last is None or each.step <= last)]
+    return within[::-every][::-1]
+
+
+def _why_unfinished(folder: Path) -> str:
+    return next(_troubles(folder), "")
+
+
+def _troubles(folder: Path) -> Iterator[str]:
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            yield f"no {name} in it"
+    try:
+        read_header(folder / WEIGHTS)
+    except Damaged as error:
+        yield f"{WEIGHTS} is not whole ({error})"

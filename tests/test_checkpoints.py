@@ -1,0 +1,81 @@
+"""The checkpoints of a training run as arms: the whole ones, by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from adapter_fixtures import Made, modules
+from conftest import compose_tree
+from test_command import swe_eval
+
+from swe_eval.adapters import CONFIG, WEIGHTS
+from swe_eval.adapters.checkpoints import Checkpoint, choose, find_checkpoints
+
+STEPS = (100, 200, 1000)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A training run: three checkpoints, and what else trainers leave."""
+    folder = tmp_path / "grpo"
+    for step in STEPS:
+        Made(modules("o_proj")).write(folder / f"checkpoint-{step}")
+    (folder / "runs").mkdir()
+    (folder / "trainer_state.json").write_text("{}")
+    return folder
+
+
+def steps(found: list[Checkpoint]) -> list[int]:
+    return [each.step for each in found]
+
+
+def test_they_are_in_the_order_of_their_steps(run):
+    found, skipped = find_checkpoints(run)
+    assert (steps(found), skipped) == ([100, 200, 1000], [])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda folder: (folder / CONFIG).unlink(), "no adapter_config.json in it"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "no adapter_model.safetensors in it"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"\0" * 9), "adapter_model.safetensors is not whole"),
+    ],
+)
+def test_one_that_training_has_not_finished_is_left_out_with_a_line(spoil, why, run):
+    spoil(run / "checkpoint-1000")
+    found, [line] = find_checkpoints(run)
+    assert steps(found) == [100, 200]
+    assert line.startswith(f"lora.run: checkpoint-1000 is left out: {why}")
+
+
+def test_every_nth_is_counted_from_the_last():
+    """What a team wants to know most is how the end of training does."""
+    five = [Checkpoint(step, Path()) for step in (1, 2, 3, 4, 5)]
+    assert steps(choose(five, every=2)) == [1, 3, 5]
+    assert steps(choose(five, every=2, last=4)) == [2, 4]
+    assert steps(choose(five, first=2, last=3)) == [2, 3]
+
+
+def test_on_the_command_line_they_are_arms_beside_the_base(run):
+    lora = compose_tree("lora=checkpoints", f"lora.run={run}", "lora.first=200")["lora"]
+    assert [(arm["name"], arm["path"]) for arm in lora["adapters"]] == [
+        ("base", None),
+        ("grpo-200", str(run / "checkpoint-200")),
+        ("grpo-1000", str(run / "checkpoint-1000")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (["lora.first=2000"], "swe_eval: lora.run={}: none of its 3 checkpoints is an adapter that was asked for"),
+        (["lora.every=0"], "swe_eval: lora.every: should be a number from 1 on, not 0"),
+        (["lora.run=/nowhere"], "swe_eval: lora.run=/nowhere: no such directory; write the output directory of a"),
+    ],
+)
+def test_what_names_no_arm_is_one_line(more, line, run, tmp_path):
+    done = swe_eval("swe_eval", "lora=checkpoints", f"lora.run={run}", *more, cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith(line.format(run))
