@@ -14,17 +14,19 @@ import numpy as np
 import pytest
 from adapter_fixtures import Made, modules
 from conftest import compose_tree
+from test_adapters import O_PROJ, SPOILT
 from test_demo_run import OUTCOMES, outcomes, start, wait_for
 from vllm_fixtures import NAMES, ON_A_CPU
 
 from swe_eval.adapters import content_hash
 from swe_eval.errors import ServingError, UserError
+from swe_eval.evaluate import evaluate
 from swe_eval.serving.endpoint import listed_models, prompt_logprobs
 from swe_eval.serving.parts import parts, preflight, rounds, serve
 from swe_eval.serving.proof import TEXTS, Prover
 from swe_eval.serving.reference import reference_logprobs
 from swe_eval.serving.server import Server
-from swe_eval.serving.vllm import arguments, lora_arguments
+from swe_eval.serving.vllm import VllmServer, arguments, lora_arguments
 from swe_eval.settings import Settings, settings_from
 
 ENGINE = b"VLLM::EngineCore"
@@ -69,6 +71,20 @@ class TestCommandLine:
         composed = settings("serving=vllm", f"serving.python={tmp_path}/python", "lora=none")
         with pytest.raises(UserError, match=r"^serving\.python=.*No such file.*write the path of a Python that has"):
             preflight(composed)
+
+    @pytest.mark.parametrize("case", ["wrong prefix", "beyond the model", "untrained", "not finite", "wrong base"])
+    def test_what_vllm_takes_without_a_word_is_refused_before_it_is_started(self, case, settings, tmp_path):
+        made = Made(O_PROJ)
+        SPOILT[case](made)
+        with pytest.raises(UserError, match="^lora: a: "):
+            evaluate(settings("serving=vllm", *arms({"a": made.write(tmp_path / "a")})))
+        assert not (tmp_path / "run").exists()
+
+    def test_a_container_is_given_the_arguments(self, settings, tmp_path):
+        composed = settings("serving=vllm", "serving.command='apptainer exec --nv vllm.sif vllm serve'", "lora=none")
+        server = VllmServer(composed, None, tmp_path / "log", print)
+        assert server._launch.argv(8000)[:6] == ["apptainer", "exec", "--nv", "vllm.sif", "vllm", "serve"]
+        assert server._launch.argv(8000)[-2:] == ["--host=127.0.0.1", "--port=8000"]
 
 
 @pytest.fixture(scope="module")
