@@ -76,7 +76,7 @@ class TestCommandLine:
     def test_what_vllm_takes_without_a_word_is_refused_before_it_is_started(self, case, settings, tmp_path):
         made = Made(O_PROJ)
         SPOILT[case](made)
-        with pytest.raises(UserError, match="^lora: a: "):
+        with pytest.raises(UserError, match=r"^lora: a: "):
             evaluate(settings("serving=vllm", *arms({"a": made.write(tmp_path / "a")})))
         assert not (tmp_path / "run").exists()
 
