@@ -19,6 +19,8 @@ COUNTERS = {
 GAUGES = {
     "requests_running": "Answers being computed.",
     "requests_waiting": "Requests in the queue.",
+    "weights_bytes": "Memory that the base model takes, as it is stored.",
+    "gpu_memory_peak_bytes": "Most memory of the GPU that was in use at once; 0 without a GPU.",
     "prefix_cache_bytes": "Memory that the prefix cache takes.",
     "prefix_cache_capacity_bytes": "Memory that the prefix cache may take.",
     "prefix_cache_entries": "Sequences in the prefix cache.",
