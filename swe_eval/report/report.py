@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from swe_eval.errors import UserError
-from swe_eval.report.results import Arm, collect, compare, totals, write_results
+from swe_eval.report.results import Arm, collect, compare, suspicions, totals, write_results
 from swe_eval.report.tables import print_proof, print_tables
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json
 
@@ -40,7 +40,10 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     arms = collect(run, trials)
     comparisons = compare(arms, to_compare)
     write_results(run, trials, arms, comparisons)
-    write_json(run.run_json, read_json(run.run_json) | {"updated": now(), "totals": totals(arms)})
+    write_json(
+        run.run_json,
+        read_json(run.run_json) | {"updated": now(), "totals": totals(arms), "suspicious": suspicions(arms)},
+    )
     if any(arm.resolved for arm in arms):
         print_tables(Console(), arms, comparisons)
         print_proof(Console(), read_json(run.run_json).get("proof", {}))
