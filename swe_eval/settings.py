@@ -31,6 +31,7 @@ from swe_eval.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
 BASE = "base"
+ROLLOUT, GRADE = "rollout", "grade"
 
 Free = "may differ when a run is continued"
 NAME = r"(?!comparison$)(?!.*\.jsonl?$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -347,6 +348,9 @@ class Settings(Group):
     """The run directory; the same one continues the run in it."""
     seed: NonNegativeInt
     """Seeds the sampling of every trial."""
+    stages: Annotated[tuple[Literal["rollout", "grade"], ...], Field(min_length=1), Free]
+    """What to do: rollout leaves predictions, grade their verdicts. grade alone starts no server and grades what is
+    rolled out and has no verdict; where every prediction has one, all of them again."""
     workers: Annotated[PositiveInt, Free]
     """Rollouts at once."""
     grade_workers: Annotated[PositiveInt, Free]

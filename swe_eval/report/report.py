@@ -51,6 +51,17 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     return _owed(arms)
 
 
+def conclude_rollouts(run: RunDir, trials: Sequence[Trial]) -> int:
+    """Write the predictions, say how many there are; returns how many rollouts are owed."""
+    for arm in dict.fromkeys(trial.arm for trial in trials):
+        run.write_predictions_jsonl(arm, [trial for trial in trials if trial.arm == arm])
+    write_json(run.run_json, read_json(run.run_json) | {"updated": now(), "totals": totals(collect(run, trials))})
+    there = sum(map(run.is_rolled_out, trials))
+    said = f"{there} of {len(trials)} trials are rolled out; stages=[grade] grades them.\nThe run is in {run.root}"
+    Console().print(said, highlight=False, markup=False, soft_wrap=True)
+    return len(trials) - there
+
+
 def read_run(folder: Path) -> Kept:
     """Read what a run directory says of itself.
 
