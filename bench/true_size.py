@@ -254,9 +254,8 @@ def table_of(taken: Mapping[str, Measured]) -> Table:
         "mixed_16": f"{len(ADAPTERS)} adapters, {CLIENTS} clients",
     }
     for figure, label in labels.items():
-        table.add_row(
-            label, *(f"{getattr(each, figure):.3g}" if getattr(each, figure) else "-" for each in taken.values())
-        )
+        values = (getattr(each, figure) for each in taken.values())
+        table.add_row(label, *(f"{value:.3g}" if value else "-" for value in values))
     return table
 
 
@@ -285,23 +284,19 @@ def _device() -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.true_size")
-    parser.add_argument("--layers", type=int, help=f"of {LAYERS}, 2 at least; default: as many as fit")
-    parser.add_argument(
-        "--model-dir", type=Path, help="for the checkpoint, which is removed again; default: a temporary one"
-    )
+    parser.add_argument("--layers", type=int, choices=range(2, LAYERS + 1), metavar="N", help="default: what fits")
+    parser.add_argument("--model-dir", type=Path, help="folder for the checkpoint; default: the temporary one")
     parser.add_argument("--quick", action="store_true", help="tiny dimensions: whether it runs, not how large or fast")
     args = parser.parse_args()
     dimensions = {} if args.quick else DIMENSIONS
     config = config_of(args.layers or (3 if args.quick else fitting_layers(dimensions)), dimensions)
-    if not 2 <= config["num_hidden_layers"] <= LAYERS:
-        parser.error(f"--layers {args.layers}: write 2 to {LAYERS}")
     described = f"{what_is_measured(config)}; {_device()}"
     say(described)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the checkpoint is removed
     with tempfile.TemporaryDirectory(dir=args.model_dir) as folder:
-        needed, free = 2.1 * parameters(config), shutil.disk_usage(folder).free
+        needed, free = 2.1 * parameters(config) / 1e9, shutil.disk_usage(folder).free / 1e9
         if needed > free:
-            parser.error(f"{folder}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free: write --model-dir")
+            parser.error(f"{folder}: {needed:.1f} GB needed, {free:.1f} GB free: write --model-dir, or --layers")
         taken = measure_all(Path(folder), config)
     Console().print(table_of(taken), described)
     print(json.dumps(figures_of(taken)))

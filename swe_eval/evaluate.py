@@ -143,7 +143,7 @@ class Work:
     to_roll_out: list[Trial]
     to_grade: list[Trial]
     done: list[tuple[Trial, str]]
-    """What an earlier call left, and what stays of that."""
+    """With their outcomes: what earlier calls did and this one leaves alone."""
     how_graded: str = "to grade"
 
     def __str__(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_instances import VERIFIED, loaded, needs_verified
 
 from swe_eval.benchmark.demo.model import SHIPPED
@@ -66,9 +68,13 @@ def test_what_a_patch_writes_into_a_file_is_no_path():
     assert suspicious(patch, TESTS) == {}
 
 
-@pytest.mark.parametrize("patch", ["", "\n", "no diff at all", "--- a/x\n+++ b/x\n@@ nonsense @@\n"])
-def test_what_is_no_diff_is_no_error(patch):
-    assert suspicious(patch, TESTS) == {}
+LINES = [*(TESTS + made("conftest.py")).splitlines(), "rename to ", "Binary files a/x and b/y differ", "@@ -0,0 +9 @@"]
+
+
+@given(st.lists(st.sampled_from(LINES) | st.text(max_size=8)).map("\n".join))
+def test_whatever_a_model_submits_is_no_error(patch):
+    """An error here would keep the trial from its verdict."""
+    assert all(suspicious(patch, TESTS).values())
 
 
 def test_no_bundled_solution_is_flagged():
