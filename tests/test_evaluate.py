@@ -374,3 +374,15 @@ def test_grading_alone_with_nothing_to_grade_is_one_line(settings, tmp_path):
     with pytest.raises(UserError, match=r"stages=\[grade\]: nothing is rolled out in .*run; write stages="):
         evaluate(settings("stages=[grade]"))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_runs_of_all_shards_copied_over_each_other_are_the_whole_run(settings, tmp_path, capsys):
+    with scripted_endpoint(solve) as endpoint:
+        command = external(endpoint, "bad", "good")
+        for part in (1, 2):
+            evaluate(settings(*command, f"benchmark.shard={part}/2", f"output_dir={tmp_path / f'part-{part}'}"))
+            shutil.copytree(tmp_path / f"part-{part}", tmp_path / "run", dirs_exist_ok=True)
+        asked = len(endpoint.requests)
+        assert evaluate(settings(*command)) == 0
+    assert len(endpoint.requests) == asked
+    assert "good   2/2 = 100.0%" in capsys.readouterr().out
