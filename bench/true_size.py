@@ -1,12 +1,12 @@
 """``python -m bench.true_size``: what a model of GigaChat3-10B-A1.8B's dimensions takes, and how fast it is, here.
 
 A checkpoint with random weights is written shard by shard, a tensor per expert as on the hub, beside three LoRA
-adapters (attention and router, rank 16), and removed at the end. For every quantization our server is started with
-base and adapters, as a run starts it, checked adapters included:
+adapters (attention and router, rank 16), and removed at the end. For every quantization ``python -m swe_eval.serve`` is
+started with base and adapters, which it checks first:
 
 - ``weights_gb``: the base model as it is stored; ``gpu_peak_gb`` (left out without a GPU) and ``host_peak_gb``: the
   most that was in use at once, in 10^9 bytes. The host's has the mapped pages of the checkpoint in it.
-- ``load_s``: from the start of the process until base and every adapter have answered a token. The files are in the
+- ``load_s``: from the start of the command until base and every adapter have answered a token. The files are in the
   page cache: they were just written.
 - ``base_1``, ``base_16``, ``adapter_1``, ``adapter_16``: tokens per second that one client or 16 at once get, from the
   base or one adapter; ``mixed_16``: 16 clients, dealt out among the adapters. Prompts of about 20 tokens, which are
@@ -24,33 +24,27 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import httpx
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from bench.serving import CLIENTS
+from bench.serving import CLIENTS, KEY, free_port
 from swe_eval import adapters
 from swe_eval.benchmark.demo.model import SHIPPED, tensor_shapes
-from swe_eval.command import conf_dir
-from swe_eval.errors import ServingError
-from swe_eval.serving.endpoint import Endpoint
-from swe_eval.serving.process import ServerProcess
-from swe_eval.serving.transformers import start_transformers
-from swe_eval.settings import Settings, settings_from
 
 LAYERS = 26
 DIMENSIONS = {
@@ -139,17 +133,39 @@ def write_adapter(config: Mapping[str, Any], folder: Path) -> Path:
     return folder
 
 
-def settings_for(folder: Path, quantization: str) -> Settings:
-    """What the command line would make: base and adapters on our server."""
+@contextmanager
+def serving(folder: Path, quantization: str) -> Iterator[str]:
+    """``python -m swe_eval.serve`` with base and adapters; its URL.
+
+    Raises:
+        DoesNotServe: it ended, and has said why.
+    """
+    port = free_port("127.0.0.1")
     arms = ", ".join(f"{{name: {name}, path: '{folder / name}'}}" for name in ADAPTERS)
     overrides = [
-        *("model=hf", f"model.base_model='{folder / 'model'}'", f"quantization={quantization}"),
-        *("lora=list", f"lora.adapters=[{{name: base, path: null}}, {arms}]"),
-        *("serving.prefix_cache_gb=0", "serving.startup_timeout=7200"),
+        *("model=hf", f"model.base_model='{folder / 'model'}'", f"quantization={quantization}", "lora=list"),
+        *(f"lora.adapters=[{{name: base, path: null}}, {arms}]", "lora.proof=none", f"serving.port={port}"),
+        *(f"serving.api_key={KEY}", "serving.prefix_cache_gb=0", "serving.startup_timeout=7200"),
     ]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        tree: Any = OmegaConf.to_container(compose("config", overrides), resolve=True)
-    return settings_from(tree)
+    command = [sys.executable, "-m", "swe_eval.serve", *overrides]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            _await_service(process)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def _await_service(process: subprocess.Popen[str]) -> None:
+    for line in process.stdout or ():
+        if line.startswith("base URL"):
+            return
+        say(line.rstrip())
+    raise DoesNotServe
+
+
+class DoesNotServe(Exception):
+    """Most often it does not fit."""
 
 
 @dataclass(frozen=True)
@@ -168,60 +184,48 @@ class Measured:
 
 
 def measure(folder: Path, quantization: str) -> Measured:
-    """Start the server and ask it.
-
-    Raises:
-        ServingError: it does not start; most often it does not fit.
-    """
-    settings = settings_for(folder, quantization)
-    adapters.check(settings)
+    """Start the server and ask it."""
     began = time.perf_counter()
-    with start_transformers(settings, folder / f"{quantization}.log", say) as server:
+    with serving(folder, quantization) as url:
         load_s = time.perf_counter() - began
-        base, one, *_ = served = [server.endpoints[arm.name] for arm in settings.adapters]
-        tokens = _answer_length(base)
-        asked = {"base_1": ([base], 1), "base_16": ([base], CLIENTS), "adapter_1": ([one], 1)}
-        asked |= {"adapter_16": ([one], CLIENTS), "mixed_16": (served[1:], CLIENTS)}
-        rates = {name: _rate(tokens, *what) for name, what in asked.items()}
-        return Measured(**_memory(server, base), load_s=load_s, **rates)
+        tokens = max(LEAST, min(MOST, int(ANSWER_S * _rate(url, 1, ["base"], 1))))
+        asked = {"base_1": (["base"], 1), "base_16": (["base"], CLIENTS), "adapter_1": (["a"], 1)}
+        asked |= {"adapter_16": (["a"], CLIENTS), "mixed_16": (ADAPTERS, CLIENTS)}
+        rates = {name: _rate(url, tokens, *what) for name, what in asked.items()}
+        return Measured(**_memory(url), load_s=load_s, **rates)
 
 
-def _answer_length(endpoint: Endpoint) -> int:
-    return max(LEAST, min(MOST, int(ANSWER_S * _rate(1, [endpoint], 1))))
-
-
-def _rate(tokens: int, endpoints: Sequence[Endpoint], clients: int) -> float:
+def _rate(url: str, tokens: int, models: Sequence[str], clients: int) -> float:
     """Tokens per second that so many clients get together, each with an answer of so many tokens."""
     pool = ThreadPoolExecutor(clients)
     began = time.perf_counter()
     try:
-        list(pool.map(lambda client: _ask(endpoints[client % len(endpoints)], client, tokens), range(clients)))
+        list(pool.map(lambda client: _ask(url, models[client % len(models)], client, tokens), range(clients)))
     finally:
         pool.shutdown(wait=False)  # an interrupt does not wait for answers
     rate = clients * tokens / (time.perf_counter() - began)
-    say(f"{clients} x {tokens} tokens from {endpoints[0].model}{', ...' * (len(endpoints) > 1)}: {rate:.3g} tokens/s")
+    say(f"{clients} x {tokens} tokens from {', '.join(models)}: {rate:.3g} tokens/s")
     return rate
 
 
-def _ask(endpoint: Endpoint, client: int, tokens: int) -> None:
+def _ask(url: str, model: str, client: int, tokens: int) -> None:
     messages = [{"role": "user", "content": f"{client}: what ends too early?"}]
-    body = {"model": endpoint.model, "messages": messages, "max_tokens": tokens, "temperature": 0}
-    headers = {"Authorization": f"Bearer {endpoint.api_key}"}
-    answer = httpx.post(f"{endpoint.base_url}/chat/completions", json=body, headers=headers, timeout=3600)
+    body = {"model": model, "messages": messages, "max_tokens": tokens, "temperature": 0}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=3600)
     usage = answer.raise_for_status().json()["usage"]
     if usage["completion_tokens"] != tokens:
         raise RuntimeError(f"{usage} instead of {tokens} tokens")
 
 
-def _memory(server: ServerProcess, endpoint: Endpoint) -> dict[str, float]:
+def _memory(url: str) -> dict[str, float]:
     """In 10^9 bytes."""
-    metrics = httpx.get(f"{endpoint.base_url.removesuffix('/v1')}/metrics").text
-    stored, gpu_peak = (
-        float(re.findall(rf"^swe_eval_{name} (\d+)", metrics, re.MULTILINE)[0])
-        for name in ("weights_bytes", "gpu_memory_peak_bytes")
-    )
-    [host_peak] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{server.pid}/status").read_text())
-    return {"weights_gb": stored / 1e9, "gpu_peak_gb": gpu_peak / 1e9, "host_peak_gb": 1024 * int(host_peak) / 1e9}
+    gauges = {"weights_gb": "weights", "gpu_peak_gb": "gpu_memory_peak", "host_peak_gb": "host_memory_peak"}
+    said = httpx.get(f"{url}/metrics").text
+    return {
+        figure: int(re.findall(rf"^swe_eval_{gauge}_bytes (\d+)", said, re.MULTILINE)[0]) / 1e9
+        for figure, gauge in gauges.items()
+    }
 
 
 def measure_all(folder: Path, config: Mapping[str, Any]) -> dict[str, Measured]:
@@ -234,8 +238,8 @@ def measure_all(folder: Path, config: Mapping[str, Any]) -> dict[str, Measured]:
         say(f"quantization={quantization}")
         try:
             taken[quantization] = measure(folder, quantization)
-        except (ServingError, httpx.HTTPError) as error:
-            say(f"quantization={quantization}: {error}")
+        except (DoesNotServe, httpx.HTTPError) as error:
+            say(f"quantization={quantization}: {type(error).__name__} {error}")
     return taken
 
 
