@@ -334,12 +334,12 @@ def test_grading_alone_needs_no_adapter(settings, tmp_path):
     assert evaluate(settings(*command, "stages=[grade]")) == 0
 
 
-def test_what_was_rolled_out_alone_is_no_verdict_of_an_unfinished_rollout(settings, tmp_path, capsys):
-    command = ["agent.model_retries=1", "workers=1", "stages=[rollout]"]
-    with scripted_endpoint(solve, status=500) as endpoint:
-        endpoint.script = lambda *asked: setattr(endpoint, "status", 500) or solve(*asked)
-        endpoint.status = 200
-        assert evaluate(settings(*command, *external(endpoint, "good"))) == 1
+def test_half_a_job_whose_rollouts_fail_is_owed(settings, capsys):
+    def refuse_agents(model, messages):
+        return {"error": {"message": "no"}} if messages[0]["role"] == "system" else "hello"
+
+    with scripted_endpoint(refuse_agents) as endpoint:
+        assert evaluate(settings(*external(endpoint, "good"), "agent.model_retries=1", "stages=[rollout]")) == 1
     assert "0 of 2 trials are rolled out" in capsys.readouterr().out
 
 

@@ -168,7 +168,6 @@ def test_samples_of_two_seeds_are_two():
     st.integers(1, 20), SLICES.filter(lambda text: IDS[slice(*(int(end) if end else None for end in text.split(":")))])
 )
 def test_every_selection_is_of_what_the_one_before_it_left(size, part):
-    """instance_ids, filter, slice, sample, max_instances, shard; each as if the others were not there."""
     chosen = select(settings(slice=part), IDS)
     drawn = select(settings(sample=size), chosen)
     most = select(settings(max_instances=5), drawn)
