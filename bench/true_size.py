@@ -143,7 +143,13 @@ def serving(folder: Path, quantization: str) -> Iterator[str]:
     port = free_port("127.0.0.1")
     arms = ", ".join(f"{{name: {name}, path: '{folder / name}'}}" for name in ADAPTERS)
     overrides = [
-        *("model=hf", f"model.base_model='{folder / 'model'}'", f"quantization={quantization}", "lora=list"),
+        *(
+            "model=hf",
+            f"model.base_model='{folder / 'model'}'",
+            "serving=transformers",
+            f"quantization={quantization}",
+            "lora=list",
+        ),
         *(f"lora.adapters=[{{name: base, path: null}}, {arms}]", "lora.proof=none", f"serving.port={port}"),
         *(f"serving.api_key={KEY}", "serving.prefix_cache_gb=0", "serving.startup_timeout=7200"),
     ]
