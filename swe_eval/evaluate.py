@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -14,39 +15,53 @@ from rich.console import Console
 from swe_eval import adapters
 from swe_eval.benchmark import instances
 from swe_eval.benchmark.instances import Benchmark
+from swe_eval.errors import UserError
 from swe_eval.mini import write_registry
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
-from swe_eval.report.report import conclude
+from swe_eval.report.report import conclude, conclude_rollouts
 from swe_eval.run_dir import ARM, RunDir, Trial, now, read_json, write_json, write_text
 from swe_eval.sandbox.sandbox import sandboxes
 from swe_eval.schedule import Schedule
 from swe_eval.serving.parts import Round, arms_of, preflight, rounds, serve
 from swe_eval.serving.proof import Prover, keep_proof
 from swe_eval.serving.server import Server
-from swe_eval.settings import AdapterSettings, Settings, result_settings
-from swe_eval.stages import Stages
+from swe_eval.settings import GRADE, ROLLOUT, AdapterSettings, Settings, result_settings
+from swe_eval.stages import ROLLED_OUT, Stages
 
 
 def evaluate(settings: Settings) -> int:
     """Evaluate every adapter on every selected instance; continue what an earlier call left.
 
     Returns:
-        0 when every trial has its verdict, 1 when some are owed to the next run of the same command.
+        0 when every trial has what ``stages`` asked for (graded: its verdict), 1 when some are owed to the next run of
+        the same command.
+
+    Raises:
+        UserError: before anything is started; also if there is nothing to grade, and grading alone was asked for.
     """
-    for warning in adapters.check(settings):
-        print(f"swe_eval: {warning}", file=sys.stderr)
+    if ROLLOUT in settings.stages:
+        for warning in adapters.check(settings):
+            print(f"swe_eval: {warning}", file=sys.stderr)
     benchmark = instances.load(settings.benchmark)
     trials = plan(settings, benchmark)
-    identity = identify(settings, benchmark)
     run = RunDir(settings.output_dir)
+    if ROLLOUT not in settings.stages and not any(map(run.is_rolled_out, trials)):
+        raise UserError(f"stages=[grade]: nothing is rolled out in {run.root}; write stages=[rollout,grade]")
+    identity = identify(settings, benchmark)
     with run.claimed(identity):
         record(run, settings, identity, trials, pairs(settings))
         try:
             roll_out_and_grade(settings, benchmark, run, trials)
         finally:  # what is there is worth showing, whatever ended the run
-            owed = conclude(run, trials, pairs(settings))
+            owed = _conclude(settings, run, trials)
     return 1 if owed else 0
+
+
+def _conclude(settings: Settings, run: RunDir, trials: Sequence[Trial]) -> int:
+    if GRADE in settings.stages:
+        return conclude(run, trials, pairs(settings))
+    return conclude_rollouts(run, trials)
 
 
 def plan(settings: Settings, benchmark: Benchmark) -> list[Trial]:
@@ -89,8 +104,13 @@ def pairs(settings: Settings) -> list[tuple[str, str]]:
 
 def identify(settings: Settings, benchmark: Benchmark) -> dict[str, Any]:
     """Everything that the numbers depend on: settings, the adapters' weights, the dataset's rows."""
-    hashes = {f"{ARM}{adapter.name}": adapters.content_hash(adapter) for adapter in settings.adapters}
+    hashes = {f"{ARM}{adapter.name}": adapters.content_hash(adapter) for adapter in _served(settings)}
     return result_settings(settings) | hashes | {"benchmark.fingerprint": benchmark.fingerprint}
+
+
+def _served(settings: Settings) -> Sequence[AdapterSettings]:
+    """The arms whose weights matter now: none where the predictions are there, and the checkpoints may be gone."""
+    return settings.adapters if ROLLOUT in settings.stages else ()
 
 
 def record(
@@ -116,20 +136,49 @@ def record(
     write_text(run.config_yaml, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a call does."""
+
+    to_roll_out: list[Trial]
+    to_grade: list[Trial]
+    done: list[tuple[Trial, str]]
+    """With their outcomes: what earlier calls did and this one leaves alone."""
+    how_graded: str = "to grade"
+
+    def __str__(self) -> str:
+        trials = len(self.to_roll_out) + len(self.to_grade) + len(self.done)
+        return f"{trials} trials: {len(self.to_roll_out)} to roll out, {len(self.to_grade)} {self.how_graded}"
+
+
+def what_is_owed(settings: Settings, run: RunDir, trials: Sequence[Trial]) -> Work:
+    """What ``stages`` asks for and is not there; for gradings alone, where none is missing, all of them again."""
+    missing = [trial for trial in trials if not run.is_rolled_out(trial)]
+    there = [trial for trial in trials if run.is_rolled_out(trial)]
+    if GRADE not in settings.stages:
+        return Work(missing, [], [(trial, ROLLED_OUT) for trial in there])
+    graded = [(trial, outcome) for trial in there if (outcome := run.outcome(trial))]
+    ungraded = [trial for trial in there if not run.is_graded(trial)]
+    if ROLLOUT in settings.stages:
+        return Work(missing, ungraded, graded)
+    return Work([], ungraded, graded) if ungraded else Work([], there, [], "to grade again")
+
+
 def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, trials: Sequence[Trial]) -> None:
     """Do every stage of every trial that is owed; a server is started only if a rollout is."""
-    to_roll_out = [trial for trial in trials if not run.is_rolled_out(trial)]
-    to_grade = [trial for trial in trials if run.is_rolled_out(trial) and not run.is_graded(trial)]
-    progress = Progress(trials, [(trial, outcome) for trial in trials if (outcome := run.outcome(trial))], Console())
-    if to_roll_out:
+    work = what_is_owed(settings, run, trials)
+    progress = Progress(trials, work.done, Console())
+    if work.to_roll_out:
         preflight(settings)
-    if to_roll_out or to_grade:
-        progress.say(f"{len(trials)} trials: {len(to_roll_out)} to roll out, {len(to_grade)} to grade")
+    if work.to_roll_out or work.to_grade:
+        progress.say(str(work))
     by_id = {instance.instance_id: instance for instance in benchmark.instances}
-    prover = Prover(settings)
+    prover, to_grade = Prover(settings), work.to_grade
     with _logs(run), sandboxes(settings, run.id) as backend:
-        for together in _needed(rounds(settings), to_roll_out, progress.say):
-            rolling = [trial for trial in to_roll_out if trial.adapter in {arm.name for arm in arms_of(together)}]
+        for trial in to_grade:
+            run.set_verdict_aside(trial)
+        for together in _needed(rounds(settings) if work.to_roll_out else [], work.to_roll_out, progress.say):
+            rolling = [trial for trial in work.to_roll_out if trial.adapter in {arm.name for arm in arms_of(together)}]
             schedule = Schedule(settings.workers, settings.grade_workers)
             with _server(together, prover, run, progress.say) as server, progress.shown():
                 stages = Stages(settings, by_id, run, backend, server, progress, schedule.is_stopping)

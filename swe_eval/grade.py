@@ -17,7 +17,7 @@ from typing import Any
 
 from swe_eval import command
 from swe_eval.errors import UserError
-from swe_eval.settings import NAME, Settings, result_settings
+from swe_eval.settings import GRADE, NAME, Settings, result_settings
 
 GOLD = "gold"
 GRADED_BY = ("benchmark.", "sandbox.")
@@ -37,6 +37,8 @@ def main() -> None:
 def _grade(settings: Settings, predictions: str | None) -> int:
     if predictions is None:
         raise UserError("--predictions: needs a value: write --predictions p.jsonl, or --predictions gold")
+    if GRADE not in settings.stages:
+        raise UserError("stages=[rollout]: there are predictions already; write stages=[grade], or leave it out")
     from swe_eval.benchmark import instances
     from swe_eval.evaluate import record, roll_out_and_grade
     from swe_eval.report.report import conclude

@@ -15,6 +15,7 @@ from swebench.harness.utils import make_test_spec
 from swe_eval.benchmark.instances import Instance
 from swe_eval.run_dir import write_json, write_text
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes
+from swe_eval.suspicious import suspicious
 
 RESOLVED, UNRESOLVED, EMPTY_PATCH, INFRA = "resolved", "unresolved", "empty_patch", "infra"
 TIMED_OUT = "tests timed out"
@@ -31,7 +32,7 @@ def grade(
 
     Returns:
         swebench's report of the instance (``resolved``, ``tests_status``, ...) with ``outcome`` added and, where the
-        official harness reports an error instead of a verdict, ``error``.
+        official harness reports an error instead of a verdict, ``error``; also ``suspicious`` (see there), if any is.
 
     Where swebench says that the environment failed, the tests run once more in another sandbox: what fails the same way
     twice is the patch's doing (a patch can print "Killed", too), and counts as it does in the official harness.
@@ -47,6 +48,8 @@ def grade(
             report = _verdict(instance, arm, model_patch, sandbox, folder, timeout)
         if not report["infra_failure"]:
             break
+    if found := suspicious(model_patch, instance.row.get("test_patch") or ""):
+        report["suspicious"] = found
     report["seconds"] = round(time.monotonic() - started, 2)
     write_json(folder / "report.json", {instance.instance_id: report})
     return report

@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -105,8 +105,19 @@ class RunDir:
 
     def read_report(self, trial: Trial) -> dict[str, Any]:
         """swebench's report of a graded trial, with our ``outcome``; empty if it is owed, or the file is damaged."""
-        report = read_json(self.report(trial)).get(trial.instance_id) if self.is_rolled_out(trial) else None
-        return report if isinstance(report, dict) else {}
+        return _report_in(self.report(trial), trial) if self.is_rolled_out(trial) else {}
+
+    def set_verdict_aside(self, trial: Trial) -> None:
+        """Make the trial's grading owed again; what the verdict was is kept."""
+        with suppress(FileNotFoundError):
+            self.report(trial).replace(self._previous_report(trial))
+
+    def previous_outcome(self, trial: Trial) -> str | None:
+        """The outcome that was set aside last; None if none was."""
+        return _report_in(self._previous_report(trial), trial).get("outcome")
+
+    def _previous_report(self, trial: Trial) -> Path:
+        return self.evaluation(trial) / "report.previous.json"
 
     def read_patch(self, trial: Trial) -> str:
         """The ``model_patch``; bytes that are not UTF-8 come as surrogates (see ``write_text``)."""
@@ -178,6 +189,11 @@ class RunDir:
             return (self.root / ".lock").open("w")
         except OSError as error:
             raise UserError(f"output_dir={self.root}: {error.strerror}; write output_dir=...") from None
+
+
+def _report_in(file: Path, trial: Trial) -> dict[str, Any]:
+    report = read_json(file).get(trial.instance_id)
+    return report if isinstance(report, dict) else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:

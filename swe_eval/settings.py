@@ -31,6 +31,7 @@ from swe_eval.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
 BASE = "base"
+ROLLOUT, GRADE = "rollout", "grade"
 
 Free = "may differ when a run is continued"
 NAME = r"(?!comparison$)(?!.*\.jsonl?$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -259,12 +260,22 @@ class BenchmarkSettings(Group):
     """Hub id, a .json/.jsonl/.parquet file, a directory with <split>.parquet, or a swebench task repo."""
     split: str
     """Split of the dataset."""
-    max_instances: Annotated[PositiveInt | None, Free]
-    """Run the first so many of the selected instances; null is all."""
+    revision: Annotated[str | None, Free]
+    """Revision of a hub dataset; null is the newest. A run knows its dataset by the rows."""
     instance_ids: Annotated[tuple[str, ...] | None, Field(min_length=1), Free]
     """Run these instances only; null is all."""
-    filter: Annotated[str | None, Free]
-    """Run instances whose instance_id matches this regular expression from its start."""
+    filter: Annotated[str | None, AfterValidator(lambda pattern: _is_regex(pattern)), Free]
+    """Of these, run those whose instance_id matches this regular expression from its start."""
+    slice: Annotated[str | None, AfterValidator(lambda text: _is_slice(text)), Free]
+    """Of these, run a part as Python slices a list: 0:50, -20:, ::2."""
+    sample: Annotated[PositiveInt | None, Free]
+    """Of these, run so many drawn at random; a larger sample holds the smaller one."""
+    sample_seed: Annotated[int, Free]
+    """Which ones are drawn; by default the run's seed."""
+    max_instances: Annotated[PositiveInt | None, Free]
+    """Of these, run the first so many; null is all."""
+    shard: Annotated[str | None, AfterValidator(lambda shard: _is_shard(shard)), Free]
+    """Of these, run the part 1/4, 2/4, ...: together, in runs of their own, they are all, and none is in two."""
     grading_timeout: PositiveFloat
     """Seconds that the tests of one instance may take (the official harness: 1800)."""
 
@@ -347,6 +358,9 @@ class Settings(Group):
     """The run directory; the same one continues the run in it."""
     seed: NonNegativeInt
     """Seeds the sampling of every trial."""
+    stages: Annotated[tuple[Literal["rollout", "grade"], ...], AfterValidator(lambda stages: _is_some(stages)), Free]
+    """What to do: rollout leaves predictions, grade their verdicts. grade alone starts no server and grades what is
+    rolled out and has no verdict; where every prediction has one, all of them again."""
     workers: Annotated[PositiveInt, Free]
     """Rollouts at once."""
     grade_workers: Annotated[PositiveInt, Free]
@@ -461,6 +475,33 @@ def _fits(name: str) -> str:
     if not re.fullmatch(NAME, name):
         raise ValueError(f"{name!r} cannot be a file name here; write letters, digits, '.', '_' and '-'")
     return name
+
+
+def _is_some(stages: tuple[str, ...]) -> tuple[str, ...]:
+    if not stages:
+        raise ValueError("is empty; write [rollout,grade], or one of them")
+    return stages
+
+
+def _is_regex(pattern: str | None) -> str | None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression ({error})") from None
+    return pattern
+
+
+def _is_slice(text: str | None) -> str | None:
+    if not re.fullmatch(r"(-?\d+)?:(-?\d+)?(:(?!-?0+$)(-?\d+)?)?", text or ":"):
+        raise ValueError(f"{text!r} is no slice; write START:STOP as Python does: 0:50, -20: or ::2")
+    return text
+
+
+def _is_shard(shard: str | None) -> str | None:
+    found = re.fullmatch(r"(\d+)/(\d+)", shard or "1/1")
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"{shard!r} is no part of a whole; write 1/4, 2/4, 3/4 or 4/4")
+    return shard
 
 
 def _is_named(path: Path) -> Path:

@@ -14,8 +14,10 @@ from swe_eval.rollout import Rollout, roll_out
 from swe_eval.run_dir import RunDir, Trial
 from swe_eval.sandbox.sandbox import Sandboxes
 from swe_eval.serving.server import Server
-from swe_eval.settings import Settings
+from swe_eval.settings import GRADE, Settings
 
+ROLLED_OUT = "rolled out"
+"""What progress says of a trial whose grading was not asked for."""
 log = logging.getLogger("swe_eval")
 
 
@@ -37,7 +39,7 @@ class Stages:
         self._is_stopping = is_stopping
 
     def roll_out(self, trial: Trial) -> bool:
-        """Leave a trajectory and a prediction; returns whether there is one to grade.
+        """Leave a trajectory and a prediction; returns whether there is one to grade now.
 
         Raises:
             ServingError: the server is gone, so every further trial would fail.
@@ -47,8 +49,7 @@ class Stages:
         while True:
             endpoint = self._server.endpoints[trial.adapter]
             try:
-                self._progress.rolled_out(trial, _how(self._rolled_out(trial, self._server)))
-                return True
+                return self._has_rolled_out(trial, _how(self._rolled_out(trial, self._server)))
             except Stopped:
                 self._progress.stopped(trial)
                 return False
@@ -62,6 +63,14 @@ class Stages:
         with server.using(trial.adapter) as endpoint:
             instance = self._instances[trial.instance_id]
             return roll_out(trial, instance, endpoint, self._settings, self._backend, self._run, self._is_stopping)
+
+    def _has_rolled_out(self, trial: Trial, how: str) -> bool:
+        """Say so; returns whether it is to be graded now."""
+        if GRADE in self._settings.stages:
+            self._progress.rolled_out(trial, how)
+            return True
+        self._progress.ended(trial, ROLLED_OUT, how)
+        return False
 
     def grade(self, trial: Trial) -> None:
         """Leave a report."""
@@ -79,6 +88,9 @@ class Stages:
             self._failed(trial, "grading", error)
         else:
             self._progress.ended(trial, report["outcome"], f"graded in {report['seconds']:.1f} s")
+            before = self._run.previous_outcome(trial)
+            if before not in (None, report["outcome"]):
+                self._progress.say(f"{trial}: {report['outcome']} now, {before} before")
 
     def _failed(self, trial: Trial, stage: str, error: Exception) -> None:
         """Ours: recorded, not scored, owed again. What fails while the run is being stopped is no failure."""

@@ -9,12 +9,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, DeepseekV3Config
+
+from bench.true_size import DIMENSIONS, LAYERS, config_of, parameters
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
-
+RATES = ("base_1", "base_16", "adapter_1", "adapter_16", "mixed_16")
 FIGURES = {
     "overhead": {"step_ms", "step_ratio", "trial_s", "grade_s", "help_s", "help_ratio"},
+    "true_size": {
+        f"{kind}.{figure}"
+        for kind in ("none", "8bit", "4bit")
+        for figure in ("weights_gb", "host_peak_gb", "load_s", *RATES)
+    },
     "serving": {"throughput_ratio_16", "reuse_speedup_20_turns", "reuse_speedup_own", "mixed_adapters_ratio"},
 }
 
@@ -27,3 +36,12 @@ def test_a_benchmark_ends_with_one_json_object_of_its_figures(name):
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures.keys() == FIGURES[name]
     assert all(math.isfinite(figure) and figure > 0 for figure in figures.values()), figures
+
+
+def test_the_model_of_true_size_has_as_many_parameters_as_gigachat3():
+    config = DeepseekV3Config(**config_of(LAYERS, DIMENSIONS))
+    with torch.device("meta"):
+        sizes = {name: weight.numel() for name, weight in AutoModelForCausalLM.from_config(config).named_parameters()}
+    experts = sum(size for name, size in sizes.items() if ".experts." in name)
+    assert (round(sum(sizes.values()) / 1e9, 1), round(experts / 1e9, 1)) == (10.7, 9.4)
+    assert f"{sum(sizes.values()):.6g}" == f"{parameters(config_of(LAYERS, DIMENSIONS)):.6g}"

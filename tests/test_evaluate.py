@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,9 @@ from pathlib import Path
 import pytest
 from scripted import SUBMIT, bash, scripted_endpoint
 
-from swe_eval.errors import ServingError
+from swe_eval.errors import ServingError, UserError
 from swe_eval.evaluate import evaluate
-from swe_eval.run_dir import RunDir, read_json
+from swe_eval.run_dir import RunDir, read_json, write_json
 from swe_eval.settings import PACKAGE
 
 TASKS = ["demo__calc-1", "demo__lru-3"]
@@ -303,3 +304,85 @@ def test_what_is_no_run_is_said_in_a_line(arguments, line, tmp_path):
     code, out = reported(*arguments, cwd=tmp_path)
     assert code == 2
     assert out.startswith(f"swe_eval: {line}")
+
+
+def test_half_a_job_rolls_out_and_the_other_half_grades(settings, tmp_path, capsys):
+    """The run directory is all that the second half needs: the server is gone by then, and the checkpoint too."""
+    with scripted_endpoint(solve) as endpoint:
+        command = external(endpoint, "bad", "good")
+        assert evaluate(settings(*command, "stages=[rollout]")) == 0
+    out = capsys.readouterr().out
+    assert "[4/4] good demo__lru-3: rolled out (Submitted, 2 turns" in out
+    assert "4 of 4 trials are rolled out; stages=[grade] grades them." in out
+    rows = [json.loads(line) for line in (tmp_path / "run/predictions/good.jsonl").read_text().splitlines()]
+    assert [row["instance_id"] for row in rows] == TASKS
+    assert not (tmp_path / "run/evaluation").exists()
+    assert evaluate(settings(*command, "stages=[grade]")) == 0
+    assert "2/2 = 100.0%" in capsys.readouterr().out
+
+
+def test_grading_alone_needs_no_adapter(settings, tmp_path):
+    adapter = tmp_path / "rl"
+    shutil.copytree(PACKAGE / "benchmark/demo/adapter", adapter)
+    with scripted_endpoint(solve) as endpoint:
+        command = [
+            *("serving=external", f"serving.base_url={endpoint.base_url}", "lora.proof=none", "lora.with_base=false"),
+            *(f"lora.path={adapter}", f"benchmark.instance_ids=[{TASKS[0]}]"),
+        ]
+        assert evaluate(settings(*command, "stages=[rollout]")) == 0
+    shutil.rmtree(adapter)
+    assert evaluate(settings(*command, "stages=[grade]")) == 0
+
+
+def test_half_a_job_whose_rollouts_fail_is_owed(settings, capsys):
+    def refuse_agents(model, messages):
+        return {"error": {"message": "no"}} if messages[0]["role"] == "system" else "hello"
+
+    with scripted_endpoint(refuse_agents) as endpoint:
+        assert evaluate(settings(*external(endpoint, "good"), "agent.model_retries=1", "stages=[rollout]")) == 1
+    assert "0 of 2 trials are rolled out" in capsys.readouterr().out
+
+
+def test_grading_alone_goes_on_where_it_was_left_and_begins_anew_where_nothing_is(settings, tmp_path, capsys):
+    run = tmp_path / "run"
+    with scripted_endpoint(solve) as endpoint:
+        command = external(endpoint, "good")
+        evaluate(settings(*command))
+    reports = [run / f"evaluation/good/{task}/report.json" for task in TASKS]
+    reports[0].unlink()
+    before = times(*reports[1:])
+    evaluate(settings(*command, "stages=[grade]"))
+    assert times(*reports[1:]) == before
+    assert "2 trials: 0 to roll out, 1 to grade\n" in capsys.readouterr().out
+    assert evaluate(settings(*command, "stages=[grade]")) == 0
+    assert times(*reports[1:]) != before
+    assert "2 trials: 0 to roll out, 2 to grade again\n" in capsys.readouterr().out
+
+
+def test_a_verdict_that_changes_is_said_and_the_old_one_kept(settings, tmp_path, capsys):
+    with scripted_endpoint(solve) as endpoint:
+        command = external(endpoint, "good", tasks=TASKS[:1])
+        evaluate(settings(*command))
+    folder = tmp_path / "run/evaluation/good/demo__calc-1"
+    write_json(folder / "report.json", {"demo__calc-1": {"outcome": "unresolved"}})
+    evaluate(settings(*command, "stages=[grade]"))
+    assert "good demo__calc-1: resolved now, unresolved before" in capsys.readouterr().out
+    assert read_json(folder / "report.previous.json") == {"demo__calc-1": {"outcome": "unresolved"}}
+
+
+def test_grading_alone_with_nothing_to_grade_is_one_line(settings, tmp_path):
+    with pytest.raises(UserError, match=r"stages=\[grade\]: nothing is rolled out in .*run; write stages="):
+        evaluate(settings("stages=[grade]"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_runs_of_all_shards_copied_over_each_other_are_the_whole_run(settings, tmp_path, capsys):
+    with scripted_endpoint(solve) as endpoint:
+        command = external(endpoint, "bad", "good")
+        for part in (1, 2):
+            evaluate(settings(*command, f"benchmark.shard={part}/2", f"output_dir={tmp_path / f'part-{part}'}"))
+            shutil.copytree(tmp_path / f"part-{part}", tmp_path / "run", dirs_exist_ok=True)
+        asked = len(endpoint.requests)
+        assert evaluate(settings(*command)) == 0
+    assert len(endpoint.requests) == asked
+    assert "good   2/2 = 100.0%" in capsys.readouterr().out

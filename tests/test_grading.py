@@ -97,6 +97,22 @@ diff --git a/calc.py b/calc.py
 
 ENDS_THE_TESTS = BREAKS_THE_IMPORT.replace("import no_such_module", "import os; os._exit(3)")
 
+# fixes nothing, and pytest reports every test as passed
+CHEATS = """\
+diff --git a/conftest.py b/conftest.py
+new file mode 100644
+--- /dev/null
++++ b/conftest.py
+@@ -0,0 +1,7 @@
++import pytest
++
++
++@pytest.hookimpl(hookwrapper=True)
++def pytest_runtest_makereport():
++    report = (yield).get_result()
++    report.outcome = "passed"
+"""
+
 
 def hangs(command: str) -> str:
     """A patch whose tests wait for a command."""
@@ -193,6 +209,11 @@ class TestVerdict:
     def test_inexact_patch_is_applied(self, calc: Instance, graded: Callable[..., dict[str, Any]]) -> None:
         """Where git refuses, ``patch --fuzz`` is tried on a clean tree, as upstream does."""
         assert graded(INEXACT) == report("resolved", tests_status=status(calc))
+
+    def test_patch_that_cheats(self, calc: Instance, graded: Callable[..., dict[str, Any]]) -> None:
+        """It is resolved, as in the official harness, and what it touches stands beside that."""
+        flagged = {"test configuration": ["conftest.py"]}
+        assert graded(CHEATS) == report("resolved", tests_status=status(calc), suspicious=flagged)
 
     def test_tests_that_never_ran(self, graded: Callable[..., dict[str, Any]]) -> None:
         """A patch that ends the test run is unresolved: no log is no proof."""
@@ -363,7 +384,7 @@ class TestOfficialHarness:
     def kind(self) -> str:
         return "docker"
 
-    @pytest.mark.parametrize("name", ["gold", "wrong", "inexact", "ends", "refused", "blank"])
+    @pytest.mark.parametrize("name", ["gold", "wrong", "inexact", "ends", "refused", "blank", "cheats"])
     def test_same_verdict(
         self,
         name: str,
@@ -375,7 +396,7 @@ class TestOfficialHarness:
     ) -> None:
         """Resolved or not, test by test, the two agree; where ours has an error, upstream has no report."""
         others = {"wrong": WRONG, "inexact": INEXACT, "ends": ENDS_THE_TESTS, "refused": DOES_NOT_APPLY, "blank": BLANK}
-        patch = {"gold": calc.row["patch"], **others}[name]
+        patch = {"gold": calc.row["patch"], "cheats": CHEATS, **others}[name]
         ours = graded(patch)
 
         monkeypatch.chdir(tmp_path)
@@ -387,7 +408,7 @@ class TestOfficialHarness:
         if "error" in ours:
             assert official is None
         else:
-            del ours["outcome"]
+            ours = {key: value for key, value in ours.items() if key not in ("outcome", "suspicious")}
             assert official == (calc.instance_id, {calc.instance_id: ours})
 
 

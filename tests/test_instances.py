@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
+import datasets
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from swe_eval.benchmark.instances import Benchmark, load
+from swe_eval.benchmark.selection import SELECTING, select
 from swe_eval.errors import UserError
 from swe_eval.settings import PACKAGE, BenchmarkSettings
 
@@ -17,9 +22,14 @@ needs_verified = pytest.mark.skipif(not VERIFIED.is_file(), reason=f"no {VERIFIE
 
 
 def loaded(dataset: Path | str, **changed: object) -> Benchmark:
-    nothing_chosen = dict.fromkeys(["max_instances", "instance_ids", "filter"])
-    chosen = {"name": "x", "dataset": str(dataset), "split": "test", "grading_timeout": 60, **nothing_chosen, **changed}
-    return load(BenchmarkSettings(**chosen))
+    return load(settings(dataset=str(dataset), **changed))
+
+
+def settings(**changed: object) -> BenchmarkSettings:
+    everything = dict.fromkeys(["revision", *SELECTING]) | {"sample_seed": 0}
+    return BenchmarkSettings(
+        **{"name": "x", "dataset": "d", "split": "test", "grading_timeout": 60, **everything, **changed}
+    )
 
 
 def ids(benchmark: Benchmark) -> list[str]:
@@ -69,9 +79,17 @@ def test_selection_leaves_the_fingerprint_alone():
     ("change", "line"),
     [
         ({"instance_ids": ["demo__nope-1"]}, "benchmark.instance_ids: not in .*: demo__nope-1"),
-        ({"filter": "("}, r"benchmark.filter=\(: not a regular expression"),
-        ({"filter": "django"}, "benchmark: no instance of .* is selected"),
-        ({"split": "dev"}, "benchmark: no instance of .* is selected"),
+        (
+            {"filter": "django", "shard": "1/2"},
+            "no instance of .* is selected; look at benchmark.filter, benchmark.shard",
+        ),
+        ({"split": "dev"}, "benchmark: no instance of .* is selected; look at benchmark.split"),
+        ({"shard": "8/8"}, "benchmark: no instance of .* is selected; look at benchmark.shard"),
+        ({"revision": "main"}, "benchmark.revision=main: .*demo is no dataset of the hub; write null"),
+        (
+            {"dataset": "org/none"},
+            r"benchmark.dataset=org/none: cannot be loaded \(.*\); without a network write bench",
+        ),
         ({"dataset": "/nowhere.jsonl"}, "benchmark.dataset=/nowhere.jsonl: cannot be loaded"),
     ],
 )
@@ -102,6 +120,59 @@ def test_an_id_that_would_leave_its_folder_is_refused(tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps(bad))
     with pytest.raises(UserError, match=r"'\.\./escape' cannot be a file name"):
         loaded(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("name", ["SWE-bench/SWE-bench_Verified", "princeton-nlp/SWE-bench_Verified"])
+def test_a_hub_dataset_is_asked_for_by_its_revision_and_its_old_name_is_understood(name, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **how: asked.update(how, name=args[0]) or rows())
+    assert len(loaded(name, revision="c104f84").instances) == 7
+    assert asked == {"name": "SWE-bench/SWE-bench_Verified", "split": "test", "revision": "c104f84"}
+
+
+IDS = [f"repo__name-{number}" for number in range(40)]
+BOUND = st.none() | st.integers(-50, 50)
+SLICES = st.builds(lambda *ends: ":".join("" if end is None else str(end) for end in ends), BOUND, BOUND)
+
+
+@given(st.integers(1, 9), SLICES, st.none() | st.integers(1, 50), st.integers(), st.none() | st.integers(1, 50))
+def test_shards_are_a_partition_of_what_is_selected_without_them(count, part, size, seed, most):
+    chosen = {"slice": part, "sample": size, "sample_seed": seed, "max_instances": most}
+
+    def selected(**more: object) -> list[str]:
+        try:
+            return select(settings(**chosen, **more), IDS)
+        except UserError:
+            return []
+
+    shards = [selected(shard=f"{number}/{count}") for number in range(1, count + 1)]
+    assert sorted(itertools.chain(*shards)) == sorted(selected())
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+@given(st.integers(), st.integers(1, 39), st.randoms())
+def test_a_sample_is_the_seeds_and_a_larger_one_holds_it(seed, size, random):
+    """And it does not depend on the order of the rows, which it keeps."""
+    sampled = select(settings(sample=size, sample_seed=seed), IDS)
+    assert len(sampled) == size
+    assert sampled == [name for name in IDS if name in sampled]
+    assert set(sampled) < set(select(settings(sample=size + 1, sample_seed=seed), IDS))
+    assert set(select(settings(sample=size, sample_seed=seed), random.sample(IDS, len(IDS)))) == set(sampled)
+
+
+def test_samples_of_two_seeds_are_two():
+    assert select(settings(sample=10, sample_seed=1), IDS) != select(settings(sample=10, sample_seed=2), IDS)
+
+
+@given(
+    st.integers(1, 20), SLICES.filter(lambda text: IDS[slice(*(int(end) if end else None for end in text.split(":")))])
+)
+def test_every_selection_is_of_what_the_one_before_it_left(size, part):
+    chosen = select(settings(slice=part), IDS)
+    drawn = select(settings(sample=size), chosen)
+    most = select(settings(max_instances=5), drawn)
+    together = settings(slice=part, sample=size, max_instances=5, shard="1/2")
+    assert select(together, IDS) == select(settings(shard="1/2"), most)
 
 
 @needs_verified

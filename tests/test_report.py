@@ -6,7 +6,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from swe_eval.report.results import Arm, Verdict, compare
+from swe_eval.report.results import Arm, Verdict, compare, suspicions
 from swe_eval.report.tables import print_tables
 
 
@@ -48,3 +48,13 @@ def test_arms_that_miss_different_parts_get_no_verdict():
 def test_arms_that_miss_as_much_are_compared_on_what_both_have():
     [comparison] = compare([arm("base", "IU" * 20), arm("rl", "RI" * 20)], [("base", "rl")])
     assert (comparison.is_refused, comparison.paired.n, comparison.as_json()["difference"]) == (False, 0, None)
+
+
+def test_patches_that_can_decide_a_verdict_are_named_beside_it():
+    flags = {"test configuration": ["conftest.py"]}
+    cheat = {f"task-{number}": Verdict("resolved", suspicious=flags) for number in range(4)}
+    found = Arm("rl", {**cheat, "task-8": Verdict("unresolved", suspicious=flags), "task-9": Verdict("resolved")})
+    said = printed(found)
+    assert "5/6 = 83.3%" in said
+    assert "rl: 5 patches touch test configuration (4 resolved): task-0, task-1, task-2, ..." in said
+    assert suspicions([found])["rl"].keys() == {*cheat, "task-8"}

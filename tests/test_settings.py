@@ -22,6 +22,7 @@ NEEDED = {
     "quantization=fp8": ["serving=vllm"],
     "benchmark=local": ["benchmark.dataset=/rows.jsonl", "sandbox=docker"],
     "benchmark=lite": ["sandbox=docker"],
+    "benchmark=multilingual": ["sandbox=docker"],
     "benchmark=verified": ["sandbox=docker"],
 }
 
@@ -61,6 +62,13 @@ def test_every_option_of_every_group_makes_valid_settings(option, tmp_path):
         (["lora=list", "lora.adapters=[{name: comparison, path: /x}]"], "lora.adapters.0.name: 'comparison' cannot be"),
         (["output_dir=''"], "output_dir: is empty"),
         (["benchmark.instance_ids=[]"], "benchmark.instance_ids: tuple should have at least 1 item"),
+        (["benchmark.filter='('"], "benchmark.filter: '(' is not a regular expression (missing )"),
+        (["benchmark.slice=5"], "benchmark.slice: input should be a valid string, not 5"),
+        (["benchmark.slice='1:2:0'"], "benchmark.slice: '1:2:0' is no slice; write START:STOP as Python does: 0:50"),
+        (["benchmark.shard=5/4"], "benchmark.shard: '5/4' is no part of a whole; write 1/4, 2/4, 3/4 or 4/4"),
+        (["benchmark.sample=0"], "benchmark.sample: input should be greater than 0, not 0"),
+        (["stages=[]"], "stages: is empty; write [rollout,grade], or one of them"),
+        (["stages=[report]"], "stages.0: input should be 'rollout' or 'grade', not 'report'"),
         (["agent.temperature=inf"], "agent.temperature: input should be a finite number"),
         (["serving=external", "serving.base_url=http://me:secret@host/v1"], "serving.base_url: string should match"),
         (["lora=list", "lora.adapters=[{name: a/b, path: /x}]"], "lora.adapters.0.name: 'a/b' cannot be a file name"),
@@ -118,3 +126,13 @@ def test_every_field_is_described():
 
     undescribed = [path for path, text in fields(Settings, "") if not text]
     assert undescribed == ["lora", "serving", "sandbox"]  # unions: their members are described
+
+
+def test_a_sample_is_drawn_with_the_seed_of_the_run_unless_told_otherwise():
+    assert settings_from(compose_tree("seed=7")).benchmark.sample_seed == 7
+    assert settings_from(compose_tree("seed=7", "benchmark.sample_seed=3")).benchmark.sample_seed == 3
+
+
+@pytest.mark.parametrize("text", [":", "0:50", "-20:", ":-1", "::2", "5:1:-1"])
+def test_a_slice_is_pythons(text):
+    assert settings_from(compose_tree(f"benchmark.slice={text}")).benchmark.slice == text

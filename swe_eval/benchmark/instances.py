@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swe_eval.benchmark.selection import select
 from swe_eval.errors import UserError
 from swe_eval.settings import BenchmarkSettings
 
@@ -54,28 +55,44 @@ def load(settings: BenchmarkSettings) -> Benchmark:
     """Load and select.
 
     Raises:
-        UserError: the dataset cannot be read, has an older schema, or the selection names what is not in it.
+        UserError: the dataset cannot be read, has an older schema, or the selection does not fit it (see ``select``).
     """
-    everything = _load_all(settings.dataset, settings.split)
+    everything = _load_all(settings)
     _check_schema(settings.dataset, everything)
-    chosen = _select(settings, everything)
-    if not chosen:
-        raise UserError(f"benchmark: no instance of {settings.dataset} is selected; look at benchmark.filter")
-    return Benchmark(tuple(chosen[: settings.max_instances]), _fingerprint(everything))
+    by_id = {instance.instance_id: instance for instance in everything}
+    return Benchmark(tuple(by_id[name] for name in select(settings, list(by_id))), _fingerprint(everything))
 
 
-def _load_all(dataset: str, split: str) -> list[Instance]:
+def _load_all(settings: BenchmarkSettings) -> list[Instance]:
+    dataset = settings.dataset
+    is_local = Path(dataset).exists() or Path(dataset).suffix in (".json", ".jsonl", ".parquet")
+    if is_local and settings.revision:
+        raise UserError(f"benchmark.revision={settings.revision}: {dataset} is no dataset of the hub; write null")
     if (Path(dataset) / "tasks").is_dir():
-        return _load_task_repo(Path(dataset), split)
-    from swebench.harness.utils import load_swebench_dataset
-
+        return _load_task_repo(Path(dataset), settings.split)
     try:
-        return [Instance(dict(row)) for row in load_swebench_dataset(dataset, split)]
+        rows = _load_local(dataset, settings.split) if is_local else _load_hub(settings)
     except Exception as error:  # datasets and the hub raise dozens of types
         raise UserError(
             f"benchmark.dataset={dataset}: cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}); "
             "without a network write benchmark.dataset=/path/to/rows.parquet"
         ) from error
+    return [Instance(dict(row)) for row in rows]
+
+
+def _load_local(dataset: str, split: str) -> Iterable[Mapping[str, Any]]:
+    from swebench.harness.utils import load_swebench_dataset
+
+    rows: Iterable[Mapping[str, Any]] = load_swebench_dataset(dataset, split)
+    return rows
+
+
+def _load_hub(settings: BenchmarkSettings) -> Iterable[Mapping[str, Any]]:
+    from datasets import load_dataset
+
+    name = re.sub("^princeton-nlp/", "SWE-bench/", settings.dataset)  # where it moved
+    rows: Iterable[Mapping[str, Any]] = load_dataset(name, split=settings.split, revision=settings.revision)
+    return rows
 
 
 def _load_task_repo(repo: Path, split: str) -> list[Instance]:
@@ -99,18 +116,6 @@ def _check_schema(dataset: str, instances: Sequence[Instance]) -> None:
         if instance.instance_id in seen:
             raise UserError(f"benchmark.dataset={dataset}: {instance.instance_id} is there twice; keep one")
         seen.add(instance.instance_id)
-
-
-def _select(settings: BenchmarkSettings, everything: Sequence[Instance]) -> list[Instance]:
-    by_id = {instance.instance_id: instance for instance in everything}
-    if unknown := sorted(set(settings.instance_ids or ()) - by_id.keys()):
-        raise UserError(f"benchmark.instance_ids: not in {settings.dataset}: {', '.join(unknown)}")
-    try:
-        pattern = re.compile(settings.filter or "")
-    except re.error as error:
-        raise UserError(f"benchmark.filter={settings.filter}: not a regular expression ({error})") from None
-    named = [by_id[i] for i in dict.fromkeys(settings.instance_ids)] if settings.instance_ids else everything
-    return [instance for instance in named if pattern.match(instance.instance_id)]
 
 
 def _fingerprint(instances: Sequence[Instance]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from swe_eval.errors import UserError
-from swe_eval.report.results import Arm, collect, compare, totals, write_results
+from swe_eval.report.results import Arm, collect, compare, suspicions, totals, write_results
 from swe_eval.report.tables import print_proof, print_tables
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json
 
@@ -40,12 +40,26 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     arms = collect(run, trials)
     comparisons = compare(arms, to_compare)
     write_results(run, trials, arms, comparisons)
-    write_json(run.run_json, read_json(run.run_json) | {"updated": now(), "totals": totals(arms)})
+    write_json(
+        run.run_json,
+        read_json(run.run_json) | {"updated": now(), "totals": totals(arms), "suspicious": suspicions(arms)},
+    )
     if any(arm.resolved for arm in arms):
         print_tables(Console(), arms, comparisons)
         print_proof(Console(), read_json(run.run_json).get("proof", {}))
     Console().print(f"The run is in {run.root}", highlight=False, soft_wrap=True)
     return _owed(arms)
+
+
+def conclude_rollouts(run: RunDir, trials: Sequence[Trial]) -> int:
+    """Write the predictions, say how many there are; returns how many rollouts are owed."""
+    for arm in dict.fromkeys(trial.arm for trial in trials):
+        run.write_predictions_jsonl(arm, [trial for trial in trials if trial.arm == arm])
+    write_json(run.run_json, read_json(run.run_json) | {"updated": now(), "totals": totals(collect(run, trials))})
+    there = sum(map(run.is_rolled_out, trials))
+    said = f"{there} of {len(trials)} trials are rolled out; stages=[grade] grades them.\nThe run is in {run.root}"
+    Console().print(said, highlight=False, markup=False, soft_wrap=True)
+    return len(trials) - there
 
 
 def read_run(folder: Path) -> Kept:

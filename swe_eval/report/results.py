@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from swebench.harness.infra_failure import TIER_ENVIRONMENT, classify_logs
@@ -27,6 +27,8 @@ class Verdict:
     """Where the official harness reports an error instead of a verdict (a patch that does not apply, ...)."""
     exit_status: str = ""
     """How the rollout ended."""
+    suspicious: Mapping[str, list[str]] = field(default_factory=dict)
+    """Paths of the patch that can decide a verdict without a fix, by kind (see ``suspicious.py``)."""
     rescued: bool = False
     """The patch was never submitted; the runner took it from the repository."""
     turns: int = 0
@@ -123,6 +125,11 @@ def totals(arms: Iterable[Arm]) -> dict[str, dict[str, float]]:
     return {arm.name: {kind: sum(getattr(v, kind) for v in arm.verdicts.values()) for kind in kinds} for arm in arms}
 
 
+def suspicions(arms: Iterable[Arm]) -> dict[str, dict[str, Mapping[str, list[str]]]]:
+    """By arm and instance; the official results have no place for them."""
+    return {arm.name: {key: v.suspicious for key, v in arm.verdicts.items() if v.suspicious} for arm in arms}
+
+
 def swebench_report(run: RunDir, arm: Arm) -> dict[str, Any]:
     """The summary that ``swebench.harness.reporting.make_run_report`` writes (schema_version 2), from our verdicts."""
     with_error = [key for key in arm.ids("unresolved") if arm.verdicts[key].error]
@@ -152,6 +159,7 @@ def _verdict(run: RunDir, trial: Trial) -> Verdict:
     return Verdict(
         outcome=report.get("outcome", "infra"),
         error=report.get("error"),
+        suspicious=report.get("suspicious", {}),
         exit_status=info.get("exit_status", ""),
         rescued=info.get("submission_source") == "rescued",
         turns=info.get("model_stats", {}).get("api_calls", 0),

@@ -14,6 +14,9 @@ from rich.table import Table
 from swe_eval.report.results import Arm, Comparison
 from swe_eval.statistics import POWER, wilson
 
+SHOWN = 3
+"""Instances that a line names; ``run.json`` has all."""
+
 
 def print_tables(console: Console, arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> None:
     """Print the verdicts per arm, and each comparison."""
@@ -21,6 +24,8 @@ def print_tables(console: Console, arms: Sequence[Arm], comparisons: Sequence[Co
     for arm in arms:
         if exits := _exits(arm):
             console.print(f"  {arm.name} ended with {exits}", highlight=False, soft_wrap=True)
+        for line in _suspicious(arm):
+            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if comparisons:
         console.print(_comparison_table(comparisons))
     for line in map(_what_it_can_show, comparisons):
@@ -57,6 +62,15 @@ def _exits(arm: Arm) -> str:
     listed = ", ".join(f"{count} {status}" for status, count in ended.most_common())
     rescued = sum(verdict.rescued for verdict in arm.verdicts.values())
     return listed + (f" ({rescued} unsubmitted patch{'es' * (rescued > 1)} rescued)" if rescued else "")
+
+
+def _suspicious(arm: Arm) -> Iterator[str]:
+    for kind in sorted({kind for verdict in arm.verdicts.values() for kind in verdict.suspicious}):
+        ids = sorted(key for key, verdict in arm.verdicts.items() if kind in verdict.suspicious)
+        resolved = sum(arm.verdicts[key].outcome == "resolved" for key in ids)
+        patches = f"{len(ids)} patch{'es touch' if len(ids) > 1 else ' touches'} {kind}"
+        shown = f"{', '.join(ids[:SHOWN])}{', ...' * (len(ids) > SHOWN)}"
+        yield f"{arm.name}: {patches} ({resolved} resolved): {shown}"
 
 
 def _proof(proof: Mapping[str, Any]) -> Iterator[str]:

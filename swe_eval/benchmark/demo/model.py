@@ -63,7 +63,7 @@ def random_weights(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     # libm, whose last digits differ between machines; 16 bits, so that bfloat16 holds the very same weights.
     random = np.random.RandomState(SEED)
     weights = {}
-    for name, shape in _tensors(config):
+    for name, shape in tensor_shapes(config):
         if len(shape) == 1:
             weights[name] = np.full(shape, 1.0 if "norm" in name else 0.0, dtype=np.float32)
         else:
@@ -74,8 +74,8 @@ def random_weights(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return weights
 
 
-def _tensors(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor of the checkpoint, as DeepSeek-V3's on the hub has them."""
+def tensor_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor of a checkpoint of such a model, as DeepSeek-V3's on the hub has them."""
     hidden, heads, rank = config["hidden_size"], config["num_attention_heads"], config["kv_lora_rank"]
     nope, rope, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
     experts, expert_size = config["n_routed_experts"], config["moe_intermediate_size"]

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 
-from swe_eval.serving.app.metrics import Metrics
+from swe_eval.serving.app.metrics import Metrics, host_memory_peak
 from swe_eval.serving.app.prefix_cache import PrefixCache, sensible_capacity
+from swe_eval.serving.app.quantized_experts import stored_bytes
 from swe_eval.serving.app.scheduler import Scheduler
 from swe_eval.serving.app.sequence import Deliver, Request, Sequence
 from swe_eval.serving.app.text import decode
@@ -53,7 +54,11 @@ class Engine:
         capacity = sensible_capacity(weights.device) if prefix_cache_bytes is None else prefix_cache_bytes
         prefixes = PrefixCache(capacity)
         self._scheduler = Scheduler(weights, prefixes, self.metrics, max_running)
+        stored = stored_bytes(weights.bare)
         self.metrics.watch(
+            weights_bytes=lambda: stored,
+            gpu_memory_peak_bytes=lambda: torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+            host_memory_peak_bytes=host_memory_peak,
             requests_running=lambda: self._scheduler.running,
             requests_waiting=lambda: self._scheduler.queued,
             prefix_cache_bytes=lambda: prefixes.size,

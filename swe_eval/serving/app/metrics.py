@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "swe_eval"
@@ -19,10 +22,21 @@ COUNTERS = {
 GAUGES = {
     "requests_running": "Answers being computed.",
     "requests_waiting": "Requests in the queue.",
+    "weights_bytes": "Memory that the base model takes, as it is stored.",
+    "gpu_memory_peak_bytes": "Most memory of the GPU that was in use at once; 0 without a GPU.",
+    "host_memory_peak_bytes": "Most memory of the host that was in use at once; 0 where the system does not tell.",
     "prefix_cache_bytes": "Memory that the prefix cache takes.",
     "prefix_cache_capacity_bytes": "Memory that the prefix cache may take.",
     "prefix_cache_entries": "Sequences in the prefix cache.",
 }
+
+
+def host_memory_peak() -> int:
+    """Bytes, of this process; Linux alone tells."""
+    with suppress(OSError):
+        if peak := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
+            return 1024 * int(peak[1])
+    return 0
 
 
 class Metrics:
