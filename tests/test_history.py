@@ -27,7 +27,7 @@ HIDDEN = {
     "kept pack": f"{COMMIT}; git gc -q; {BACK}; {MARK.format('keep')}",
     "partial clone": f"{COMMIT}; git gc -q; {BACK}; {MARK.format('promisor')}",
 }
-STATE = "git rev-parse HEAD; git symbolic-ref HEAD; git status --short; git describe; git diff --cached; git log --format=%H"
+STATE = "git rev-parse HEAD; git symbolic-ref HEAD; git status -s; git describe; git diff --cached; git log --format=%H"
 OBJECTS = "git cat-file --batch-all-objects --batch-check='%(objectname)' | while read id; do git cat-file -p $id; done"
 
 
