@@ -9,19 +9,28 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import BASE_IMAGE
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 FIGURES = {
     "overhead": {"step_ms", "step_ratio", "trial_s", "grade_s", "help_s", "help_ratio"},
+    "sandboxes": {"step_ms", "step_ms_8", "step_ratio_of_mini", "step_ratio_of_mini_8", "start_s", "stop_s"},
     "serving": {"throughput_ratio_16", "reuse_speedup_20_turns", "reuse_speedup_own", "mixed_adapters_ratio"},
 }
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_benchmark_ends_with_one_json_object_of_its_figures(name):
-    command = [sys.executable, "-m", f"bench.{name}", "--quick"]
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("overhead", []),
+        ("serving", []),
+        pytest.param("sandboxes", ["--base", BASE_IMAGE], marks=pytest.mark.docker),
+    ],
+)
+def test_a_benchmark_ends_with_one_json_object_of_its_figures(name, options):
+    command = [sys.executable, "-m", f"bench.{name}", "--quick", *options]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])

@@ -341,6 +341,12 @@ class TestDocker:
         assert sandbox.run(command.format(nap=nap), timeout=1) == Completed(b"", 137, timed_out=True)
         assert not is_running(sandbox, nap)
 
+    def test_background_process_goes_on(self, sandbox: Sandbox) -> None:
+        """A server that one command starts is there for the next."""
+        sandbox.run("python3 -m http.server --bind 127.0.0.1 8000 &> server.log &", timeout=60)
+        ask = "until python3 -c 'import urllib.request as u; u.urlopen(\"http://127.0.0.1:8000\")'; do sleep 1; done"
+        assert sandbox.run(f"({ask}) 2> /dev/null; grep -c GET server.log", timeout=30) == Completed(b"1\n", 0)
+
     @pytest.mark.parametrize("wait", ["", "; sleep 300"], ids=["left behind", "waited for"])
     def test_fork_bomb(self, settings: Callable[..., Settings], calc: Instance, run_id: str, wait: str) -> None:
         """It fills its container with processes, and the next command finds them gone or has them ended."""
@@ -466,7 +472,7 @@ class TestDocker:
         cut.write_text(f'#!/bin/sh\n[ "$1" = exec ] || exec docker "$@"\n{meanwhile}\necho unexpected EOF; exit 1\n')
         cut.chmod(0o755)
         with pytest.raises(SandboxError, match="exit code 1, unexpected EOF"):
-            DockerSandbox(str(cut), sandbox._container).run("echo half; sleep 9; echo whole", timeout=60)
+            DockerSandbox(str(cut), sandbox.container).run("echo half; sleep 9; echo whole", timeout=60)
 
     def test_container_that_is_killed_is_no_result(self, sandbox: Sandbox) -> None:
         """Killed from outside, during a command or before it: an error of ours."""

@@ -36,8 +36,8 @@ class DockerSandbox:
     """A running container."""
 
     def __init__(self, executable: str, container: str) -> None:
-        self._executable, self._container = executable, container
-        self._shell = Shell([executable, "exec", "-i", container], self._kill_all)
+        self._executable, self.container = executable, container
+        self._shell = Shell([executable, "exec", "-i", "-w", "/", container], self._kill_all)
 
     def run(self, command: str, *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
         """See ``Sandbox.run``."""
@@ -56,7 +56,7 @@ class DockerSandbox:
         self._shell.close()
 
     def _kill_all(self) -> None:
-        done = capture([self._executable, "kill", "--signal", "USR1", self._container], timeout=60)
+        done = capture([self._executable, "kill", "--signal", "USR1", self.container], timeout=60)
         if done.returncode:
             raise SandboxError(f"the container died, or its engine: {_last_line(done)}")
 
