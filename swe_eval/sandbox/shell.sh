@@ -2,52 +2,46 @@
 # In: "TOKEN SIZE" and a script of so many bytes; meanwhile, a line of any kind ends what the script started.
 # Out: "TOKEN start", what the script prints, "TOKEN CODE". Needs bash 4.4, coreutils, setsid and /proc.
 exec 3<&0 4>&1 < /dev/null > /dev/null 2>&1
-signals='HUP INT QUIT PIPE TERM USR1 USR2 ALRM'
-trap : $signals # caught, because what is ignored here is ignored in every command
+# Names with _ cannot be those of the image's own variables, which commands inherit.
+_signals='HUP INT QUIT PIPE TERM USR1 USR2 ALRM'
+trap : $_signals # caught, because what is ignored here is ignored in every command
 
 # Stop every process of the command's session before any is killed: what is stopped neither forks nor complains.
 end_session() {
-    local stat line session= is_quiet
+    local stat line session= running others
     while kill -0 $$; do
-        is_quiet=yes
+        running= others=
         for stat in /proc/[0-9]*/stat; do
             line=
             IFS= read -r -d '' line < "$stat"
             set -- ${line%% *} ${line##*) } # pid, state, parent, process group, session
             [ "$3" = $$ ] && [ "$1" = "$5" ] && session=$1
             [ "$5" = "$session" ] || continue
-            case $2 in
-                [TtZX]) ;;
-                *) is_quiet=; kill -STOP "$1" ;;
-            esac
+            [ "$1" = "$session" ] || others+=" $1"
+            [[ $2 == [TtZX] ]] || running+=" $1"
         done
-        [ "$session" ] && [ "$is_quiet" ] && kill_session
+        if [ "$running" ]; then
+            kill -STOP $running
+        elif [ "$session" ]; then
+            kill -KILL $others
+            kill -KILL "$session" # last: its end is the command's
+        fi
     done
-}
-
-kill_session() { # the leader last: its end is the command's
-    for stat in /proc/[0-9]*/stat; do
-        line=
-        IFS= read -r -d '' line < "$stat"
-        set -- ${line%% *} ${line##*) }
-        [ "$5" = "$session" ] && [ "$1" != "$session" ] && kill -KILL "$1"
-    done
-    kill -KILL "$session"
 }
 
 while :; do
-    exec 5> >(trap '' $signals; exec cat >&4 3<&-) # a pipe of its own: later, what still writes to it has no reader
-    next=$!
-    while read -r -u 3 token size; do [ "$size" ] && break; done || exit
-    LC_ALL=C IFS= read -r -u 3 -N "$size" script || exit
-    [ "$pump" ] && kill -KILL "$pump" && wait "$pump"
-    pump=$next
-    (trap '' $signals; exec 4>&- 5>&-; read -r -u 3; end_session) &
-    listener=$!
-    (exec 3<&- >&5 2>&1 5>&-; printf '%s start\n' "$token" >&4; exec 4>&-; eval "$script")
-    code=$?
-    kill -KILL "$listener"
-    wait "$listener"
-    printf '%s %d\n' "$token" "$code" >&5 || printf '%s %d\n' "$token" "$code" >&4
+    exec 5> >(trap '' $_signals; exec cat >&4 3<&-) # a pipe of its own: later, what still writes to it has no reader
+    _next=$!
+    while read -r -u 3 _token _size; do [ "$_size" ] && break; done || exit
+    LC_ALL=C IFS= read -r -u 3 -N "$_size" _script || exit
+    [ "$_pump" ] && kill -KILL "$_pump" && wait "$_pump"
+    _pump=$_next
+    (trap '' $_signals; exec 4>&- 5>&-; read -r -u 3; end_session) &
+    _listener=$!
+    (exec 3<&- >&5 2>&1 5>&-; printf '%s start\n' "$_token" >&4; exec 4>&-; eval "$_script")
+    _code=$?
+    kill -KILL "$_listener"
+    wait "$_listener"
+    printf '%s %d\n' "$_token" "$_code" >&5 || printf '%s %d\n' "$_token" "$_code" >&4
     exec 5>&-
 done
