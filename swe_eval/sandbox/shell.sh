@@ -32,7 +32,8 @@ end_session() {
 while :; do
     exec 5> >(trap '' $_signals; exec cat >&4 3<&-) # a pipe of its own: later, what still writes to it has no reader
     _next=$!
-    while read -r -u 3 _token _size; do [ "$_size" ] && break; done || exit
+    _size=
+    until [ "$_size" ]; do read -r -u 3 _token _size || exit; done
     LC_ALL=C IFS= read -r -u 3 -N "$_size" _script || exit
     [ "$_pump" ] && kill -KILL "$_pump" && wait "$_pump"
     _pump=$_next
