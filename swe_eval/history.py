@@ -33,7 +33,7 @@ foreign=$(comm -23 <(refs) <(refs --merged HEAD))
 rm -rf logs worktrees rr-cache ORIG_HEAD FETCH_HEAD MERGE_HEAD CHERRY_PICK_HEAD REVERT_HEAD REBASE_HEAD AUTO_MERGE
 found=$(unreachable)
 if [ "$found" != 0 ]; then
-    kept=$(git pack-objects -q --revs --all --indexed-objects --delta-base-offset objects/pack/pack <<< HEAD)
+    kept=$(git -c pack.packSizeLimit=0 pack-objects -q --revs --all --indexed-objects objects/pack/pack <<< HEAD)
     find objects -type f ! -name "pack-$kept.*" -delete
     [ "$(unreachable)" = 0 ]
 fi

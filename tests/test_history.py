@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from swe_eval import history
 from swe_eval.errors import SandboxError
 from swe_eval.history import scrub
 
@@ -74,6 +75,14 @@ def test_the_agent_can_go_on_committing_and_stashing(sandbox, said):
     said(HIDDEN["branch"])
     scrub(sandbox)
     assert "fix" in said(f"{COMMIT}; echo more >> calc.py; git stash -q; git stash pop -q; git gc -q; git reflog")
+
+
+def test_taking_too_long_is_ours(sandbox, monkeypatch):
+    monkeypatch.setattr(history, "LIMIT", 0.001)
+    with pytest.raises(
+        SandboxError, match=r"^taking later commits out of the repository took more than 0\.001 seconds$"
+    ):
+        scrub(sandbox)
 
 
 def test_a_broken_repository_is_ours(sandbox, said):

@@ -28,8 +28,10 @@ from swe_eval.sandbox.sandbox import Completed
 SCRIPT = Path(__file__).with_suffix(".sh").read_bytes()
 OPEN = ("bash", "-p", "-c", f'eval "$(head -c {len(SCRIPT)})"')
 """The shell itself; ``-p`` keeps it from the image's BASH_ENV. Its script follows, out of the reach of ``pkill -f``."""
+OPENING = 60.0
+"""Seconds for a shell to open; a container's takes a tenth of one."""
 GRACE = 20.0
-"""Seconds for what takes milliseconds: for a command to start, and to end once it is told to."""
+"""Seconds for what takes milliseconds: for a command to start in it, and to end once it is told to."""
 KILLED = 128 + signal.SIGKILL
 _BROKEN_INSIDE = re.compile(rb"no such file or directory|executable file not found|Argument list too long", re.I)
 """What is said when the sandbox's own state keeps a shell from starting: the doing of what ran in it."""
@@ -74,11 +76,12 @@ class Shell:
         """
         token, data = secrets.token_hex(16).encode(), script.encode("utf-8", "replace")
         for _ in range(2):  # what it never began can be begun again
+            deadline = time.monotonic() + (GRACE if self._client else OPENING)
             self._client = self._client or _Client(self._argv)
             said = Kept()
             self._client.send(b"%s %d\n%s" % (token, len(data), data))
             try:
-                self._client.read_to(token, said, time.monotonic() + GRACE)
+                self._client.read_to(token, said, deadline)
             except (EOFError, TimeoutError):
                 said.add(self._client.unread)
                 code = self._discard()
