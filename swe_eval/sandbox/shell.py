@@ -33,7 +33,7 @@ OPENING = 60.0
 GRACE = 20.0
 """Seconds for what takes milliseconds: for a command to start in it, and to end once it is told to."""
 KILLED = 128 + signal.SIGKILL
-_BROKEN_INSIDE = re.compile(rb"no such file or directory|executable file not found|Argument list too long", re.I)
+_BROKEN_INSIDE = re.compile(rb"no such file or directory|executable file not found", re.IGNORECASE)
 """What is said when the sandbox's own state keeps a shell from starting: the doing of what ran in it."""
 
 
