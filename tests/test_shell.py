@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -83,14 +85,27 @@ def test_a_sandbox_without_bash_is_the_doing_of_what_ran_in_it():
 
 def test_a_command_ends_with_the_process_that_asked_for_it(nap):
     code = f"from test_shell import *; run(Shell(ENTER, print), '{nap}')"
-    asking = subprocess.Popen([sys.executable, "-c", code], cwd=os.path.dirname(__file__))
-    while subprocess.run(["pgrep", "--full", "--exact", nap], capture_output=True).returncode:
-        assert asking.poll() is None
-        time.sleep(0.1)
+    asking = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
+    wait_until(lambda: runs_here(nap))
     asking.kill()
     asking.wait()
-    time.sleep(2)
-    assert subprocess.run(["pgrep", "--full", "--exact", nap], capture_output=True).returncode == 1
+    wait_until(lambda: not runs_here(nap))
+
+
+def wait_until(is_so) -> None:
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def runs_here(command: str) -> bool:
+    wanted = f"{command} ".replace(" ", "\0").encode()
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            if file.read_bytes() == wanted:
+                return True
+    return False
 
 
 def test_a_file_is_written_where_no_folder_was(shell, tmp_path):

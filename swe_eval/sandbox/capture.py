@@ -18,7 +18,6 @@ KEEP = 8 << 20
 """Bytes kept of the head of an output, and as many of its tail."""
 CAP = 256 << 20
 """Bytes after which a command is killed. (``yes`` took 15 GB of the stock runner in 5 s, and then the machine.)"""
-
 LONG = 32_000
 """Characters of a command that may be too many for an argument (the kernel takes 131,071 bytes)."""
 

@@ -40,7 +40,7 @@ _BROKEN_INSIDE = re.compile(rb"no such file or directory|executable file not fou
 def command_script(command: str, *, cwd: str, env: Mapping[str, str] | None = None) -> str:
     """A script for ``Shell.run`` that becomes ``bash -c command`` in a directory, in a session of its own."""
     exports = "".join(f"export {shlex.quote(f'{key}={value}')}; " for key, value in (env or {}).items())
-    prepare = f"cd -- {shlex.quote(cwd)} || exit 126; unset OLDPWD; {exports}"
+    prepare = f"cd -- {shlex.quote(cwd)} || exit 126; unset OLDPWD; SHLVL=0; {exports}"
     quoted = shlex.quote(argument(command))
     if len(command) < LONG:
         return f"{prepare}exec setsid bash -c {quoted}"
