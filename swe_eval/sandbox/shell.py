@@ -111,6 +111,7 @@ class Shell:
             code = self._discard()
             if isinstance(error, EOFError) and not 128 < code <= 128 + signal.SIGRTMAX:
                 raise SandboxError(f"lost the sandbox, or its engine: exit code {code}, {_last_line(kept)}") from None
+            self.run(":", timeout=GRACE)  # an engine can be slow to notice that it was the sandbox that died
             return Completed(kept.joined, KILLED, is_late)
         return Completed(kept.joined, code, is_late and code == KILLED)
 
