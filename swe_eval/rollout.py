@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import InfraError, SandboxError
+from swe_eval.history import scrub
 from swe_eval.mini import Agent, ContextWindowExceededError, Stopped, make_agent
 from swe_eval.run_dir import RunDir, Trial, write_text
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes
@@ -57,18 +58,20 @@ def roll_out(
     started = time.monotonic()
     with sandboxes.start(instance, "rollout") as sandbox:
         base = _head(sandbox)
+        about: dict[str, Any] = {"git_history": asdict(scrub(sandbox))}
         agent = make_agent(trial, endpoint, settings, sandbox, is_stopping)
         try:
             exit_status, patch = _run(agent, instance)
         except InfraError as error:
-            _save(agent, run, trial, exit_status=type(error.__cause__ or error).__name__, submission="")
+            about |= {"exit_status": type(error.__cause__ or error).__name__, "submission": ""}
+            _save(agent, run, trial, about)
             raise
         source: Literal["submitted", "rescued", "none"] = "submitted" if exit_status == "Submitted" else "none"
         if source == "none" and settings.agent.rescue and (patch := _work_since(base, sandbox)):
             source = "rescued"
     rollout = Rollout(exit_status, patch, source, agent.n_calls, time.monotonic() - started)
-    how = {"exit_status": exit_status, "submission_source": source, "seconds": rollout.seconds}
-    _save(agent, run, trial, submission=patch, **how)
+    about |= {"exit_status": exit_status, "submission": patch}
+    _save(agent, run, trial, about | {"submission_source": source, "seconds": rollout.seconds})
     write_text(run.prediction(trial), patch)  # last: this is what makes the rollout done
     return rollout
 
@@ -101,6 +104,6 @@ def _work_since(base: str, sandbox: Sandbox) -> str:
     return done.output.decode("utf-8", "surrogateescape") if done.returncode == 0 else ""
 
 
-def _save(agent: Agent, run: RunDir, trial: Trial, **info: Any) -> None:
+def _save(agent: Agent, run: RunDir, trial: Trial, info: dict[str, Any]) -> None:
     about = {"info": info, "instance_id": trial.instance_id, "adapter": trial.adapter, "sample": trial.sample}
     write_text(run.trajectory(trial), json.dumps(agent.save(None, about), indent=1))

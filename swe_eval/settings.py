@@ -331,9 +331,11 @@ class DockerSandbox(Group):
     grading_network: str
     """Network of the container that runs the tests; the official harness has one."""
     memory: str
-    """Memory per container, as docker writes it."""
+    """Memory per container, as docker writes it; none of it is swapped."""
     pids_limit: PositiveInt
     """Processes per container."""
+    cpus: PositiveFloat | None
+    """CPUs per container; null is all."""
     start_timeout: Annotated[PositiveFloat, Free]
     """Seconds to get an image and start a container of it."""
     build_args: Annotated[dict[str, str], Free, Field(exclude=True)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import BASE_IMAGE
 from transformers import AutoModelForCausalLM, DeepseekV3Config
 
 from bench.true_size import DIMENSIONS, LAYERS, config_of, parameters
@@ -24,13 +25,20 @@ FIGURES = {
         for kind in ("none", "8bit", "4bit")
         for figure in ("weights_gb", "host_peak_gb", "load_s", *RATES)
     },
+    "sandboxes": {"step_ms", "step_ms_8", "step_ratio_of_mini", "step_ratio_of_mini_8", "start_s", "stop_s"},
     "serving": {"throughput_ratio_16", "reuse_speedup_20_turns", "reuse_speedup_own", "mixed_adapters_ratio"},
 }
 
 
-@pytest.mark.parametrize("name", FIGURES)
+IN_DOCKER = {"sandboxes": ["--base", BASE_IMAGE]}
+"""Options of those that need an engine."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.docker) if name in IN_DOCKER else name for name in FIGURES]
+)
 def test_a_benchmark_ends_with_one_json_object_of_its_figures(name):
-    command = [sys.executable, "-m", f"bench.{name}", "--quick"]
+    command = [sys.executable, "-m", f"bench.{name}", "--quick", *IN_DOCKER.get(name, ())]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])

@@ -46,6 +46,7 @@ def test_a_submission_is_the_patch(rolled):
     assert (rollout.exit_status, rollout.source, rollout.turns) == ("Submitted", "submitted", 2)
     assert rollout.model_patch.endswith("+# touched\n")
     assert trajectory["info"]["submission_source"] == "submitted"
+    assert trajectory["info"]["git_history"].keys() == {"refs_removed", "objects_removed", "seconds"}
 
 
 @pytest.mark.parametrize(

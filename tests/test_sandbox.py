@@ -20,10 +20,15 @@ from pathlib import Path
 
 import pytest
 from conftest import BASE_IMAGE
+from minisweagent.exceptions import Submitted
 from sandbox_fixtures import OVERRIDES, is_running, what_is_left
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
+from swe_eval.grading import grade
+from swe_eval.mini import SandboxEnvironment
+from swe_eval.run_dir import RunDir, Trial, write_text
+from swe_eval.sandbox import owner, shell
 from swe_eval.sandbox.capture import CAP, KEEP
 from swe_eval.sandbox.docker import DockerSandbox
 from swe_eval.sandbox.local import LocalSandbox, own_processes
@@ -109,6 +114,40 @@ class TestCommands:
         assert time.monotonic() - started < SOON
         assert b"started\n" in done.output
         assert (done.returncode, done.timed_out) == (0, False)
+        assert sandbox.run("sleep 0.2; echo on", timeout=60) == Completed(b"on\n", 0)
+
+    @pytest.mark.parametrize(
+        ("command", "done"),
+        [
+            ("echo a; exit 3; echo b", Completed(b"a\n", 3)),
+            ("set -e; echo a; false; echo b", Completed(b"a\n", 1)),
+            ("exec echo a", Completed(b"a\n", 0)),
+            ("trap 'echo a' EXIT; exit 4", Completed(b"a\n", 4)),
+            ("trap '' TERM; kill $$; echo a", Completed(b"a\n", 0)),
+            ("exec 1>&- 2>&-; echo a; exit 5", Completed(b"", 5)),
+            ('for fd in {0..99}; do eval "exec $fd>&-"; done; exit 6', Completed(b"", 6)),
+            ("ulimit -n 3; ulimit -f 0; umask 777; echo a", Completed(b"a\n", 0)),
+            ("function exit() { echo a; }; alias true=false; set -f -u; exit", Completed(b"a\n", 0)),
+            ("echo a; kill -TERM $PPID; exit 7", Completed(b"a\n", 7)),
+            ("echo 'a\n(", Completed(b"bash: -c: line 1: unexpected EOF while looking for matching `''\n", 2)),
+            ("no-such-command", Completed(b"bash: line 1: no-such-command: command not found\n", 127)),
+        ],
+    )
+    def test_whatever_it_does_to_its_shell_it_does_to_its_own(
+        self, sandbox: Sandbox, command: str, done: Completed
+    ) -> None:
+        """A command's shell is bash's ``-c``, and the next command has another one."""
+        assert sandbox.run(command, timeout=60) == done
+        assert sandbox.run("echo on; umask", timeout=60) == Completed(b"on\n0022\n", 0)
+
+    def test_signals_have_their_default_meaning(self, sandbox: Sandbox) -> None:
+        """A command inherits no ignored signal: Python raises KeyboardInterrupt, a closed pipe ends a writer."""
+        done = sandbox.run("grep -E '^Sig(Blk|Ign)' /proc/self/status; yes | head -n 1", timeout=60)
+        assert done.text.split() == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16, "y"]
+
+    def test_it_has_three_open_files(self, sandbox: Sandbox) -> None:
+        """Nothing of ours is open in a command; ``ls`` adds its own."""
+        assert sandbox.run("ls /proc/self/fd", timeout=60) == Completed(b"0\n1\n2\n3\n", 0)
 
     def test_command_can_destroy_the_repository(self, sandbox: Sandbox) -> None:
         """That is the model's doing: later commands fail, and the sandbox is not to blame."""
@@ -134,11 +173,12 @@ class TestBytes:
         assert same
         assert sandbox.run("git status --porcelain", timeout=60) == Completed(b"", 0)
 
-    def test_command_longer_than_the_kernel_takes(self, sandbox: Sandbox) -> None:
-        """It is refused as a shell would refuse it, and the sandbox lives on."""
-        done = sandbox.run("echo " + "x" * 200_000, timeout=60)
-        assert done == Completed(b"bash: Argument list too long\n", 126)
-        assert sandbox.run("echo on", timeout=60) == Completed(b"on\n", 0)
+    @pytest.mark.parametrize("size", [31_000, 300_000, 3_000_000])
+    def test_command_of_any_size(self, sandbox: Sandbox, size: int) -> None:
+        """Longer than the kernel takes as an argument, in characters of any length, it is what it would be if short."""
+        done = sandbox.run(f"echo $0 $# '{'€' * (size // 3)}'; (exit 3)\n", timeout=60)
+        same = done == Completed(b"bash 0 " + "€".encode() * (size // 3) + b"\n", 3)
+        assert same
 
     def test_command_that_is_no_text(self, sandbox: Sandbox) -> None:
         """NUL is left out, a lone surrogate is a question mark, and the rest is UTF-8."""
@@ -186,7 +226,7 @@ class TestLimits:
         tracemalloc.stop()
         assert peak < 10 * KEEP < CAP
         assert 2 * KEEP < len(done.output) < 2 * KEEP + 100
-        assert (done.timed_out, done.returncode) == (False, -9)
+        assert (done.timed_out, done.returncode) == (False, 137)
         assert not is_running(sandbox, command)
 
     def test_middle_of_long_output_is_cut_out(self, sandbox: Sandbox) -> None:
@@ -295,6 +335,117 @@ class TestDocker:
         yield replace(calc, row={**calc.row, "image": image}, context=context)
         subprocess.run(["docker", "image", "rm", "--force", image], capture_output=True)
 
+    @pytest.mark.parametrize("command", ["timeout 300 {nap}", "set -m; {nap} & wait", "({nap}; echo) | cat"])
+    def test_process_group_of_its_own_is_no_escape(self, sandbox: Sandbox, nap: str, command: str) -> None:
+        """What a late command started is killed in whichever process group it is."""
+        assert sandbox.run(command.format(nap=nap), timeout=1) == Completed(b"", 137, timed_out=True)
+        assert not is_running(sandbox, nap)
+
+    def test_environment_is_that_of_docker_exec(self, sandbox: DockerSandbox) -> None:
+        """A command's variables, directory and shell are those that mini-swe-agent's own environment gives it."""
+        look = 'env | sort; echo "$0 $# $SHLVL $- $OLDPWD"; pwd; umask; ulimit -a; trap; alias; shopt; set -o; tty; id'
+        enter = ["docker", "exec", "-w", "/testbed", "-e", "A=b c", sandbox.container, "bash", "-c", look]
+        expected = subprocess.run(enter, capture_output=True)
+        assert sandbox.run(look, timeout=60, env={"A": "b c"}) == Completed(expected.stdout, expected.returncode)
+
+    def test_background_process_goes_on(self, sandbox: Sandbox) -> None:
+        """A server that one command starts is there for the next."""
+        sandbox.run("python3 -m http.server --bind 127.0.0.1 8000 &> server.log &", timeout=60)
+        ask = "until python3 -c 'import urllib.request as u; u.urlopen(\"http://127.0.0.1:8000\")'; do sleep 1; done"
+        assert sandbox.run(f"({ask}) 2> /dev/null; grep -c GET server.log", timeout=30) == Completed(b"1\n", 0)
+
+    @pytest.mark.parametrize("wait", ["", "; sleep 300"], ids=["left behind", "waited for"])
+    def test_fork_bomb(self, settings: Callable[..., Settings], calc: Instance, run_id: str, wait: str) -> None:
+        """It fills its container with processes and fails nothing of ours; what ends it gives the next command room."""
+        chosen = settings(*OVERRIDES["docker"], "sandbox.memory=1g", "sandbox.pids_limit=128")
+        with sandboxes(chosen, run_id) as backend, backend.start(calc, "rollout") as sandbox:
+            bomb = "bomb() { bomb | bomb & sleep 100; }; bomb &> /dev/null"
+            sandbox.run(f"{bomb} &{wait}", timeout=3)
+            if not wait:
+                sandbox.run("kill -KILL -1", timeout=60)
+            assert sandbox.run("/bin/echo on", timeout=60) == Completed(b"on\n", 0)
+
+    @pytest.mark.parametrize(("signal", "is_late"), [("KILL", False), ("STOP", True)])
+    def test_shell_that_is_lost_is_replaced(
+        self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, signal: str, is_late: bool
+    ) -> None:
+        """A command can end or stop the shell around it: it ends with it, and the next one has another."""
+        monkeypatch.setattr(shell, "GRACE", 3)
+        done = sandbox.run(f"touch kept; echo before; kill -{signal} $PPID", timeout=3)
+        assert done == Completed(b"before\n", 137, is_late)
+        assert sandbox.run("ls kept", timeout=60) == Completed(b"kept\n", 0)
+
+    @pytest.mark.parametrize("command", ["rm $(which bash)", "rm -rf /bin/* /usr/bin/*", "rm -r /tmp /dev/shm/*"])
+    @pytest.mark.parametrize("end", ["", "; kill -KILL $PPID"], ids=["", "and its shell"])
+    def test_image_that_is_broken_inside(self, sandbox: Sandbox, command: str, end: str) -> None:
+        """A model that takes its own tools away sees its commands fail; nothing of ours has failed."""
+        sandbox.run(f"{command}{end}", timeout=60)
+        for _ in range(2):
+            assert isinstance(sandbox.run("/bin/ls -d /etc", timeout=60), Completed)
+
+    def test_zombies_are_reaped(self, sandbox: Sandbox) -> None:
+        """Orphans that end leave no entry behind."""
+        sandbox.run("for i in {1..50}; do (sleep 0.1 &); done; sleep 2", timeout=60)
+        assert sandbox.run("grep -c '^State:.Z' /proc/[0-9]*/status | grep -c ':1$'", timeout=60).text == "0\n"
+
+    def test_agent_has_few_privileges(self, backend: Sandboxes, calc: Instance) -> None:
+        """What root needs for files and users, and no more; the grader has what the official harness's root has."""
+        status = "grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status | cut -f 2; ulimit -c"
+        with backend.start(calc, "rollout") as sandbox:
+            assert sandbox.run(status, timeout=60).text.split() == ["00000000000000fb", "00000000000000fb", "1", "0"]
+            as_user = "chown nobody calc.py && su nobody -s /bin/bash -c 'id -un; stat -c %U calc.py'"
+            assert sandbox.run(as_user, timeout=60) == Completed(b"nobody\nnobody\n", 0)
+        with backend.start(calc, "grading") as sandbox:
+            assert sandbox.run(status, timeout=60).text.split()[2:] == ["0", "0"]
+
+    def test_container_is_gone_in_a_second(self, backend: Sandboxes, calc: Instance) -> None:
+        """Whatever runs in it."""
+        with backend.start(calc, "rollout") as sandbox:
+            sandbox.run("trap '' TERM; sleep 300 & true", timeout=60)
+            started = time.monotonic()
+        assert time.monotonic() - started < 2
+
+    def test_crlf_survives_from_submission_to_verdict(
+        self, backend: Sandboxes, own_image: Instance, settings: Callable[..., Settings], tmp_path: Path
+    ) -> None:
+        """The patch of a file with CRLF is submitted, recorded, applied and graded byte for byte."""
+        assert own_image.context
+        source = own_image.context / "repo/calc.py"
+        source.write_bytes(source.read_bytes().replace(b"\n", b"\r\n"))
+        fix = "sed -i 's/left, right = stack/right, left = stack/' calc.py && git diff > patch.txt"
+        with backend.start(own_image, "rollout") as sandbox, pytest.raises(Submitted) as submitted:
+            agent = SandboxEnvironment(sandbox, settings(*OVERRIDES["docker"]), {})
+            agent.execute({"command": f"{fix}; echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT; cat patch.txt"})
+        run, trial = RunDir(tmp_path), Trial("arm", own_image.instance_id)
+        write_text(run.prediction(trial), submitted.value.messages[0]["extra"]["submission"])
+        assert run.read_patch(trial).count("\r\n") == 8
+        assert grade(own_image, "arm", run.read_patch(trial), backend, tmp_path / "graded", 60)["outcome"] == "resolved"
+
+    def test_next_run_of_any_name_removes_what_a_killed_one_left(
+        self, settings: Callable[..., Settings], calc: Instance, run_id: str
+    ) -> None:
+        """A container goes once the process that started it is gone; that of a run that lives stays."""
+        spawn, others = multiprocessing.get_context("spawn"), [f"{run_id}-killed", f"{run_id}-alive"]
+        chosen, ready = settings(*OVERRIDES["docker"]), [spawn.Event(), spawn.Event()]
+        runs = [
+            spawn.Process(target=hold, args=(chosen, name, calc, is_ready))
+            for name, is_ready in zip(others, ready, strict=True)
+        ]
+        try:
+            for process, is_ready in zip(runs, ready, strict=True):
+                process.start()
+                assert is_ready.wait(60)
+            runs[0].kill()
+            runs[0].join()
+            with sandboxes(chosen, run_id):
+                assert [len(what_is_left("docker", name)) for name in others] == [0, 1]
+        finally:
+            for process in runs:
+                process.kill()
+                process.join()
+            with sandboxes(chosen, run_id):
+                assert [len(what_is_left("docker", name)) for name in others] == [0, 0]
+
     @pytest.mark.parametrize(("purpose", "interfaces"), [("rollout", b"lo\n"), ("grading", b"eth0\nlo\n")])
     def test_network(self, backend: Sandboxes, calc: Instance, purpose: str, interfaces: bytes) -> None:
         """The agent has none, so it cannot look the fix up; the tests have one, as in the official harness."""
@@ -304,8 +455,9 @@ class TestDocker:
     def test_commands_cannot_end_the_container(self, sandbox: Sandbox) -> None:
         """Process 1 is beyond the reach of what a command kills."""
         assert isinstance(sandbox, DockerSandbox)  # anywhere else this would end every process of the user
+        sandbox.run("for signal in {1..64}; do kill -$signal 1; done", timeout=60)
         for signal in ("TERM", "HUP", "INT", "USR1", "KILL"):
-            sandbox.run(f"kill -{signal} 1; kill -{signal} -1", timeout=60)
+            sandbox.run(f"kill -{signal} -1", timeout=60)
         assert sandbox.run("echo on", timeout=60) == Completed(b"on\n", 0)
 
     def test_command_that_is_killed_is_a_result(self, sandbox: Sandbox) -> None:
@@ -321,13 +473,14 @@ class TestDocker:
             assert sandbox.run(f'python3 -c "{greedy}"', timeout=60) == Completed(b"", 137)
             assert sandbox.run("echo on", timeout=60) == Completed(b"on\n", 0)
 
-    def test_engine_that_is_lost_is_no_result(self, sandbox: DockerSandbox, tmp_path: Path) -> None:
-        """A client that loses its engine ends without a word: half an output is never taken for a whole one."""
+    @pytest.mark.parametrize("meanwhile", ["", 'timeout --foreground 2 docker "$@"'], ids=["before it", "during it"])
+    def test_engine_that_is_lost_is_no_result(self, sandbox: DockerSandbox, tmp_path: Path, meanwhile: str) -> None:
+        """A client that loses its engine ends with a code of its own: half an output is never taken for a whole one."""
         cut = tmp_path / "docker"
-        cut.write_text('#!/bin/sh\n[ "$1" = exec ] && { echo half; exit 255; }\nexec docker "$@"\n')
+        cut.write_text(f'#!/bin/sh\n[ "$1" = exec ] || exec docker "$@"\n{meanwhile}\necho unexpected EOF; exit 1\n')
         cut.chmod(0o755)
-        with pytest.raises(SandboxError, match="the container died, or its engine: exit code 255"):
-            DockerSandbox(str(cut), sandbox._container).run("echo half; echo whole", timeout=60)
+        with pytest.raises(SandboxError, match="exit code 1, unexpected EOF"):
+            DockerSandbox(str(cut), sandbox.container).run("echo half; sleep 9; echo whole", timeout=60)
 
     def test_container_that_is_killed_is_no_result(self, sandbox: Sandbox) -> None:
         """Killed from outside, during a command or before it: an error of ours."""
@@ -386,3 +539,15 @@ def test_no_docker_command(settings: Callable[..., Settings], run_id: str) -> No
     """Without the command, its setting is named in one line."""
     with pytest.raises(UserError, match=r"^sandbox\.executable=/nonexistent: No such file or directory; write .*$"):
         sandboxes(settings("sandbox=docker", "sandbox.executable=/nonexistent"), run_id).__enter__()
+
+
+def test_owner_is_gone_once_it_has_ended() -> None:
+    """A process's name tells whether it still runs, on this machine and for this user; anything else may still run."""
+    here = owner.this_process()
+    sleeper = subprocess.Popen(["sleep", "60"])
+    theirs = here.replace(f"/{os.getpid()}/", f"/{sleeper.pid}/")
+    ended = f"{theirs.rpartition('/')[0]}/{owner._started(sleeper.pid)}"
+    assert owner.is_gone(theirs)
+    assert not any(owner.is_gone(name) for name in (here, ended, f"other{theirs}", ""))
+    sleeper.kill()
+    assert sleeper.wait() and owner.is_gone(ended)

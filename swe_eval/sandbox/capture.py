@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import selectors
 import signal
@@ -19,6 +18,8 @@ KEEP = 8 << 20
 """Bytes kept of the head of an output, and as many of its tail."""
 CAP = 256 << 20
 """Bytes after which a command is killed. (``yes`` took 15 GB of the stock runner in 5 s, and then the machine.)"""
+LONG = 32_000
+"""Characters of a command that may be too many for an argument (the kernel takes 131,071 bytes)."""
 
 
 def capture(
@@ -45,16 +46,15 @@ def capture(
             start_new_session=True,
         )
     except OSError as error:
-        if error.errno == errno.E2BIG:  # the command's own doing
-            return Completed(f"bash: {error.strerror}\n".encode(), 126)
         raise SandboxError(f"{argv[0]}: {error.strerror}") from error
     try:
         output, timed_out = _drain(process, time.monotonic() + timeout)
     finally:
-        _kill_group(process)
+        kill_group(process)
         assert process.stdout
         process.stdout.close()
-    return Completed(output, process.returncode, timed_out)
+    code = process.returncode
+    return Completed(output, code if code >= 0 else 128 - code, timed_out)  # as a shell says it
 
 
 def argument(command: str) -> str:
@@ -62,16 +62,38 @@ def argument(command: str) -> str:
     return command.replace("\0", "").encode("utf-8", "replace").decode()
 
 
+class Kept:
+    """Output as it comes in: the first ``KEEP`` bytes, the last ones, and how many there were."""
+
+    def __init__(self) -> None:
+        self._head, self._tail, self.total = bytearray(), bytearray(), 0
+
+    def add(self, chunk: bytes) -> None:
+        """The next piece of it."""
+        self.total += len(chunk)
+        room = max(0, KEEP - len(self._head))
+        self._head += chunk[:room]
+        self._tail += chunk[room:]
+        del self._tail[:-KEEP]
+
+    @property
+    def joined(self) -> bytes:
+        """What is kept, with the number of bytes that are not."""
+        cut = self.total - len(self._head) - len(self._tail)
+        middle = b"\n[... %d bytes cut out ...]\n" % cut if cut else b""
+        return bytes(self._head) + middle + bytes(self._tail)
+
+
 def _drain(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bool]:
     """Read until the process ends, the deadline passes or ``CAP`` is reached: (what is kept, whether it was late)."""
     assert process.stdout
-    head, tail, total = bytearray(), bytearray(), 0
+    kept = Kept()
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        while total < CAP:
+        while kept.total < CAP:
             left = deadline - time.monotonic()
             if left <= 0:
-                return _joined(head, tail, total), True
+                return kept.joined, True
             has_ended = process.poll() is not None
             if not selector.select(0 if has_ended else min(left, 0.1)):
                 if has_ended:
@@ -80,26 +102,17 @@ def _drain(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bo
             chunk = os.read(process.stdout.fileno(), 1 << 16)
             if not chunk:
                 break
-            total += len(chunk)
-            room = KEEP - len(head)
-            head += chunk[:room]
-            tail += chunk[room:] if room > 0 else chunk
-            del tail[:-KEEP]
-    if total < CAP:
+            kept.add(chunk)
+    if kept.total < CAP:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            return _joined(head, tail, total), True
-    return _joined(head, tail, total), False
+            return kept.joined, True
+    return kept.joined, False
 
 
-def _joined(head: bytearray, tail: bytearray, total: int) -> bytes:
-    cut = total - len(head) - len(tail)
-    middle = b"\n[... %d bytes cut out ...]\n" % cut if cut else b""
-    return bytes(head) + middle + bytes(tail)
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a session, and what is still in its process group."""
     with suppress(ProcessLookupError, PermissionError):  # nothing left (macOS says it the second way)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

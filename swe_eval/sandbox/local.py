@@ -20,7 +20,7 @@ from pathlib import Path
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
-from swe_eval.sandbox.capture import argument, capture
+from swe_eval.sandbox.capture import LONG, argument, capture
 from swe_eval.sandbox.sandbox import Completed, Purpose
 
 SETUP = "setup.sh"
@@ -39,7 +39,7 @@ class LocalSandbox:
     def run(self, command: str, *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
         """See ``Sandbox.run``. ``BASH_ENV`` is left out: it names a file inside an image."""
         given = {key: value for key, value in (env or {}).items() if key != "BASH_ENV"}
-        argv = ["env", "-C", str(self._repository), "bash", "-c", argument(command)]
+        argv = ["env", "-C", str(self._repository), "bash", "-c", self._argument(command)]
         done = capture([*own_processes(), *argv], timeout=timeout, env=self._environment() | given)
         if not self._root.is_dir():  # whatever the command says, it says it of a repository that was being removed
             raise SandboxError("local sandbox: its directory is gone")
@@ -53,6 +53,11 @@ class LocalSandbox:
         except OSError as error:
             raise SandboxError(f"local sandbox: {error}") from error
         return str(path)
+
+    def _argument(self, command: str) -> str:
+        if len(text := argument(command)) < LONG:
+            return text
+        return f'eval "$(cat {shlex.quote(self.put("command", text.encode()))})"'
 
     def make_repository(self, instance: Instance) -> None:
         """Run the task's own set-up script."""

@@ -20,6 +20,7 @@ class Completed:
     output: bytes
     """Standard output and error, interleaved; the middle is cut out of what is larger than ``capture.KEEP``."""
     returncode: int
+    """As a shell says it: 128 and the signal's number for what was killed, be it for too much output."""
     timed_out: bool = False
     """Killed, with everything it had started, because its time was over."""
 

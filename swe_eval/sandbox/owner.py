@@ -1,0 +1,42 @@
+"""Whose a container is: a name for a process that no other one on any machine ever has, and whether it still runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PROC = Path("/proc")
+
+
+def this_process() -> str:
+    """The name of this process; empty where the system does not tell (it has no /proc)."""
+    pid = os.getpid()
+    started = _started(pid)
+    return f"{_place()}/{pid}/{started}" if started else ""
+
+
+def is_gone(name: str) -> bool:
+    """Whether that process has ended: known of this user's on this machine alone, any other may still run."""
+    place, *process = name.rsplit("/", 2)
+    if len(process) != 2 or place != _place():
+        return False
+    pid, started = process
+    return _started(int(pid)) != started
+
+
+def _place() -> str:
+    """This boot of this machine, its space of process ids as containers have their own, and the user."""
+    try:
+        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.stat(PROC / 'self/ns/pid').st_ino}/{os.getuid()}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str | None:
+    """Clock ticks from the boot to the start of a process; None if there is none."""
+    try:
+        after_name = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(") ")[2].split()
+    except OSError:
+        return None
+    return after_name[19] if after_name[0] not in "ZX" else None
