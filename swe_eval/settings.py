@@ -338,6 +338,8 @@ class DockerSandbox(Group):
     """CPUs per container; null is all."""
     start_timeout: Annotated[PositiveFloat, Free]
     """Seconds to get an image and start a container of it."""
+    min_free_gb: Annotated[NonNegativeFloat, Free]
+    """10^9 bytes that stay free where the engine keeps images; what we pulled makes room, the longest unused first."""
     build_args: Annotated[dict[str, str], Free, Field(exclude=True)]
     """Build arguments for images that a task repo builds itself; they may be secret, so no file has them."""
 

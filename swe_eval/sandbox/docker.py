@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -12,6 +10,7 @@ from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
 from swe_eval.sandbox import owner
 from swe_eval.sandbox.capture import capture
+from swe_eval.sandbox.images import Images, last_line
 from swe_eval.sandbox.sandbox import Completed, Purpose
 from swe_eval.sandbox.shell import Shell, command_script, put_script
 from swe_eval.settings import DockerSandbox as DockerSettings
@@ -58,7 +57,7 @@ class DockerSandbox:
     def _kill_all(self) -> None:
         done = capture([self._executable, "kill", "--signal", "USR1", self.container], timeout=60)
         if done.returncode:
-            raise SandboxError(f"the container died, or its engine: {_last_line(done)}")
+            raise SandboxError(f"the container died, or its engine: {last_line(done)}")
 
 
 class DockerSandboxes:
@@ -66,27 +65,26 @@ class DockerSandboxes:
 
     def __init__(self, settings: DockerSettings, run_id: str) -> None:
         self._settings, self._run_id = settings, run_id
-        self._image_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self.images = Images(self._docker, settings)
         try:
             answer = self._docker("info", timeout=60)
         except SandboxError as error:
             raise UserError(f"sandbox.executable={error}; write the name of the docker command") from None
         if answer.returncode:
-            raise UserError(f"sandbox=docker: no engine answers ({_last_line(answer)}); start it, or write sandbox=...")
+            raise UserError(f"sandbox=docker: no engine answers ({last_line(answer)}); start it, or write sandbox=...")
 
     @contextmanager
     def start(self, instance: Instance, purpose: Purpose) -> Iterator[DockerSandbox]:
         """See ``Sandboxes.start``. A missing image is built if the instance has a build context, else pulled."""
-        with self._image_locks[instance.image]:
-            self._ensure_image(instance)
         container = f"swe_eval-{secrets.token_hex(8)}"
         sandbox = DockerSandbox(self._settings.executable, container)
-        try:
-            self._start_container(container, instance.image, purpose)
-            yield sandbox
-        finally:
-            sandbox.close()
-            self._docker("rm", "--force", "--volumes", container, timeout=120)
+        with self.images.using(instance):
+            try:
+                self._start_container(container, instance.image, purpose)
+                yield sandbox
+            finally:
+                sandbox.close()
+                self._docker("rm", "--force", "--volumes", container, timeout=120)
 
     def remove_all(self) -> None:
         """See ``Sandboxes.remove_all``; containers of other runs, too, once the process that started them is gone."""
@@ -95,18 +93,6 @@ class DockerSandboxes:
         rows = [row for line in listed.text.splitlines() if len(row := line.split(" ")) == 3]
         if left := [row[0] for row in rows if row[1] == self._run_id or owner.is_gone(row[2])]:
             self._docker("rm", "--force", "--volumes", *left, timeout=300)
-
-    def _ensure_image(self, instance: Instance) -> None:
-        if self._docker("image", "inspect", instance.image, timeout=60).returncode == 0:
-            return
-        if instance.context is not None and (instance.context / "Dockerfile").is_file():
-            arguments = [f"--build-arg={key}={value}" for key, value in self._settings.build_args.items()]
-            command = ["build", "--force-rm", "--tag", instance.image, *arguments, str(instance.context)]
-        else:
-            command = ["pull", instance.image]
-        done = self._docker(*command, timeout=self._settings.start_timeout)
-        if done.returncode or done.timed_out:
-            raise SandboxError(f"image {instance.image} is missing; docker {command[0]}: {_last_line(done)}")
 
     def _start_container(self, name: str, image: str, purpose: Purpose) -> None:
         labels = (f"{LABEL}={self._run_id}", f"{OWNER}={owner.this_process()}", f"{LABEL}.purpose={purpose}")
@@ -117,7 +103,7 @@ class DockerSandboxes:
             timeout=self._settings.start_timeout,
         )
         if done.returncode:
-            raise SandboxError(f"cannot start {image}: {_last_line(done)}")
+            raise SandboxError(f"cannot start {image}: {last_line(done)}")
 
     def _limits(self, purpose: Purpose) -> Iterator[str]:
         settings = self._settings
@@ -133,7 +119,3 @@ class DockerSandboxes:
 
     def _docker(self, *arguments: str, timeout: float) -> Completed:
         return capture([self._settings.executable, *arguments], timeout=timeout)
-
-
-def _last_line(done: Completed) -> str:
-    return (done.text.strip().splitlines() or ["no answer in time"])[-1]
