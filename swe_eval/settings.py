@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -347,8 +348,8 @@ class Settings(Group):
     """The run directory; the same one continues the run in it."""
     seed: NonNegativeInt
     """Seeds the sampling of every trial."""
-    workers: Annotated[PositiveInt, Free]
-    """Rollouts at once."""
+    workers: Annotated[int | Literal["auto"], BeforeValidator(lambda given: _is_auto_or_positive(given)), Free]
+    """Rollouts at once; auto has as many as the server has memory for, and says how many where that is not told."""
     grade_workers: Annotated[PositiveInt, Free]
     """Gradings at once."""
     model: ModelSettings
@@ -467,6 +468,12 @@ def _is_named(path: Path) -> Path:
     if path == Path():
         raise ValueError("is empty; write the directory of the run")
     return path
+
+
+def _is_auto_or_positive(workers: Any) -> Any:
+    if workers == "auto" or (type(workers) is int and workers > 0):
+        return workers
+    raise ValueError(f"write auto, or how many rollouts at once, not {workers!r}")
 
 
 def _adapter(name: str, path: str | None) -> AdapterSettings:

@@ -15,6 +15,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 FIGURES = {
     "overhead": {"step_ms", "step_ratio", "trial_s", "grade_s", "help_s", "help_ratio"},
+    "admission": {"auto_over_best_fixed"},
     "serving": {"throughput_ratio_16", "reuse_speedup_20_turns", "reuse_speedup_own", "mixed_adapters_ratio"},
 }
 

@@ -63,6 +63,8 @@ def test_every_option_of_every_group_makes_valid_settings(option, tmp_path):
         (["benchmark.instance_ids=[]"], "benchmark.instance_ids: tuple should have at least 1 item"),
         (["agent.temperature=inf"], "agent.temperature: input should be a finite number"),
         (["serving=external", "serving.base_url=http://me:secret@host/v1"], "serving.base_url: string should match"),
+        (["workers=0"], "workers: write auto, or how many rollouts at once, not 0"),
+        (["workers=many"], "workers: write auto, or how many rollouts at once, not 'many'"),
         (["lora=list", "lora.adapters=[{name: a/b, path: /x}]"], "lora.adapters.0.name: 'a/b' cannot be a file name"),
     ],
 )
