@@ -99,7 +99,7 @@ def measure(job: Job, kv_tokens: int, workers: int | Literal["auto"], limit: flo
     with served(kv_tokens, job.speed) as endpoint, tempfile.TemporaryDirectory() as folder:
         gate = Gate(job.agents if workers == "auto" else workers)
         log = Path(folder) / "load.jsonl"
-        steered = admission.steered({"simulated": endpoint}, gate, "auto", log, print, POLL / job.speed)
+        steered = admission.steered(lambda: [endpoint], gate, "auto", log, print, POLL / job.speed)
         began = time.perf_counter()
 
         def roll_out(trial: Trial, turns: Turns) -> bool:
@@ -154,7 +154,7 @@ def served(kv_tokens: int, speed: float) -> Iterator[Endpoint]:
 
 def hit_rate(endpoint: Endpoint) -> float:
     """Tokens that the prefix cache knew, over all tokens of prompts."""
-    with closing(LoadReader({"simulated": endpoint})) as reader:
+    with closing(LoadReader(lambda: [endpoint])) as reader:
         load = reader.read()
     return load.prefix_hits / load.prefix_queries if load and load.prefix_queries else math.nan
 

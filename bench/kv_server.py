@@ -4,7 +4,8 @@ Answers take the time of an engine that reads prompts at a fixed pace and writes
 KV cache holds so many tokens and no more: a conversation that nobody computes stays until the room is needed, the least
 recently used one first, from its end; what was forgotten is read again at the next turn. If those that are computed
 need more than there is, the newest one is preempted and starts again later. So the share of prompts that it still knows
-falls off a cliff once the conversations at work need more than the cache, as published measurements show for vLLM.
+falls off a cliff once the conversations at work need more than the cache, as published for a real engine (InferenceX,
+issue 2268: 97% with 8 agents, 39% with 16, 5% with 32).
 
 Messages hold no text but the number of tokens that they stand for, the last one of a request that of the answer.
 """

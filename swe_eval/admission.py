@@ -1,8 +1,8 @@
 """``workers=auto``: as many agents at once as the server has memory for, found out while they work.
 
 A server that computes more conversations than its KV cache holds throws away what it will need a turn later: the prefix
-hits of its agents fall from nearly all to nearly none, and every turn reads its whole conversation again (published for
-vLLM: 97% with 8 agents, 39% with 16, 5% with 32). How many fit depends on the model, the device and how long the
+hits of its agents fall from nearly all to nearly none, and every turn reads its whole conversation again (InferenceX,
+issue 2268: 97% with 8 agents, 39% with 16, 5% with 32). How many fit depends on the model, the device and how long the
 conversations are by now, so what is steered is the number of tokens that conversations may have together: it is doubled
 until the server shows trouble, then lowered by a part, and raised by a little. Agents that began first go first; the
 newest ones wait before their next turn.
@@ -14,7 +14,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,14 @@ from swe_eval.run_dir import now
 from swe_eval.serving.load import Load, LoadReader
 from swe_eval.serving.server import Endpoint
 
+# these were found with the engine of bench/kv_server.py: conversations long and short, commands fast and slow
 FIRST = 4 * NEW
 """Tokens to begin with."""
 LOWER = 0.85
 RAISE = 0.25
-"""Of a conversation of mean length, per round."""
+"""Of a conversation of mean length, in the first round after trouble ..."""
+PATIENCE = 10
+"""... and twice as much after so many more: the trouble may have passed, or was none."""
 HASTE = 0.1
 """Part of a round after which trouble is believed."""
 FADE = 0.98
@@ -67,7 +70,8 @@ class Round:
     @property
     def is_troubled(self) -> bool:
         """The server loses what it has computed, or is about to."""
-        return self._is_forgetting or self._preempted or self._kv_use > 0.95 or self._waiting > self._agents / 4
+        is_queueing = self._waiting > 2 + self._agents / 4
+        return self._is_forgetting or self._preempted or self._kv_use > 0.95 or is_queueing
 
     @property
     def is_calm(self) -> bool:
@@ -118,6 +122,8 @@ class Budget:
         self._looks: list[Look] = []
         self._best = 0.0
         self._is_doubling = True
+        self._raised = 0
+        """Times, since it was lowered."""
         self._is_settling = False
         """For a round after it was lowered: what is under way is still too much."""
 
@@ -139,11 +145,12 @@ class Budget:
 
     def _raise(self, traffic: Traffic) -> None:
         mean = traffic.tokens / max(1, traffic.agents)
-        self.tokens += self.tokens if self._is_doubling else RAISE * mean
+        self.tokens += self.tokens if self._is_doubling else RAISE * 2 ** (self._raised / PATIENCE) * mean
+        self._raised += 1
 
     def _lower(self, look: Look) -> None:
         self.tokens = max(NEW, LOWER * min(self.tokens, look.traffic.tokens))
-        self._is_doubling = False
+        self._is_doubling, self._raised = False, 0
         self._begin_round(look, is_settling=True)
 
     def _begin_round(self, look: Look, is_settling: bool) -> None:
@@ -158,7 +165,7 @@ def most_agents(workers: int | Literal["auto"]) -> int:
 
 @contextmanager
 def steered(
-    endpoints: Mapping[str, Endpoint],
+    endpoints: Callable[[], Iterable[Endpoint]],
     gate: Gate,
     workers: int | Literal["auto"],
     log: Path,
@@ -173,7 +180,7 @@ def steered(
         poll: seconds between two looks.
     """
     with closing(LoadReader(endpoints)) as reader:
-        if not reader.read():
+        if not (reader.read() or reader.read()):  # the first answer may come late
             if workers == "auto":
                 gate.allow(agents=UNTOLD)
                 say(f"workers=auto: the server tells no load at /metrics, so {UNTOLD} at once; or write workers=N")

@@ -171,7 +171,7 @@ def _admission(
     if not server:
         return nullcontext()
     log = run.log("load.jsonl")
-    return admission.steered(server.endpoints, gate, settings.workers, log, say, admission.POLL)
+    return admission.steered(lambda: list(server.endpoints.values()), gate, settings.workers, log, say, admission.POLL)
 
 
 @contextmanager

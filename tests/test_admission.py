@@ -66,14 +66,14 @@ class TestLoad:
         assert load_of([text]) is None
 
     def test_our_own_server_tells_it(self, server):
-        with closing(LoadReader(server.endpoints)) as reader:
+        with closing(LoadReader(server.endpoints.values)) as reader:
             load = reader.read()
         assert (load.running, load.waiting, load.kv_use, load.preemptions) == (0, 0, None, 0)
         assert load.prefix_queries > load.prefix_hits >= 0
 
     def test_a_server_that_is_gone_tells_nothing(self):
         gone = Endpoint("http://127.0.0.1:9/v1", "key", "gone", None)
-        with closing(LoadReader({"gone": gone}, timeout=1)) as reader:
+        with closing(LoadReader(lambda: [gone], timeout=1)) as reader:
             assert reader.read() is None
 
 
@@ -128,7 +128,14 @@ class TestBudget:
         course.round()
         fallen = course.round(preemptions=1)
         assert course.round(preemptions=1) == fallen  # of what was under way
-        assert [course.round(), course.round()] == [fallen + 2500, fallen + 5000]
+        assert [course.round(), course.round()] == pytest.approx([fallen + 2500, fallen + 2500 + 2500 * 2**0.1])
+
+    def test_it_rises_faster_the_longer_there_is_no_trouble(self):
+        course = Course()
+        course.round()
+        course.round(preemptions=1)
+        budgets = [course.round() for _ in range(40)]
+        assert budgets[39] - budgets[38] == pytest.approx(8 * (budgets[9] - budgets[8]))
 
     def test_it_stays_where_the_cache_is_nearly_full(self):
         course = Course()

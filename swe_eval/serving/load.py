@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -54,18 +54,16 @@ NAMES = (
 class LoadReader:
     """Asks the servers behind the endpoints, each once however many of them it has, over connections that stay open."""
 
-    def __init__(self, endpoints: Mapping[str, Endpoint], timeout: float = 5.0) -> None:
-        """``endpoints`` may change, as when a server is started anew. ``timeout`` is in seconds, per server."""
+    def __init__(self, endpoints: Callable[[], Iterable[Endpoint]], timeout: float = 5.0) -> None:
+        """``endpoints`` is asked each time: a server that is started anew is elsewhere. ``timeout`` is in seconds."""
         self._endpoints, self._timeout = endpoints, timeout
         self._clients: dict[str, httpx.Client] = {}
 
     def read(self) -> Load | None:
         """The load as of now; None if a server does not tell it, or not in time."""
-        keys = {at.base_url.removesuffix("/v1"): at.api_key for at in list(self._endpoints.values())}
+        keys = {at.base_url.removesuffix("/v1"): at.api_key for at in self._endpoints()}
         try:
-            return load_of(
-                [self._client(root, key).get("/metrics").raise_for_status().text for root, key in keys.items()]
-            )
+            return load_of([self._text(root, key) for root, key in keys.items()])
         except httpx.HTTPError:
             return None
 
@@ -74,10 +72,10 @@ class LoadReader:
         for each in self._clients.values():
             each.close()
 
-    def _client(self, root: str, key: str) -> httpx.Client:
+    def _text(self, root: str, key: str) -> str:
         if root not in self._clients:
             self._clients[root] = open_client(root, key, self._timeout)
-        return self._clients[root]
+        return self._clients[root].get("/metrics").raise_for_status().text
 
 
 def load_of(texts: Iterable[str]) -> Load | None:
