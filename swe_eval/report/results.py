@@ -169,7 +169,7 @@ def _verdict(run: RunDir, trial: Trial) -> Verdict:
     report = run.read_report(trial)
     extras = [extra for message in messages if "response" in (extra := message.get("extra", {}))]
     usages = [extra["response"].get("usage") or {} for extra in extras]
-    cached = [details["cached_tokens"] for usage in usages if (details := usage.get("prompt_tokens_details"))]
+    cached = [(usage.get("prompt_tokens_details") or {}).get("cached_tokens") for usage in usages]
     told = [tokens for tokens in cached if tokens is not None]
     return Verdict(
         outcome=report.get("outcome", "infra"),
