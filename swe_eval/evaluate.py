@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 from rich.console import Console
 
-from swe_eval import adapters
+from swe_eval import adapters, admission
 from swe_eval.benchmark import instances
 from swe_eval.benchmark.instances import Benchmark
 from swe_eval.errors import UserError
+from swe_eval.gate import Gate
 from swe_eval.mini import write_registry
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
@@ -23,7 +24,7 @@ from swe_eval.report.report import conclude, conclude_rollouts
 from swe_eval.run_dir import ARM, RunDir, Trial, now, read_json, write_json, write_text
 from swe_eval.sandbox.sandbox import sandboxes
 from swe_eval.schedule import Schedule
-from swe_eval.serving.parts import Round, arms_of, preflight, rounds, serve
+from swe_eval.serving.parts import Round, arms_of, preflight, rounds, serve, takes_turns
 from swe_eval.serving.proof import Prover, keep_proof
 from swe_eval.serving.server import Server
 from swe_eval.settings import GRADE, ROLLOUT, AdapterSettings, Settings, result_settings
@@ -179,8 +180,13 @@ def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, tr
             run.set_verdict_aside(trial)
         for together in _needed(rounds(settings) if work.to_roll_out else [], work.to_roll_out, progress.say):
             rolling = [trial for trial in work.to_roll_out if trial.adapter in {arm.name for arm in arms_of(together)}]
-            schedule = Schedule(settings.workers, settings.grade_workers)
-            with _server(together, prover, run, progress.say) as server, progress.shown():
+            gate = Gate(admission.most_agents(settings.workers), pauses=not takes_turns(together))
+            schedule = Schedule(gate, settings.grade_workers)
+            with (
+                _server(together, prover, run, progress.say) as server,
+                _admission(settings, run, progress.say, server, gate),
+                progress.shown(),
+            ):
                 stages = Stages(settings, by_id, run, backend, server, progress, schedule.is_stopping)
                 schedule.run(rolling, to_grade, stages.roll_out, stages.grade, on_interrupt=backend.remove_all)
             to_grade = []
@@ -206,6 +212,15 @@ def _server(together: Round, prover: Prover, run: RunDir, say: Callable[[str], N
             keep_proof(run, proof)
         write_registry(run.log("litellm_registry.json"), server.endpoints)
         yield server
+
+
+def _admission(
+    settings: Settings, run: RunDir, say: Callable[[str], None], server: Server | None, gate: Gate
+) -> AbstractContextManager[None]:
+    if not server:
+        return nullcontext()
+    log = run.log("load.jsonl")
+    return admission.steered(lambda: list(server.endpoints.values()), gate, settings.workers, log, say, admission.POLL)
 
 
 @contextmanager

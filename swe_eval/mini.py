@@ -6,7 +6,8 @@ Import this module before anything of mini-swe-agent or litellm: both read the e
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -27,10 +28,11 @@ import yaml
 from litellm.exceptions import ContextWindowExceededError as ContextWindowExceededError  # re-exported
 from minisweagent.agents.default import DefaultAgent
 from minisweagent.config import builtin_config_dir
-from minisweagent.exceptions import Submitted
+from minisweagent.exceptions import FormatError, Submitted
 from minisweagent.models.litellm_model import LitellmModel
 from minisweagent.models.litellm_textbased_model import LitellmTextbasedModel
 
+from swe_eval.gate import Turns
 from swe_eval.run_dir import Trial, write_json
 from swe_eval.sandbox.sandbox import Completed, Sandbox
 from swe_eval.serving.server import Endpoint
@@ -51,26 +53,30 @@ class Stopped(Exception):
 
 
 class Agent(DefaultAgent):
-    """mini's agent, which asks before each turn whether the run is being stopped."""
+    """mini's agent, which takes each turn by leave; what it waits for that is no part of its time limit."""
 
-    def __init__(self, *args: Any, is_stopping: Callable[[], bool], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, turns: Turns, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._is_stopping = is_stopping
+        self._turns = turns
+        self.held = 0.0
+        """Seconds that it has waited."""
 
     def query(self) -> dict[str, Any]:
-        if self._is_stopping():
+        asked = time.time()
+        if not self._turns.begin():
             raise Stopped
+        waited = time.time() - asked
+        self.held += waited
+        self._start_time += waited
         return cast(dict[str, Any], super().query())
 
 
-def make_agent(
-    trial: Trial, endpoint: Endpoint, settings: Settings, sandbox: Sandbox, is_stopping: Callable[[], bool]
-) -> Agent:
-    """The agent of a trial; its ``query`` raises Stopped once ``is_stopping`` says so."""
+def make_agent(trial: Trial, endpoint: Endpoint, settings: Settings, sandbox: Sandbox, turns: Turns) -> Agent:
+    """The agent of a trial; its ``query`` raises Stopped once the run is being stopped."""
     config = mini_config(settings.agent)
-    model = _model(trial, endpoint, settings, config["model"])
+    model = _model(trial, endpoint, settings, turns, config["model"])
     environment = SandboxEnvironment(sandbox, settings, config["environment"]["env"])
-    return Agent(model, environment, is_stopping=is_stopping, **config["agent"])
+    return Agent(model, environment, turns=turns, **config["agent"])
 
 
 @cache
@@ -143,7 +149,9 @@ def _raise_if_submitted(done: Completed) -> None:
         raise Submitted({"role": "exit", "content": submission, "extra": extra})
 
 
-def _model(trial: Trial, endpoint: Endpoint, settings: Settings, templates: Mapping[str, str]) -> LitellmModel:
+def _model(
+    trial: Trial, endpoint: Endpoint, settings: Settings, turns: Turns, templates: Mapping[str, str]
+) -> LitellmModel:
     agent = settings.agent
     keyword_arguments = {
         "temperature": agent.temperature,
@@ -157,6 +165,7 @@ def _model(trial: Trial, endpoint: Endpoint, settings: Settings, templates: Mapp
     served = _ServedToolcall if agent.actions == "toolcall" else _ServedText
     return served(
         endpoint,
+        turns,
         model_name=f"openai/{endpoint.model}",
         model_kwargs=keyword_arguments,
         cost_tracking="ignore_errors",
@@ -165,15 +174,32 @@ def _model(trial: Trial, endpoint: Endpoint, settings: Settings, templates: Mapp
 
 
 class _Served:
-    """Gives the endpoint to each call instead of to the configuration, which is written into the trajectory."""
+    """Gives the endpoint to each call instead of to the configuration, which is written into the trajectory.
 
-    def __init__(self, endpoint: Endpoint, **kwargs: Any) -> None:
+    Into that goes how long the answer took, beside it: ``extra.seconds``.
+    """
+
+    def __init__(self, endpoint: Endpoint, turns: Turns, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._endpoint = endpoint
+        self._endpoint, self._turns = endpoint, turns
+        self._seconds = 0.0
+
+    def query(self, messages: list[dict[str, Any]], **kwargs: Any) -> dict[str, Any]:
+        try:
+            message: dict[str, Any] = super().query(messages, **kwargs)  # type: ignore[misc]
+        except FormatError as error:
+            error.messages[0]["extra"]["seconds"] = self._seconds
+            raise
+        message["extra"]["seconds"] = self._seconds
+        return message
 
     def _query(self, messages: list[dict[str, Any]], **kwargs: Any) -> Any:
         where = {"api_base": self._endpoint.base_url, "api_key": self._endpoint.api_key}
-        return super()._query(messages, **where, **kwargs)  # type: ignore[misc]
+        asked = time.monotonic()
+        response = super()._query(messages, **where, **kwargs)  # type: ignore[misc]
+        self._seconds = time.monotonic() - asked
+        self._turns.end(response.usage.total_tokens)
+        return response
 
 
 class _ServedToolcall(_Served, LitellmModel):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import InfraError, SandboxError
+from swe_eval.gate import Turns
 from swe_eval.history import scrub
 from swe_eval.mini import Agent, ContextWindowExceededError, Stopped, make_agent
 from swe_eval.run_dir import RunDir, Trial, write_text
@@ -38,6 +38,7 @@ class Rollout:
     """Where the patch is from: the agent's submission, or its unsubmitted work in the repository."""
     turns: int
     seconds: float
+    """Without those that it was held back."""
 
 
 def roll_out(
@@ -47,19 +48,19 @@ def roll_out(
     settings: Settings,
     sandboxes: Sandboxes,
     run: RunDir,
-    is_stopping: Callable[[], bool],
+    turns: Turns,
 ) -> Rollout:
     """Run the agent; leave ``trajectories/<arm>/<id>.traj.json`` and ``predictions/<arm>/<id>.diff``.
 
     Raises:
         InfraError: our side failed; only the trajectory is left.
-        Stopped: ``is_stopping`` said so; nothing is left.
+        Stopped: the run is being stopped; nothing is left.
     """
     started = time.monotonic()
     with sandboxes.start(instance, "rollout") as sandbox:
         base = _head(sandbox)
         about: dict[str, Any] = {"git_history": asdict(scrub(sandbox))}
-        agent = make_agent(trial, endpoint, settings, sandbox, is_stopping)
+        agent = make_agent(trial, endpoint, settings, sandbox, turns)
         try:
             exit_status, patch = _run(agent, instance)
         except InfraError as error:
@@ -69,7 +70,7 @@ def roll_out(
         source: Literal["submitted", "rescued", "none"] = "submitted" if exit_status == "Submitted" else "none"
         if source == "none" and settings.agent.rescue and (patch := _work_since(base, sandbox)):
             source = "rescued"
-    rollout = Rollout(exit_status, patch, source, agent.n_calls, time.monotonic() - started)
+    rollout = Rollout(exit_status, patch, source, agent.n_calls, time.monotonic() - started - agent.held)
     about |= {"exit_status": exit_status, "submission": patch}
     _save(agent, run, trial, about | {"submission_source": source, "seconds": rollout.seconds})
     write_text(run.prediction(trial), patch)  # last: this is what makes the rollout done

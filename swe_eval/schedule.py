@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
+from swe_eval.gate import Gate, Turns
 from swe_eval.run_dir import Trial
 
 
 class Schedule:
     """Two pools: a trial that was rolled out goes to the graders at once, while others still roll."""
 
-    def __init__(self, workers: int, grade_workers: int) -> None:
-        self._rollers = ThreadPoolExecutor(workers, thread_name_prefix="rollout")
+    def __init__(self, gate: Gate, grade_workers: int) -> None:
+        self._gate = gate
+        self._rollers = ThreadPoolExecutor(gate.agents, thread_name_prefix="rollout")
         self._graders = ThreadPoolExecutor(grade_workers, thread_name_prefix="grading")
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
@@ -24,16 +26,16 @@ class Schedule:
 
     def run(
         self,
-        to_roll_out: Iterable[Trial],
+        to_roll_out: Sequence[Trial],
         to_grade: Iterable[Trial],
-        roll_out: Callable[[Trial], bool],
+        roll_out: Callable[[Trial, Turns], bool],
         grade: Callable[[Trial], None],
         on_interrupt: Callable[[], None],
     ) -> None:
         """Do all of it, in the given order as far as several at once have one.
 
         Args:
-            roll_out: returns whether the trial can be graded now.
+            roll_out: begins each turn by the leave of ``Turns``; returns whether the trial can be graded now.
             on_interrupt: cuts short what is in progress.
 
         Raises:
@@ -42,9 +44,15 @@ class Schedule:
         """
 
         def roll_out_then_grade(trial: Trial) -> None:
-            if roll_out(trial):
+            turns = self._gate.turns(trial)
+            try:
+                is_gradable = turns.begin() and roll_out(trial, turns)
+            finally:
+                self._gate.leave(trial)
+            if is_gradable:
                 self._graders.submit(self._guarded, grade, trial)
 
+        self._gate.expect(to_roll_out)
         for trial in to_grade:
             self._graders.submit(self._guarded, grade, trial)
         rolling = [self._rollers.submit(self._guarded, roll_out_then_grade, trial) for trial in to_roll_out]
@@ -52,7 +60,7 @@ class Schedule:
             wait(rolling)
             self._graders.shutdown()
         except KeyboardInterrupt:
-            self._stopping.set()
+            self._stop()
             for pool in (self._rollers, self._graders):
                 pool.shutdown(wait=False, cancel_futures=True)
             on_interrupt()
@@ -68,4 +76,8 @@ class Schedule:
             stage(trial)
         except BaseException as error:  # raised again by run(), in the main thread
             self._failure = self._failure or error
-            self._stopping.set()
+            self._stop()
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self._gate.close()

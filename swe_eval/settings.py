@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -365,8 +366,8 @@ class Settings(Group):
     stages: Annotated[tuple[Literal["rollout", "grade"], ...], AfterValidator(lambda stages: _is_some(stages)), Free]
     """What to do: rollout leaves predictions, grade their verdicts. grade alone starts no server and grades what is
     rolled out and has no verdict; where every prediction has one, all of them again."""
-    workers: Annotated[PositiveInt, Free]
-    """Rollouts at once."""
+    workers: Annotated[int | Literal["auto"], BeforeValidator(lambda given: _is_auto_or_positive(given)), Free]
+    """Rollouts at once; auto has as many as the server has memory for, and says how many where that is not told."""
     grade_workers: Annotated[PositiveInt, Free]
     """Gradings at once."""
     model: ModelSettings
@@ -512,6 +513,12 @@ def _is_named(path: Path) -> Path:
     if path == Path():
         raise ValueError("is empty; write the directory of the run")
     return path
+
+
+def _is_auto_or_positive(workers: Any) -> Any:
+    if workers == "auto" or (type(workers) is int and workers > 0):
+        return workers
+    raise ValueError(f"write auto, or how many rollouts at once, not {workers!r}")
 
 
 def _adapter(name: str, path: str | None) -> AdapterSettings:

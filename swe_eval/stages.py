@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import InfraError
+from swe_eval.gate import Turns
 from swe_eval.grading import INFRA, grade
 from swe_eval.mini import Stopped
 from swe_eval.progress import Progress
@@ -38,7 +39,7 @@ class Stages:
         self._backend, self._server, self._progress = backend, server, progress
         self._is_stopping = is_stopping
 
-    def roll_out(self, trial: Trial) -> bool:
+    def roll_out(self, trial: Trial, turns: Turns) -> bool:
         """Leave a trajectory and a prediction; returns whether there is one to grade now.
 
         Raises:
@@ -49,7 +50,7 @@ class Stages:
         while True:
             endpoint = self._server.endpoints[trial.adapter]
             try:
-                return self._has_rolled_out(trial, _how(self._rolled_out(trial, self._server)))
+                return self._has_rolled_out(trial, _how(self._rolled_out(trial, self._server, turns)))
             except Stopped:
                 self._progress.stopped(trial)
                 return False
@@ -57,12 +58,13 @@ class Stages:
                 if self._is_stopping() or not self._server.recovered(trial.adapter, endpoint):
                     self._failed(trial, "rollout", error)
                     return False
+                turns = turns.anew()
                 log.warning("rollout of %s from its start again: the server had died", trial, exc_info=error)
 
-    def _rolled_out(self, trial: Trial, server: Server) -> Rollout:
+    def _rolled_out(self, trial: Trial, server: Server, turns: Turns) -> Rollout:
         with server.using(trial.adapter) as endpoint:
             instance = self._instances[trial.instance_id]
-            return roll_out(trial, instance, endpoint, self._settings, self._backend, self._run, self._is_stopping)
+            return roll_out(trial, instance, endpoint, self._settings, self._backend, self._run, turns)
 
     def _has_rolled_out(self, trial: Trial, how: str) -> bool:
         """Say so; returns whether it is to be graded now."""

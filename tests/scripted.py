@@ -37,21 +37,34 @@ class ScriptedEndpoint:
     delay: float = 0.0
     """Seconds before each answer."""
     status: int = 200
+    usage: dict[str, Any] = field(default_factory=dict)
+    """On top of 10 tokens that were read and 5 that were written."""
+    metrics: Callable[[], str] | None = None
+    """The text of ``/metrics``; without it there is none."""
+    most_at_once: int = 0
+    """Answers."""
+    at_once: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: set[str | None] = field(default_factory=set)
     base_url: str = ""
 
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """(HTTP status, JSON) for a chat completion."""
-        self.requests.append(body)
+        with self._lock:
+            self.requests.append(body)
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
         time.sleep(self.delay)
+        with self._lock:
+            self.at_once -= 1
         if self.status != 200:
             return self.status, {"error": {"message": "scripted failure", "code": "scripted"}}
         answer = self.script(body["model"], body["messages"])
         if "error" in answer and isinstance(answer, dict):
             return 400, answer
         message = {"role": "assistant"} | (answer if isinstance(answer, dict) else {"content": answer})
-        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15} | self.usage
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         completion = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
         return 200, {**completion, "choices": [choice], "usage": usage}
@@ -81,7 +94,12 @@ def _handler(endpoint: ScriptedEndpoint) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._send(200, {"object": "list", "data": []})
+            if self.path == "/metrics" and endpoint.metrics:
+                self._send_data(200, endpoint.metrics().encode(), "text/plain")
+            elif self.path == "/metrics":
+                self._send(404, {"error": {"message": "not found"}})
+            else:
+                self._send(200, {"object": "list", "data": []})
 
         def do_POST(self) -> None:
             endpoint.keys.add(self.headers.get("Authorization"))
@@ -89,9 +107,11 @@ def _handler(endpoint: ScriptedEndpoint) -> type[BaseHTTPRequestHandler]:
             self._send(*endpoint.answer(body))
 
         def _send(self, status: int, value: dict[str, Any]) -> None:
-            data = json.dumps(value).encode()
+            self._send_data(status, json.dumps(value).encode(), "application/json")
+
+        def _send_data(self, status: int, data: bytes, kind: str) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

@@ -26,6 +26,7 @@ FIGURES = {
         for figure in ("weights_gb", "host_peak_gb", "load_s", *RATES)
     },
     "sandboxes": {"step_ms", "step_ms_8", "step_ratio_of_mini", "step_ratio_of_mini_8", "start_s", "stop_s"},
+    "admission": {"auto_over_best_fixed"},
     "serving": {"throughput_ratio_16", "reuse_speedup_20_turns", "reuse_speedup_own", "mixed_adapters_ratio"},
 }
 

@@ -91,6 +91,23 @@ def test_the_comparison_pairs_the_arms(settings, tmp_path):
     assert comparison == {"a": "bad", "b": "good", **counts, "difference": 1.0, **sureness, **uneven, **flips}
 
 
+def test_what_the_arms_took_is_counted_from_their_trajectories(settings, tmp_path):
+    with scripted_endpoint(solve, usage={"prompt_tokens_details": {"cached_tokens": 8}}, delay=0.1) as endpoint:
+        evaluate(settings(*external(endpoint, "bad", "good")))
+    took = read_json(tmp_path / "run/run.json")["totals"]["good"]
+    counts = {"turns": 4, "prompt_tokens": 40, "cached_tokens": 32, "completion_tokens": 20, "prefix_hit_rate": 0.8}
+    assert took | counts == took
+    assert 0.1 <= took["call_seconds_median"] <= took["call_seconds_p95"] < took["seconds"]
+
+
+def test_what_no_server_told_is_null(settings, tmp_path):
+    with scripted_endpoint(solve) as endpoint:
+        evaluate(settings(*external(endpoint, "good", tasks=TASKS[:1])))
+    run = read_json(tmp_path / "run/run.json")
+    assert (run["totals"]["good"]["cached_tokens"], run["totals"]["good"]["prefix_hit_rate"]) == (None, None)
+    assert run["load"] == {}
+
+
 def test_the_same_command_again_does_nothing_and_says_the_same(settings, capsys):
     with scripted_endpoint(solve) as endpoint:
         command = settings(*external(endpoint, "good"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 
 import pytest
 from scripted import SUBMIT, bash, bash_call, scripted_endpoint
 
 from swe_eval.benchmark.instances import load
 from swe_eval.errors import InfraError
+from swe_eval.gate import Gate
 from swe_eval.mini import Stopped
 from swe_eval.rollout import Rollout, roll_out
 from swe_eval.run_dir import RunDir, Trial
@@ -25,7 +27,7 @@ OVERFLOW = {"error": {"message": "This model's maximum context length is 64 toke
 def rolled(settings, tmp_path):
     """``rolled([answer, ...], "agent.max_turns=2")``: the model gives these answers, the last one for ever."""
 
-    def roll(answers, *overrides, is_stopping=lambda: False) -> tuple[Rollout, dict]:
+    def roll(answers, *overrides, gate=None) -> tuple[Rollout, dict]:
         def script(model, messages):
             turn = sum(message["role"] == "assistant" for message in messages)
             return answers[min(turn, len(answers) - 1)]
@@ -34,7 +36,9 @@ def rolled(settings, tmp_path):
         [instance] = load(chosen.benchmark.model_copy(update={"instance_ids": (TRIAL.instance_id,)})).instances
         with scripted_endpoint(script) as endpoint:
             where = Endpoint(endpoint.base_url, "key", "scripted", 4096)
-            rollout = roll_out(TRIAL, instance, where, chosen, LocalSandboxes(run.id), run, is_stopping)
+            rollout = roll_out(
+                TRIAL, instance, where, chosen, LocalSandboxes(run.id), run, (gate or Gate(1)).turns(TRIAL)
+            )
         assert run.read_patch(TRIAL) == rollout.model_patch
         return rollout, json.loads(run.trajectory(TRIAL).read_text())
 
@@ -108,9 +112,20 @@ def test_an_endpoint_that_fails_is_ours_and_leaves_its_trajectory_alone(rolled, 
 
 
 def test_a_run_that_is_being_stopped_leaves_nothing(rolled, tmp_path):
+    gate = Gate(1)
+    gate.close()
     with pytest.raises(Stopped):
-        rolled([bash(EDIT)], is_stopping=lambda: True)
+        rolled([bash(EDIT)], gate=gate)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_it_was_held_back_is_no_part_of_its_time(rolled):
+    gate, other = Gate(1), Trial("arm", "before it")
+    gate.expect([other])
+    threading.Timer(2, gate.leave, [other]).start()
+    rollout, _ = rolled([bash(f"{EDIT} && git diff > patch.txt"), SUBMIT], "agent.wall_time_limit=1", gate=gate)
+    assert rollout.exit_status == "Submitted"
+    assert rollout.seconds < 2
 
 
 def test_mini_s_inspector_opens_a_trajectory(rolled, tmp_path):

@@ -457,8 +457,8 @@ class TestCrowd:
         assert changed == {
             'swe_eval_requests_total{model="sft",outcome="length"}': 1,
             'swe_eval_completion_tokens_total{model="sft"}': 24,
-            'swe_eval_prefix_cache_queries_total{model="sft"}': 1,
-            'swe_eval_prefix_cache_hits_total{model="sft"}': 1,
+            'swe_eval_prefix_cache_queries_total{model="sft"}': prompt,
+            'swe_eval_prefix_cache_hits_total{model="sft"}': prompt - 1,
         }
 
 

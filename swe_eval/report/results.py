@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
+import numpy as np
 from swebench.harness.infra_failure import TIER_ENVIRONMENT, classify_logs
 
 from swe_eval.run_dir import RunDir, Trial, read_json, write_json
@@ -33,9 +35,13 @@ class Verdict:
     """The patch was never submitted; the runner took it from the repository."""
     turns: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int | None = None
+    """Of the prompts, those that the server's prefix cache knew; None if it does not tell."""
     completion_tokens: int = 0
     seconds: float = 0.0
     """Of the rollout."""
+    call_seconds: Sequence[float] = ()
+    """Of each answer of the model."""
 
     @property
     def is_scored(self) -> bool:
@@ -119,10 +125,23 @@ def write_results(run: RunDir, trials: Sequence[Trial], arms: Sequence[Arm], com
     write_json(run.comparison, [comparison.as_json() for comparison in comparisons])
 
 
-def totals(arms: Iterable[Arm]) -> dict[str, dict[str, float]]:
-    """Model calls, tokens and seconds of the rollouts, per arm."""
+def totals(arms: Iterable[Arm]) -> dict[str, dict[str, float | None]]:
+    """Model calls, tokens and seconds of the rollouts, per arm; None for what no server told."""
+    return {arm.name: _totals(list(arm.verdicts.values())) for arm in arms}
+
+
+def _totals(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
     kinds = ("turns", "prompt_tokens", "completion_tokens", "seconds")
-    return {arm.name: {kind: sum(getattr(v, kind) for v in arm.verdicts.values()) for kind in kinds} for arm in arms}
+    calls = [seconds for verdict in verdicts for seconds in verdict.call_seconds]
+    told = [verdict for verdict in verdicts if verdict.cached_tokens is not None]
+    cached, of = sum(v.cached_tokens or 0 for v in told), sum(v.prompt_tokens for v in told)
+    return {
+        **{kind: sum(getattr(verdict, kind) for verdict in verdicts) for kind in kinds},
+        "cached_tokens": cached if told else None,
+        "prefix_hit_rate": cached / of if of else None,
+        "call_seconds_median": median(calls) if calls else None,
+        "call_seconds_p95": float(np.percentile(calls, 95)) if calls else None,
+    }
 
 
 def suspicions(arms: Iterable[Arm]) -> dict[str, dict[str, Mapping[str, list[str]]]]:
@@ -155,7 +174,10 @@ def swebench_report(run: RunDir, arm: Arm) -> dict[str, Any]:
 def _verdict(run: RunDir, trial: Trial) -> Verdict:
     info, messages = _trajectory(run, trial)
     report = run.read_report(trial)
-    usages = [message.get("extra", {}).get("response", {}).get("usage") or {} for message in messages]
+    extras = [extra for message in messages if "response" in (extra := message.get("extra", {}))]
+    usages = [extra["response"].get("usage") or {} for extra in extras]
+    cached = [(usage.get("prompt_tokens_details") or {}).get("cached_tokens") for usage in usages]
+    told = [tokens for tokens in cached if tokens is not None]
     return Verdict(
         outcome=report.get("outcome", "infra"),
         error=report.get("error"),
@@ -164,8 +186,10 @@ def _verdict(run: RunDir, trial: Trial) -> Verdict:
         rescued=info.get("submission_source") == "rescued",
         turns=info.get("model_stats", {}).get("api_calls", 0),
         prompt_tokens=sum(usage.get("prompt_tokens", 0) for usage in usages),
+        cached_tokens=sum(told) if told else None,
         completion_tokens=sum(usage.get("completion_tokens", 0) for usage in usages),
         seconds=info.get("seconds", 0.0),
+        call_seconds=[extra["seconds"] for extra in extras if "seconds" in extra],
     )
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from swe_eval.report.load import load_line
 from swe_eval.report.results import Arm, Comparison
 from swe_eval.statistics import POWER, wilson
 
@@ -38,6 +39,12 @@ def print_proof(console: Console, proof: Mapping[str, Any]) -> None:
     """Print what ``run.json`` has of the proof that the arms are what they are called."""
     for line in _proof(proof) if proof else ():
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_load(console: Console, load: Mapping[str, Any]) -> None:
+    """Print what ``run.json`` has of the server's load."""
+    if load:
+        console.print(f"  {load_line(load)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def rate(arm: Arm) -> str:

@@ -33,7 +33,7 @@ def listed_models(base_url: str, api_key: str, timeout: float = QUICK) -> dict[s
         httpx.HTTPError: nobody answers within ``timeout`` seconds, or the answer is not 2xx.
         ServingError: the answer is not an OpenAI model list.
     """
-    with _client(base_url, api_key, timeout) as client:
+    with open_client(base_url, api_key, timeout) as client:
         response = client.get("/models").raise_for_status()
     try:
         return {model["id"]: model.get("max_model_len") for model in response.json()["data"]}
@@ -49,7 +49,7 @@ def ask_one_token(endpoint: Endpoint, timeout: float) -> None:
         ServingError: the answer is not a chat completion.
     """
     request = {"model": endpoint.model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
-    with _client(endpoint.base_url, endpoint.api_key, timeout) as client:
+    with open_client(endpoint.base_url, endpoint.api_key, timeout) as client:
         response = client.post("/chat/completions", json=request).raise_for_status()
     try:
         response.json()["choices"][0]["message"]
@@ -63,7 +63,7 @@ def post(endpoint: Endpoint, path: str, body: Mapping[str, object], timeout: flo
     Raises:
         httpx.HTTPError: nobody answers within ``timeout`` seconds, or the answer is not 2xx.
     """
-    with _client(endpoint.base_url, endpoint.api_key, timeout) as client:
+    with open_client(endpoint.base_url, endpoint.api_key, timeout) as client:
         client.post(path, json=body).raise_for_status()
 
 
@@ -71,7 +71,7 @@ def is_healthy(endpoint: Endpoint) -> bool:
     """False if nobody listens any more, or the server says that it cannot answer; slow is not ill."""
     root = endpoint.base_url.removesuffix("/v1")
     try:
-        with _client(root, endpoint.api_key, QUICK) as client:
+        with open_client(root, endpoint.api_key, QUICK) as client:
             return client.get("/health").status_code < 500
     except httpx.TimeoutException:
         return True
@@ -88,7 +88,7 @@ def prompt_logprobs(endpoint: Endpoint, prompt: str, timeout: float) -> list[flo
     """
     # one token is generated and left out again: not every server takes max_tokens=0
     request = {"model": endpoint.model, "prompt": prompt, "max_tokens": 1, "echo": True, "logprobs": 1}
-    with _client(endpoint.base_url, endpoint.api_key, timeout) as client:
+    with open_client(endpoint.base_url, endpoint.api_key, timeout) as client:
         response = client.post("/completions", json=request | {"temperature": 0}).raise_for_status()
     try:
         answer = response.json()
@@ -111,7 +111,8 @@ def reason(error: httpx.HTTPError) -> str:
     return f"HTTP {error.response.status_code}: {said}"
 
 
-def _client(base_url: str, api_key: str, timeout: float) -> httpx.Client:
+def open_client(base_url: str, api_key: str, timeout: float) -> httpx.Client:
+    """Sends the key; takes no proxy to this very machine. ``timeout`` is in seconds."""
     # A cluster's HTTP_PROXY would send a request for this very node out to the proxy.
     is_local = httpx.URL(base_url).host in ("127.0.0.1", "localhost", "::1")
     headers = {"Authorization": f"Bearer {api_key}"}

@@ -53,6 +53,14 @@ def with_arms(settings: Settings, arms: Sequence[AdapterSettings]) -> Settings:
     return settings.model_copy(update={"lora": some})
 
 
+def takes_turns(together: Round) -> bool:
+    """Whether an arm may have to wait there until no trial uses another one's adapter."""
+    return any(
+        part.serving.kind == "vllm" and part.serving.slots < sum(arm.path is not None for arm in part.adapters)
+        for part in together
+    )
+
+
 def arms_of(together: Round) -> list[AdapterSettings]:
     """Of all its servers."""
     return [arm for part in together for arm in part.adapters]

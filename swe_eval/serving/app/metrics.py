@@ -16,8 +16,9 @@ COUNTERS = {
     "prompt_tokens_total": "Tokens of prompts.",
     "cached_tokens_total": "Tokens of prompts that the prefix cache knew.",
     "completion_tokens_total": "Tokens of answers.",
-    "prefix_cache_queries_total": "Prompts looked up in the prefix cache.",
-    "prefix_cache_hits_total": "Prompts whose beginning the prefix cache knew.",
+    "prefix_cache_queries_total": "Tokens of prompts, looked up in the prefix cache before they are read.",
+    "prefix_cache_hits_total": "Of those, tokens that it knew.",
+    "preemptions_total": "Requests that began again because memory had run out.",
 }
 GAUGES = {
     "requests_running": "Answers being computed.",

@@ -99,8 +99,8 @@ class Scheduler:
         kv: KV = ()
         if not sequence.request.sampling.prompt_logprobs:  # those need every token read
             known, kv = self._prefixes.find(model, sequence.tokens[:-1])  # the last one is read for its logits
-            self._metrics.count("prefix_cache_queries_total", model=model)
-            self._metrics.count("prefix_cache_hits_total", bool(known), model=model)
+            self._metrics.count("prefix_cache_queries_total", len(sequence.tokens), model=model)
+            self._metrics.count("prefix_cache_hits_total", known, model=model)
         sequence.cached_tokens = min(known, len(sequence.request.prompt))
         return _Reading(sequence, cache_of(kv), known)
 
@@ -216,6 +216,8 @@ class Scheduler:
             self._limit = limit
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        for sequence in sequences:
+            self._metrics.count("preemptions_total", model=sequence.request.model)
         self.waiting.extendleft(reversed(sequences))
 
     def _count(self, sequence: Sequence, outcome: str) -> None:

@@ -1,0 +1,51 @@
+"""What the server went through in a run, from ``logs/load.jsonl`` (see ``admission.py``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+POINTS = 60
+"""Moments that the course of the agents has in ``run.json``, at most."""
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """Mean and peak of every gauge, the counts' sums, the course of the agents; empty if there are no lines."""
+    lines = _lines(path)
+    if not lines:
+        return {}
+    hits, queries = (sum(line[name] for line in lines) for name in ("prefix_hits", "prefix_queries"))
+    return {
+        **{name: _gauge([line[name] for line in lines]) for name in ("running", "waiting", "kv_use", "agents", "held")},
+        "preemptions": sum(line["preemptions"] for line in lines),
+        "prefix_hit_rate": hits / queries if queries else None,
+        "course": [[line["time"], line["agents"], line["budget"]] for line in lines[:: -(-len(lines) // POINTS)]],
+    }
+
+
+def load_line(load: Mapping[str, Any]) -> str:
+    """A summary for people."""
+    kv, hits = load["kv_use"], load["prefix_hit_rate"]
+    preempted = f", {load['preemptions']} preempted" if load["preemptions"] else ""
+    parts = [
+        f"{load['agents']['peak']} rollouts at once at most, {load['agents']['mean']:.1f} on average",
+        f"the server computed {load['running']['mean']:.1f} requests, {load['waiting']['mean']:.1f} waited{preempted}",
+        kv and f"KV cache {kv['mean']:.0%} used, {kv['peak']:.0%} at most",
+        hits is not None and f"{hits:.0%} of the prompts' tokens cached",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _gauge(values: Sequence[float | None]) -> dict[str, float] | None:
+    told = [value for value in values if value is not None]
+    return {"mean": fmean(told), "peak": max(told)} if told else None
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    except (OSError, ValueError):
+        return []
