@@ -127,7 +127,7 @@ def _sandbox(settings: Settings) -> Finding:
 
 def _benchmark_and_run(settings: Settings, has_model: bool, with_run: bool) -> list[Finding]:
     from swe_eval.benchmark import instances
-    from swe_eval.evaluate import identify  # late: it brings all that a run needs
+    from swe_eval.plan import identify  # late: it brings all that a run needs
 
     try:
         benchmark = instances.load(settings.benchmark)

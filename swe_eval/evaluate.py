@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -18,17 +17,19 @@ from swe_eval.benchmark.instances import Benchmark
 from swe_eval.errors import UserError
 from swe_eval.gate import Gate
 from swe_eval.mini import write_registry
+from swe_eval.order import earlier_seconds, longest_first
+from swe_eval.plan import identify, pairs, plan, what_is_owed
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
 from swe_eval.report.report import conclude, conclude_rollouts
-from swe_eval.run_dir import ARM, RunDir, Trial, now, read_json, write_json, write_text
-from swe_eval.sandbox.sandbox import sandboxes
+from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json, write_text
+from swe_eval.sandbox.sandbox import Sandboxes, sandboxes
 from swe_eval.schedule import Schedule
 from swe_eval.serving.parts import Round, arms_of, preflight, rounds, serve, takes_turns
 from swe_eval.serving.proof import Prover, keep_proof
 from swe_eval.serving.server import Server
-from swe_eval.settings import GRADE, ROLLOUT, AdapterSettings, Settings, result_settings
-from swe_eval.stages import ROLLED_OUT, Stages
+from swe_eval.settings import GRADE, ROLLOUT, Settings
+from swe_eval.stages import Stages
 
 
 def evaluate(settings: Settings) -> int:
@@ -45,8 +46,9 @@ def evaluate(settings: Settings) -> int:
         for warning in adapters.check(settings):
             print(f"swe_eval: {warning}", file=sys.stderr)
     benchmark = instances.load(settings.benchmark)
-    trials = plan(settings, benchmark)
     run = RunDir(settings.output_dir)
+    ordered = longest_first(benchmark.instances, earlier_seconds(run, benchmark.fingerprint))
+    trials = plan(settings, ordered)
     if ROLLOUT not in settings.stages and not any(map(run.is_rolled_out, trials)):
         raise UserError(f"stages=[grade]: nothing is rolled out in {run.root}; write stages=[rollout,grade]")
     identity = identify(settings, benchmark)
@@ -63,55 +65,6 @@ def _conclude(settings: Settings, run: RunDir, trials: Sequence[Trial]) -> int:
     if GRADE in settings.stages:
         return conclude(run, trials, pairs(settings))
     return conclude_rollouts(run, trials)
-
-
-def plan(settings: Settings, benchmark: Benchmark) -> list[Trial]:
-    """Every trial: instance by instance with the arms side by side, so that whatever drifts hits all of them.
-
-    Arms that a server cannot hold at once take turns, as many as it can at a time.
-    """
-    samples = settings.agent.samples
-    return [
-        Trial(adapter.name, instance.instance_id, sample, samples)
-        for arms in _turns(settings)
-        for instance in benchmark.instances
-        for sample in range(1, samples + 1)
-        for adapter in arms
-    ]
-
-
-def _turns(settings: Settings) -> Iterator[Sequence[AdapterSettings]]:
-    """The arms that are held at once; the base model is beside the first of them, for it takes no slot."""
-    if settings.serving.kind != "vllm":
-        yield settings.adapters
-        return
-    bare = [arm for arm in settings.adapters if arm.path is None]
-    others = [arm for arm in settings.adapters if arm.path is not None]
-    size = settings.serving.slots
-    yield [*bare, *others[:size]]
-    for first in range(size, len(others), size):
-        yield others[first : first + size]
-
-
-def pairs(settings: Settings) -> list[tuple[str, str]]:
-    """Arms to compare: the first adapter with each other one, sample by sample."""
-    samples = settings.agent.samples
-    reference, *others = [
-        [Trial(adapter.name, "", sample, samples).arm for sample in range(1, samples + 1)]
-        for adapter in settings.adapters
-    ]
-    return [pair for other in others for pair in zip(reference, other, strict=True)]
-
-
-def identify(settings: Settings, benchmark: Benchmark) -> dict[str, Any]:
-    """Everything that the numbers depend on: settings, the adapters' weights, the dataset's rows."""
-    hashes = {f"{ARM}{adapter.name}": adapters.content_hash(adapter) for adapter in _served(settings)}
-    return result_settings(settings) | hashes | {"benchmark.fingerprint": benchmark.fingerprint}
-
-
-def _served(settings: Settings) -> Sequence[AdapterSettings]:
-    """The arms whose weights matter now: none where the predictions are there, and the checkpoints may be gone."""
-    return settings.adapters if ROLLOUT in settings.stages else ()
 
 
 def record(
@@ -137,34 +90,6 @@ def record(
     write_text(run.config_yaml, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a call does."""
-
-    to_roll_out: list[Trial]
-    to_grade: list[Trial]
-    done: list[tuple[Trial, str]]
-    """With their outcomes: what earlier calls did and this one leaves alone."""
-    how_graded: str = "to grade"
-
-    def __str__(self) -> str:
-        trials = len(self.to_roll_out) + len(self.to_grade) + len(self.done)
-        return f"{trials} trials: {len(self.to_roll_out)} to roll out, {len(self.to_grade)} {self.how_graded}"
-
-
-def what_is_owed(settings: Settings, run: RunDir, trials: Sequence[Trial]) -> Work:
-    """What ``stages`` asks for and is not there; for gradings alone, where none is missing, all of them again."""
-    missing = [trial for trial in trials if not run.is_rolled_out(trial)]
-    there = [trial for trial in trials if run.is_rolled_out(trial)]
-    if GRADE not in settings.stages:
-        return Work(missing, [], [(trial, ROLLED_OUT) for trial in there])
-    graded = [(trial, outcome) for trial in there if (outcome := run.outcome(trial))]
-    ungraded = [trial for trial in there if not run.is_graded(trial)]
-    if ROLLOUT in settings.stages:
-        return Work(missing, ungraded, graded)
-    return Work([], ungraded, graded) if ungraded else Work([], there, [], "to grade again")
-
-
 def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, trials: Sequence[Trial]) -> None:
     """Do every stage of every trial that is owed; a server is started only if a rollout is."""
     work = what_is_owed(settings, run, trials)
@@ -175,7 +100,12 @@ def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, tr
         progress.say(str(work))
     by_id = {instance.instance_id: instance for instance in benchmark.instances}
     prover, to_grade = Prover(settings), work.to_grade
-    with _logs(run), sandboxes(settings, run.id) as backend:
+    with (
+        _logs(run),
+        sandboxes(settings, run.id) as backend,
+        backend.expecting([by_id[trial.instance_id] for trial in work.in_order], progress.say),
+        _digests_kept(run, backend),
+    ):
         for trial in to_grade:
             run.set_verdict_aside(trial)
         for together in _needed(rounds(settings) if work.to_roll_out else [], work.to_roll_out, progress.say):
@@ -221,6 +151,15 @@ def _admission(
         return nullcontext()
     log = run.log("load.jsonl")
     return admission.steered(lambda: list(server.endpoints.values()), gate, settings.workers, log, say, admission.POLL)
+
+
+@contextmanager
+def _digests_kept(run: RunDir, backend: Sandboxes) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        kept = read_json(run.run_json)
+        write_json(run.run_json, kept | {"images": kept.get("images", {}) | backend.digests})
 
 
 @contextmanager

@@ -94,6 +94,7 @@ def test_run_json_says_what_produced_it(demo):
     assert re.fullmatch("[0-9a-f]{64}", record["identity"]["adapters.demo"])
     assert [call["command"][1:] for call in record["invocations"]] == [[], []]
     assert record["totals"]["demo"]["turns"] == 32
+    assert record["seconds"].keys() == {path.parent.name for path in run.glob("evaluation/demo/*/report.json")}
     [found] = record["proof"]["distances"]
     assert (found["a"], found["b"]) == ("base", "demo")
     assert found["nats"] > 1 > found["noise"]
@@ -135,7 +136,11 @@ def test_the_demo_in_docker_gives_the_same_verdicts(tmp_path):
     process = start("swe_eval", *docker, cwd=tmp_path)
     out = process.communicate()[0]
     assert process.returncode == 0, out
-    assert outcomes(tmp_path / "outputs" / "demo-tiny-demo", "demo") == OUTCOMES
+    run = tmp_path / "outputs" / "demo-tiny-demo"
+    assert outcomes(run, "demo") == OUTCOMES
+    images = json.loads((run / "run.json").read_text())["images"]
+    assert len(images) == 7
+    assert all(digest.startswith("sha256:") for digest in images.values())
 
 
 def test_grade_gives_every_gold_patch_its_due(tmp_path):

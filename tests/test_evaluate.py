@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,8 @@ from swe_eval.evaluate import evaluate
 from swe_eval.run_dir import RunDir, read_json, write_json
 from swe_eval.settings import PACKAGE
 
-TASKS = ["demo__calc-1", "demo__lru-3"]
+TASKS = ["demo__lru-3", "demo__calc-1"]
+"""In the order in which they are run: the more difficult first."""
 GOLD = {task: (PACKAGE / "benchmark" / "demo" / "tasks" / task / "gold.patch").read_text() for task in TASKS}
 
 
@@ -56,15 +58,15 @@ def test_a_run_leaves_the_files_of_the_design(settings, tmp_path, capsys):
     with scripted_endpoint(solve) as endpoint:
         assert evaluate(settings(*external(endpoint, "bad", "good", tasks=TASKS[:1]))) == 0
     per_arm = [
-        "trajectories/{}/demo__calc-1.traj.json",
-        "predictions/{}/demo__calc-1.diff",
+        "trajectories/{}/demo__lru-3.traj.json",
+        "predictions/{}/demo__lru-3.diff",
         "predictions/{}.jsonl",
-        "evaluation/{}/demo__calc-1/report.json",
-        "evaluation/{}/demo__calc-1/patch.diff",
+        "evaluation/{}/demo__lru-3/report.json",
+        "evaluation/{}/demo__lru-3/patch.diff",
         "results/{}.json",
     ]
     expected = {name.format(arm) for name in per_arm for arm in ("bad", "good")}
-    expected |= {"run.json", "config.yaml", "results/comparison.json", "evaluation/good/demo__calc-1/test_output.txt"}
+    expected |= {"run.json", "config.yaml", "results/comparison.json", "evaluation/good/demo__lru-3/test_output.txt"}
     assert {name for name in files(tmp_path / "run") if not name.startswith((".", "logs/"))} == expected
     assert "1/1 = 100.0% [20.7, 100.0]" in capsys.readouterr().out
 
@@ -83,7 +85,7 @@ def test_the_comparison_pairs_the_arms(settings, tmp_path):
     with scripted_endpoint(solve) as endpoint:
         evaluate(settings(*external(endpoint, "bad", "good")))
     [comparison] = json.loads((tmp_path / "run/results/comparison.json").read_text())
-    flips = {"only_a_ids": [], "only_b_ids": TASKS}
+    flips = {"only_a_ids": [], "only_b_ids": sorted(TASKS)}
     counts = {"n": 2, "both": 0, "only_a": 0, "only_b": 2, "neither": 0}
     ps = {"p_value": 0.5, "p_holm": 0.5}
     sureness = {"interval": pytest.approx([0.07, 1.0], abs=1e-4), "detectable": None, **ps}
@@ -141,7 +143,7 @@ def test_an_endpoint_that_fails_is_infra_never_scored_and_owed(settings, tmp_pat
         assert "1 without a verdict (infra)" in out
         [line] = [json.loads(line) for line in (tmp_path / "run/logs/infra.jsonl").read_text().splitlines()]
         assert (line["instance_id"], line["stage"]) == (TASKS[1], "rollout")
-        assert not (tmp_path / "run/predictions/good/demo__lru-3.diff").exists()
+        assert not (tmp_path / f"run/predictions/good/{TASKS[1]}.diff").exists()
         endpoint.script, endpoint.status = solve, 200
         assert evaluate(settings(*command)) == 0
     assert "2/2 = 100.0%" in capsys.readouterr().out
@@ -169,8 +171,8 @@ def test_grading_goes_on_while_others_still_roll(settings, tmp_path):
     with scripted_endpoint(solve, delay=1.5) as endpoint:
         evaluate(settings(*external(endpoint, "good"), "workers=1"))
     run = tmp_path / "run"
-    first = (run / "evaluation/good/demo__calc-1/report.json").stat().st_mtime
-    assert first < (run / "predictions/good/demo__lru-3.diff").stat().st_mtime
+    first = (run / f"evaluation/good/{TASKS[0]}/report.json").stat().st_mtime
+    assert first < (run / f"predictions/good/{TASKS[1]}.diff").stat().st_mtime
 
 
 def test_samples_are_arms_with_their_own_seeds(settings, tmp_path):
@@ -329,7 +331,7 @@ def test_half_a_job_rolls_out_and_the_other_half_grades(settings, tmp_path, caps
         command = external(endpoint, "bad", "good")
         assert evaluate(settings(*command, "stages=[rollout]")) == 0
     out = capsys.readouterr().out
-    assert "[4/4] good demo__lru-3: rolled out (Submitted, 2 turns" in out
+    assert re.search(r"\[4/4\] \w+ demo__[a-z]+-\d: rolled out \(Submitted, 2 turns", out)
     assert "4 of 4 trials are rolled out; stages=[grade] grades them." in out
     rows = [json.loads(line) for line in (tmp_path / "run/predictions/good.jsonl").read_text().splitlines()]
     assert [row["instance_id"] for row in rows] == TASKS
@@ -380,11 +382,11 @@ def test_a_verdict_that_changes_is_said_and_the_old_one_kept(settings, tmp_path,
     with scripted_endpoint(solve) as endpoint:
         command = external(endpoint, "good", tasks=TASKS[:1])
         evaluate(settings(*command))
-    folder = tmp_path / "run/evaluation/good/demo__calc-1"
-    write_json(folder / "report.json", {"demo__calc-1": {"outcome": "unresolved"}})
+    folder = tmp_path / "run/evaluation/good/demo__lru-3"
+    write_json(folder / "report.json", {"demo__lru-3": {"outcome": "unresolved"}})
     evaluate(settings(*command, "stages=[grade]"))
-    assert "good demo__calc-1: resolved now, unresolved before" in capsys.readouterr().out
-    assert read_json(folder / "report.previous.json") == {"demo__calc-1": {"outcome": "unresolved"}}
+    assert "good demo__lru-3: resolved now, unresolved before" in capsys.readouterr().out
+    assert read_json(folder / "report.previous.json") == {"demo__lru-3": {"outcome": "unresolved"}}
 
 
 def test_grading_alone_with_nothing_to_grade_is_one_line(settings, tmp_path):

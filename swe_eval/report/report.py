@@ -11,7 +11,7 @@ from rich.console import Console
 
 from swe_eval.errors import UserError
 from swe_eval.report.load import summary
-from swe_eval.report.results import Arm, collect, compare, suspicions, totals, write_results
+from swe_eval.report.results import Arm, collect, compare, rollout_seconds, suspicions, totals, write_results
 from swe_eval.report.tables import print_load, print_proof, print_tables
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json
 
@@ -41,7 +41,12 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     arms = collect(run, trials)
     comparisons = compare(arms, to_compare)
     write_results(run, trials, arms, comparisons)
-    found: dict[str, Any] = {"totals": totals(arms), "suspicious": suspicions(arms), "load": summary(run.log("load.jsonl"))}
+    found: dict[str, Any] = {
+        "totals": totals(arms),
+        "suspicious": suspicions(arms),
+        "load": summary(run.log("load.jsonl")),
+    }
+    found["seconds"] = rollout_seconds(arms)
     write_json(run.run_json, read_json(run.run_json) | {"updated": now()} | found)
     if any(arm.resolved for arm in arms):
         print_tables(Console(), arms, comparisons)

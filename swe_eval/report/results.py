@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -142,6 +142,15 @@ def _totals(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
         "call_seconds_median": median(calls) if calls else None,
         "call_seconds_p95": float(np.percentile(calls, 95)) if calls else None,
     }
+
+
+def rollout_seconds(arms: Sequence[Arm]) -> dict[str, float]:
+    """Mean of an instance's rollouts, by id: what tells later runs which to begin with."""
+    taken: dict[str, list[float]] = {}
+    for arm in arms:
+        for instance_id, verdict in arm.verdicts.items():
+            taken.setdefault(instance_id, []).extend([verdict.seconds] if verdict.seconds else [])
+    return {instance_id: fmean(each) for instance_id, each in taken.items() if each}
 
 
 def suspicions(arms: Iterable[Arm]) -> dict[str, dict[str, Mapping[str, list[str]]]]:

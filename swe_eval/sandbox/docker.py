@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from swe_eval.benchmark.instances import Instance
@@ -85,6 +85,19 @@ class DockerSandboxes:
             finally:
                 sandbox.close()
                 self._docker("rm", "--force", "--volumes", container, timeout=120)
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """See ``Sandboxes.digests``."""
+        return self.images.digests
+
+    @contextmanager
+    def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> Iterator[None]:
+        """See ``Sandboxes.expecting``."""
+        if (planned := self.images.plan(instances)).missing:
+            say(str(planned))
+        with self.images.expecting(instances):
+            yield
 
     def remove_all(self) -> None:
         """See ``Sandboxes.remove_all``; containers of other runs, too, once the process that started them is gone."""

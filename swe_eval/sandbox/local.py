@@ -13,8 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 
@@ -115,6 +115,15 @@ class LocalSandboxes:
             sandbox = LocalSandbox(Path(folder))
             sandbox.make_repository(instance)
             yield sandbox
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """There are no images."""
+        return {}
+
+    def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> AbstractContextManager[None]:
+        """There is nothing to make ready."""
+        return nullcontext()
 
     def remove_all(self) -> None:
         """See ``Sandboxes.remove_all``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -45,6 +45,13 @@ class Sandboxes(Protocol):
 
     def start(self, instance: Instance, purpose: Purpose) -> AbstractContextManager[Sandbox]:
         """A fresh sandbox of the instance's image, removed on exit. Raises SandboxError."""
+
+    def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Inside the block, make ready what a sandbox of each of these needs, in this order; says what is to come."""
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """Of the images that were used, by name."""
 
     def remove_all(self) -> None:
         """Remove every sandbox of this run, also those of a process that was killed."""
