@@ -11,7 +11,7 @@ from conftest import compose_tree
 
 from swe_eval.merging.__main__ import parser
 from swe_eval.report.__main__ import parser as report_parser
-from swe_eval.settings import settings_from
+from swe_eval.settings import PACKAGE, settings_from
 
 ROOT = Path(__file__).parents[1]
 COMMAND = re.compile(r"^ {4}(python -m swe_eval.*)$", re.MULTILINE)
@@ -29,7 +29,8 @@ def migrations(name: str) -> list[str]:
     return [re.sub(r"=N\b", "=5", re.sub(r"=F\b", "=0.5", row)) for row in rows]
 
 
-def check(command: str) -> None:
+def check(command: str, run: Path | None = None) -> None:
+    """``run`` stands for the directory of a training run, which is looked into."""
     door, *arguments = shlex.split(command.removeprefix("python -m "))
     if door == "swe_eval.merging":
         parser().parse_args(arguments)
@@ -41,12 +42,14 @@ def check(command: str) -> None:
     if "--predictions" in arguments:
         at = arguments.index("--predictions")
         del arguments[at : at + 2]
-    settings_from(compose_tree(*(a for a in arguments if a != "--help")))
+    arguments = [f"lora.run={run}" if a.startswith("lora.run=") else a for a in arguments if a != "--help"]
+    settings_from(compose_tree(*arguments))
 
 
 @pytest.mark.parametrize("command", COMMAND.findall(text("README.md")))
-def test_every_command_composes(command):
-    check(command)
+def test_every_command_composes(command, tmp_path):
+    (tmp_path / "checkpoint-1").symlink_to(PACKAGE / "benchmark" / "demo" / "adapter")
+    check(command, tmp_path)
 
 
 @pytest.mark.parametrize("row", migrations("README.md"))
