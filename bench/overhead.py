@@ -35,23 +35,22 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from bench.scripted import Message, scripted_endpoint
 from swe_eval.command import conf_dir
 from swe_eval.settings import PACKAGE
 
@@ -63,62 +62,9 @@ NO_MODEL = ["model.base_model=scripted", "lora=none"]
 BARE_HYDRA = "import hydra; hydra.main(config_path={!r}, config_name='config', version_base='1.3')(print)()"
 
 
-@dataclass(frozen=True)
-class Turn:
-    """When the request for the command ``SCRIPT[number]`` arrived, and when its answer had left; in seconds."""
-
-    number: int
-    arrived: float
-    left: float
-
-
-class ScriptedEndpoint(ThreadingHTTPServer):
-    """An OpenAI endpoint that answers with ``SCRIPT`` and notes when, for one trial at a time."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.base_url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.turns: list[Turn] = []
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body leave together: apart, the body would wait for the client's delayed ACK
-    server: ScriptedEndpoint
-
-    def parse_request(self) -> bool:
-        self._arrived = time.perf_counter()
-        return super().parse_request()
-
-    def do_GET(self) -> None:
-        self._send({"object": "list", "data": [{"id": "base", "object": "model"}]})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        roles = [message["role"] for message in body["messages"]]
-        number = roles.count("assistant")
-        self._send(_completion(body["model"], SCRIPT[number]))
-        if "system" in roles:  # unlike in the check that the endpoint answers
-            self.server.turns.append(Turn(number, self._arrived, time.perf_counter()))
-
-    def _send(self, value: Mapping[str, Any]) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-        self.wfile.flush()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-def _completion(model: str, command: str) -> dict[str, Any]:
-    message = {"role": "assistant", "content": f"Next.\n```mswea_bash_command\n{command}\n```"}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-    return {"id": "1", "object": "chat.completion", "created": 0, "model": model, "choices": [choice], "usage": usage}
+def answer(_task: str, number: int) -> Message:
+    """The turn's command, in mini-swe-agent's format for text."""
+    return {"content": f"Next.\n```mswea_bash_command\n{SCRIPT[number]}\n```"}
 
 
 @dataclass(frozen=True)
@@ -131,12 +77,8 @@ class Pace:
 
 def pace_of(play: Callable[[str, int], None], tasks: int) -> Pace:
     """Have ``play(base_url, tasks)`` take the script through so many tasks of the demo, one by one."""
-    with ScriptedEndpoint() as endpoint:
-        threading.Thread(target=endpoint.serve_forever, daemon=True).start()
-        try:
-            play(endpoint.base_url, tasks)
-        finally:
-            endpoint.shutdown()
+    with scripted_endpoint(answer) as endpoint:
+        play(endpoint.base_url, tasks)
     if [turn.number for turn in endpoint.turns] != [*range(len(SCRIPT))] * tasks:
         raise RuntimeError(f"not the script's turns, {tasks} times over: {endpoint.turns}")
     warm = list(pairwise(endpoint.turns[COMMANDS:]))  # from the end of the first trial on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import os
 import re
 import signal
@@ -23,6 +24,8 @@ from swe_eval.errors import SweEvalError, UserError
 from swe_eval.settings import PACKAGE, Settings, flatten, settings_from
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+GC_THRESHOLD = 50_000
+"""Objects between two collections; with 700, Python's own, they take a fifth of the time of the imports."""
 
 
 def conf_dir() -> Path:
@@ -37,6 +40,7 @@ def run(task: Callable[[Settings], int]) -> NoReturn:
     Exit codes: 0 done, 1 something failed or is owed, 2 bad input, 130 interrupted.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises what it otherwise prints over many lines
+    gc.set_threshold(GC_THRESHOLD)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     codes = []
@@ -50,6 +54,7 @@ def run(task: Callable[[Settings], int]) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(INTERRUPTED)
+    gc.freeze()  # or all that was imported is gone through again, for a second or more
     sys.exit(max(codes))
 
 
