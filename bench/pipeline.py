@@ -71,6 +71,7 @@ LOOK_AT = (
     "grep -n 'def ' {file} | head -20",
 )
 LABEL = "swe_eval.bench"
+"""Of mini-swe-agent's containers, so that only these are waited for."""
 ENVIRONMENT = {
     "MSWEA_SILENT_STARTUP": "1",
     "MSWEA_CONFIGURED": "true",
@@ -104,7 +105,7 @@ class Work:
 
     def commands(self, patch: str) -> list[str]:
         """All turns of an instance."""
-        file = re.findall(r"^--- a/(.*)$", patch, re.MULTILINE)[0]
+        file = re.findall(r"^\+\+\+ b/(.*)$", patch, re.MULTILINE)[0]
         return [
             *(LOOK_AT[number % len(LOOK_AT)].format(file=file) for number in range(self.looks)),
             f"git apply - <<'END_OF_PATCH'\n{patch}\nEND_OF_PATCH",
@@ -164,7 +165,8 @@ def by_swe_eval(work: Work, workers: int, folder: Path) -> Job:
 
 def by_mini_and_harness(work: Work, workers: int, folder: Path) -> Job:
     """As the two projects' own documentation says."""
-    label = f"{LABEL}={uuid.uuid4().hex}"
+    run = f"bench-{uuid.uuid4().hex[:12]}"
+    label = f"{LABEL}={run}"
     with scripted_endpoint(work.script, work.think) as endpoint:
         (folder / "mini.yaml").write_text(yaml.safe_dump(mini_settings(endpoint.base_url, label)))
         batch = ["swebench", "--subset", str(work.folder), "--split", "test", "--output", "preds"]
@@ -172,15 +174,15 @@ def by_mini_and_harness(work: Work, workers: int, folder: Path) -> Job:
         rolled = watch("minisweagent.run.utilities.mini_extra", *batch, *how, cwd=folder)
     graded = watch(
         "swebench.harness.run_evaluation",
-        *("--dataset_name", str(work.dataset), "--predictions_path", "preds/preds.json", "--run_id", "bench"),
+        *("--dataset_name", str(work.dataset), "--predictions_path", "preds/preds.json", "--run_id", run),
         *("--max_workers", str(GRADERS)),
         cwd=folder,
     )
     wait_for_end_of(label)
     trajectories = {path.parent.name: read(path) for path in folder.glob("preds/*/*.traj.json")}
-    [summary] = folder.glob("*.bench.json")
+    [summary] = folder.glob(f"*.{run}.json")
     all_resolved(work, read(summary)["resolved_ids"], folder)
-    logs = folder.glob("logs/run_evaluation/bench/*/*/run_instance.log")
+    logs = folder.glob("logs/run_evaluation/*/*/*/run_instance.log")
     return Job(
         parts=[rolled, graded],
         steps=[step for trajectory in trajectories.values() for step in steps_of(trajectory)],

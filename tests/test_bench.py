@@ -13,6 +13,7 @@ import torch
 from conftest import BASE_IMAGE
 from transformers import AutoModelForCausalLM, DeepseekV3Config
 
+from bench.pipeline import critical_path
 from bench.true_size import DIMENSIONS, LAYERS, config_of, parameters
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -27,11 +28,12 @@ FIGURES = {
     },
     "sandboxes": {"step_ms", "step_ms_8", "step_ratio_of_mini", "step_ratio_of_mini_8", "start_s", "stop_s"},
     "admission": {"auto_over_best_fixed"},
+    "pipeline": {"step_overhead_ratio", "grading_ratio", "job_ratio", "critical_path_ratio", "runner_rss_mb"},
     "serving": {"throughput_ratio_16", "reuse_speedup_20_turns", "reuse_speedup_own", "mixed_adapters_ratio"},
 }
 
 
-IN_DOCKER = {"sandboxes": ["--base", BASE_IMAGE]}
+IN_DOCKER = {"sandboxes": ["--base", BASE_IMAGE], "pipeline": ["--base", BASE_IMAGE]}
 """Options of those that need an engine."""
 
 
@@ -54,3 +56,16 @@ def test_the_model_of_true_size_has_as_many_parameters_as_gigachat3():
     experts = sum(size for name, size in sizes.items() if ".experts." in name)
     assert (round(sum(sizes.values()) / 1e9, 1), round(experts / 1e9, 1)) == (10.7, 9.4)
     assert f"{sum(sizes.values()):.6g}" == f"{parameters(config_of(LAYERS, DIMENSIONS)):.6g}"
+
+
+@pytest.mark.parametrize(
+    ("workers", "graders", "least"),
+    [
+        (3, 3, 5 + 4),  # b is rolled out, then graded
+        (1, 3, 2 + 5 + 5 + 3),  # all are rolled out in turn, then at least a is graded
+        (3, 1, 2 + 3 + 4 + 4),  # once a is rolled out, all are graded in turn
+    ],
+)
+def test_the_critical_path_is_the_longest_of_three(workers, graders, least):
+    rollouts, gradings = {"a": 2, "b": 5, "c": 5}, {"a": 3, "b": 4, "c": 4}
+    assert critical_path(rollouts, gradings, workers, graders) == least
