@@ -270,9 +270,11 @@ def critical_path(rollouts: Mapping[str, float], gradings: Mapping[str, float], 
 
 
 def all_resolved(work: Work, resolved: Sequence[str], folder: Path) -> None:
-    """Raise RuntimeError, with what was printed, unless every instance is."""
+    """Raise RuntimeError, with what was printed and logged, unless every instance is."""
     if missing := set(work.ids) - set(resolved):
-        raise RuntimeError(f"not resolved: {', '.join(sorted(missing))}\n{(folder / 'output.txt').read_text()}")
+        logs = [path for path in folder.rglob("run_instance.log") if path.parent.name in missing]
+        said = "\n".join(path.read_text() for path in (folder / "output.txt", *logs))
+        raise RuntimeError(f"not resolved: {', '.join(sorted(missing))}\n{said}")
 
 
 def wait_for_end_of(label: str) -> None:
