@@ -3,11 +3,12 @@
 from swe_eval.statistics.family import benjamini_hochberg, holm, leave_one_out, select
 from swe_eval.statistics.interval import Interval, over_instances, wilson
 from swe_eval.statistics.paired import Paired
-from swe_eval.statistics.power import ALPHA, POWER, detectable, needed
+from swe_eval.statistics.power import ALPHA, MOST, POWER, detectable, needed
 from swe_eval.statistics.repeated import Repeated, pass_at, pass_hat
 
 __all__ = [
     "ALPHA",
+    "MOST",
     "POWER",
     "Interval",
     "Paired",

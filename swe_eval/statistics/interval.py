@@ -72,4 +72,5 @@ def _of_equals(values: Sequence[float], lowest: float, highest: float) -> Interv
 
 
 def _level(n: int) -> float:
-    return float(2 * norm.cdf(sqrt(n / (n - 1)) * t.ppf(0.975, n - 1)) - 1)
+    level = float(2 * norm.cdf(sqrt(n / (n - 1)) * t.ppf(0.975, n - 1)) - 1)
+    return min(level, 1 - 1e-6)  # of two instances it is 1 to the last digit, which scipy answers with NaN

@@ -66,7 +66,8 @@ class Repeated:
         """Two-sided sign-flip permutation test (Fisher 1935, The Design of Experiments, section 21).
 
         If the arms are equal, an instance's difference is as likely with the other sign. Exact where so few instances
-        differ that their signs have no more than ``resamples`` combinations. Of one sample each it is McNemar's test.
+        differ that their signs have no more than ``resamples`` combinations; drawn, it is 2 / (``resamples`` + 1) at
+        least. Of one sample each it is McNemar's test.
         """
         return sign_flip(self._whole, self.resamples)
 
