@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, permutation_test
 
-from swe_eval.statistics.interval import RESAMPLES, SEED, Interval, over_instances
+from swe_eval.statistics.interval import BATCH, RESAMPLES, SEED, Interval, over_instances
 from swe_eval.statistics.power import ALPHA, POWER
 
 FEWEST = 6
@@ -133,7 +133,7 @@ def sign_flip(differences: NDArray[np.float64], resamples: int) -> float:
         permutation_type="samples",
         vectorized=True,
         n_resamples=resamples,
-        batch=1000,
+        batch=BATCH,
         rng=np.random.default_rng(SEED),
     )
     return float(found.pvalue)
