@@ -199,7 +199,7 @@ def test_samples_are_compared_over_instances_and_reported_again(settings, tmp_pa
         evaluate(settings(*external(endpoint, "bad", "good"), "agent.samples=2"))
     said = capsys.readouterr().out
     [comparison] = json.loads((tmp_path / "run/results/comparison.json").read_text())["comparisons"]
-    counts = {"a": "bad", "b": "good", "n": 2, "more_a": 0, "more_b": 2, "as_often": 0, "p_value": 0.5}
+    counts = {"a": "bad", "b": "good", "n": 2, "a_ahead": 0, "b_ahead": 2, "even": 0, "p_value": 0.5}
     assert comparison.items() >= counts.items()
     again = read_run(tmp_path / "run")
     conclude(again.run, again.trials, again.comparisons)

@@ -93,7 +93,7 @@ def test_samples_of_one_adapter_are_one_row_over_instances():
     said = printed(*base, *rl)
     assert "base   0.0% [0.0, 8.8] of 40 x 2" in said
     assert re.search(r"rl     25.0% \[1\d.\d, [34]\d.\d\] of 40 x 2", said)
-    assert re.search(r"base vs rl  0             15            25        \+25.0 \[\+1\S+ \+[34]\S+\]  0.0002", said)
+    assert re.search(r"base vs rl  0        15       25    \+25.0 \[\+1\S+ \+[34]\S+\]  0.0002", said)
     assert re.search(r"rl: pass@2 37.5% \[.*\], pass\^2 12.5% \[.*\]", said)
 
 

@@ -218,6 +218,12 @@ def test_of_several_samples_what_is_detectable_is_found_4_times_in_5():
     assert fmean(each.p_value <= 0.05 for each in found) == pytest.approx(POWER, abs=0.06)
 
 
+def test_fewer_than_six_differences_show_nothing_of_several_samples_either():
+    """Five of seven instances: no sign-flip test has p <= 0.05, and six of nine can."""
+    found = Repeated([0] * 7, [2] * 5 + [0] * 2, [2] * 7)
+    assert (found.detectable, found.needed(5 / 7), found.samples_needed(5 / 7)) == (None, 9, None)
+
+
 def test_more_samples_help_as_far_as_the_samples_differ():
     """Every outcome of two samples at even chances, as often as it is likely: all of the variance, 1/2 per sample."""
     a, b = zip(*[pair for pair in product((0, 1, 1, 2), repeat=2) for _ in range(100)], strict=True)

@@ -12,14 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from swe_eval.report.comparison import Best, Comparison, Findings, Rate, Row
+from swe_eval.report.comparison import Best, Comparison, Findings
 from swe_eval.report.load import load_line
 from swe_eval.report.results import Arm, Verdict
+from swe_eval.report.rows import Rate, Row
 from swe_eval.statistics import ALPHA, MOST, POWER, Paired, Repeated
 
 COUNTS = {
     **{"both": "both", "only_a": "only A", "only_b": "only B", "neither": "neither"},
-    **{"more_a": "A more often", "more_b": "B more often", "as_often": "as often"},
+    **{"a_ahead": "A ahead", "b_ahead": "B ahead", "even": "even"},
 }
 """Headings."""
 SHOWN = 3
@@ -159,9 +160,11 @@ def _what_it_takes(found: Paired | Repeated) -> str | None:
     if not seen or found.p_value <= ALPHA or (found.detectable is not None and found.detectable <= seen):
         return None
     instances = found.needed(seen)
-    takes = f"{instances or f'over {MOST}'} such instances"
-    samples = found.samples_needed(seen) if isinstance(found, Repeated) else None
-    return f"{takes}, or {samples} samples of each of these" if samples else takes
+    if isinstance(found, Paired):
+        return f"{instances or f'over {MOST}'} such instances"
+    samples = found.samples_needed(seen) or 0
+    more = f", or {samples} samples of each of these" if samples > max(found.samples) else ""
+    return f"{instances} such instances{more}" if instances else None
 
 
 def _best(best: Best | None) -> Iterator[str]:

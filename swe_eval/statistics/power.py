@@ -48,7 +48,8 @@ def needed(difference: float, discordance: float) -> int | None:
 
 
 def _power(n: int, discordance: float, difference: float) -> float:
-    disagreeing = np.arange(n + 1)
+    fewest, most = binom.interval(1 - 1e-12, n, discordance)  # beyond, no outcome changes a digit that matters
+    disagreeing = np.arange(fewest, most + 1)
     # few enough wins of one arm that the test rejects: the largest k with 2 P(X <= k) <= ALPHA, or -1
     critical = binom.ppf(ALPHA / 2, disagreeing, 0.5)
     critical = np.where(2 * binom.cdf(critical, disagreeing, 0.5) <= ALPHA, critical, critical - 1)

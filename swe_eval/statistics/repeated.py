@@ -43,7 +43,7 @@ class Repeated:
     def counts(self) -> dict[str, int]:
         """Instances that A resolved more often, that B did, and the others."""
         signs = np.sign(self._whole).tolist()
-        return {"more_a": signs.count(-1), "more_b": signs.count(1), "as_often": signs.count(0)}
+        return {"a_ahead": signs.count(-1), "b_ahead": signs.count(1), "even": signs.count(0)}
 
     @cached_property
     def differences(self) -> NDArray[np.float64]:
@@ -81,15 +81,14 @@ class Repeated:
 
         (z + z) sd / sqrt(n): Miller 2024 (arXiv:2411.00640), its sample sizes. None where the test could not show any.
         """
-        if np.count_nonzero(self._whole) < FEWEST:
-            return None
-        return _Z * float(np.std(self.differences, ddof=1)) / sqrt(self.n)
+        return None if self._differing < FEWEST else _Z * float(np.std(self.differences, ddof=1)) / sqrt(self.n)
 
     def needed(self, difference: float) -> int | None:
         """Instances, with as many samples of each, for which ``difference`` is detectable; None for 0."""
-        if not difference or self.n < 2:
+        if not difference or not self._differing or self.n < 2:
             return None
-        return ceil(_Z**2 * float(np.var(self.differences, ddof=1)) / difference**2)
+        likely = _Z**2 * float(np.var(self.differences, ddof=1)) / difference**2
+        return ceil(max(likely, FEWEST * self.n / self._differing))
 
     def samples_needed(self, difference: float) -> int | None:
         """Samples of each of these instances for which ``difference`` is detectable.
@@ -97,15 +96,19 @@ class Repeated:
         Miller 2024: the variance of a difference is omega^2 + sigma^2 / K, and K shrinks the latter alone.
 
         Returns:
-            None if no number of samples would do: it takes other instances.
+            None if no number of samples would do, or too few instances differ to tell.
         """
         k = np.asarray(self.samples, dtype=float)
-        if self.n < 2 or not np.any(k > 1):
+        if self._differing < FEWEST or not np.any(k > 1):
             return None
         within = sum(_variance(np.asarray(wins, dtype=float), k) for wins in (self.a, self.b))
         between = max(float(np.var(self.differences, ddof=1)) - within * float(np.mean(1 / k)), 0.0)
         left = self.n * (difference / _Z) ** 2 - between
         return max(ceil(within / left), 1) if left > 0 else None
+
+    @property
+    def _differing(self) -> int:
+        return int(np.count_nonzero(self._whole))
 
     @cached_property
     def _whole(self) -> NDArray[np.float64]:
