@@ -113,7 +113,7 @@ def test_what_is_owed_is_also_counted_as_unresolved():
 def test_a_difference_that_hangs_on_one_repository_is_said_to():
     base = of_repositories("base", django="U" * 20, sympy="R" * 4 + "U" * 6)
     rl = of_repositories("rl", django="R" * 6 + "U" * 14, sympy="U" * 10)
-    assert "base vs rl: the difference hangs on django__django: -40.0 without it" in printed(base, rl)
+    assert "base vs rl: without django__django the other arm is ahead (-40.0)" in printed(base, rl)
     [comparison] = found(base, rl).comparisons
     ends = {"lowest": -0.4, "highest": 0.3, "most": "django__django", "without_most": -0.4}
     assert comparison.as_json()["leave_one_repository_out"] == ends

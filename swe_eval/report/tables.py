@@ -149,9 +149,9 @@ def _below(comparison: Comparison) -> Iterator[str]:
     if comparison.intention_to_treat:
         yield f"{name}: {_difference(comparison.intention_to_treat)} if what is owed counts as unresolved"
     if turned := comparison.turned_by:
+        more = f"; so it is without {len(turned) - 1} more" if len(turned) > 1 else ""
         left = f"{100 * comparison.without[turned[0]]:+.1f}"
-        more = f" (so do {len(turned) - 1} other repositories)" if len(turned) > 1 else ""
-        yield f"{name}: the difference hangs on {turned[0]}: {left} without it{more}"
+        yield f"{name}: without {turned[0]} the other arm is ahead ({left}){more}"
 
 
 def _what_it_takes(found: Paired | Repeated) -> str | None:
