@@ -42,13 +42,9 @@ def _turns(settings: Settings) -> Iterator[Sequence[AdapterSettings]]:
 
 
 def pairs(settings: Settings) -> list[tuple[str, str]]:
-    """Arms to compare: the first adapter with each other one, sample by sample."""
-    samples = settings.agent.samples
-    reference, *others = [
-        [Trial(adapter.name, "", sample, samples).arm for sample in range(1, samples + 1)]
-        for adapter in settings.adapters
-    ]
-    return [pair for other in others for pair in zip(reference, other, strict=True)]
+    """Adapters to compare: the first with each other one."""
+    reference, *others = [adapter.name for adapter in settings.adapters]
+    return [(reference, other) for other in others]
 
 
 def identify(settings: Settings, benchmark: Benchmark) -> dict[str, Any]:

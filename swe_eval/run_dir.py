@@ -45,6 +45,14 @@ class Trial:
         """The adapter's name, with ``.s1``, ``.s2``, ... when there are several samples per instance."""
         return self.adapter if self.samples == 1 else f"{self.adapter}.s{self.sample}"
 
+    @classmethod
+    def of_arm(cls, arm: str, instance_id: str, samples: int) -> Trial:
+        """The trial that has this arm."""
+        if samples == 1:
+            return cls(arm, instance_id)
+        adapter, _, sample = arm.rpartition(".s")
+        return cls(adapter, instance_id, int(sample), samples)
+
     def __str__(self) -> str:
         return f"{self.arm} {self.instance_id}"
 

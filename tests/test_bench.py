@@ -29,6 +29,7 @@ FIGURES = {
     "sandboxes": {"step_ms", "step_ms_8", "step_ratio_of_mini", "step_ratio_of_mini_8", "start_s", "stop_s"},
     "admission": {"auto_over_best_fixed"},
     "pipeline": {"step_overhead_ratio", "grading_ratio", "job_ratio", "critical_path_ratio", "runner_rss_mb"},
+    "statistics": {"coverage_50", "coverage_500", "false_positive_50", "false_positive_500"},
     "serving": {"throughput_ratio_16", "reuse_speedup_20_turns", "reuse_speedup_own", "mixed_adapters_ratio"},
 }
 

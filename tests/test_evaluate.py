@@ -18,6 +18,7 @@ from scripted import SUBMIT, bash, scripted_endpoint
 
 from swe_eval.errors import ServingError, UserError
 from swe_eval.evaluate import evaluate
+from swe_eval.report.report import conclude, read_run
 from swe_eval.run_dir import RunDir, read_json, write_json
 from swe_eval.settings import PACKAGE
 
@@ -78,19 +79,26 @@ def test_a_run_may_grow_by_an_arm(settings, tmp_path):
         before = len(endpoint.turns)
         assert evaluate(settings(*external(endpoint, "bad", "good"))) == 0
         assert {body["model"] for body in endpoint.turns[before:]} == {"good"}
-    assert [pair["b"] for pair in json.loads((tmp_path / "run/results/comparison.json").read_text())] == ["good"]
+    found = json.loads((tmp_path / "run/results/comparison.json").read_text())
+    assert [pair["b"] for pair in found["comparisons"]] == ["good"]
 
 
 def test_the_comparison_pairs_the_arms(settings, tmp_path):
     with scripted_endpoint(solve) as endpoint:
         evaluate(settings(*external(endpoint, "bad", "good")))
-    [comparison] = json.loads((tmp_path / "run/results/comparison.json").read_text())
+    found = json.loads((tmp_path / "run/results/comparison.json").read_text())
     flips = {"only_a_ids": [], "only_b_ids": sorted(TASKS)}
     counts = {"n": 2, "both": 0, "only_a": 0, "only_b": 2, "neither": 0}
-    ps = {"p_value": 0.5, "p_holm": 0.5}
-    sureness = {"interval": pytest.approx([0.07, 1.0], abs=1e-4), "detectable": None, **ps}
-    uneven = {"infra_rates_differ_by": 0.0, "is_refused": False}
-    assert comparison == {"a": "bad", "b": "good", **counts, "difference": 1.0, **sureness, **uneven, **flips}
+    ps = {"p_value": 0.5, "mid_p": 0.25, "p_holm": 0.5, "p_bh": 0.5}
+    power = {"detectable": None, "needed": {"instances": 6}}
+    sureness = {"interval": pytest.approx([0.07, 1.0], abs=1e-4), **power, **ps}
+    missing = {"infra_rates_differ_by": 0.0, "is_refused": False, "intention_to_treat": None}
+    left_out = {"lowest": 1.0, "highest": 1.0, "most": "demo__calc", "without_most": 1.0}
+    assert found["comparisons"] == [
+        {"a": "bad", "b": "good", **counts, "difference": 1.0, **sureness, **missing}
+        | {"leave_one_repository_out": left_out, **flips}
+    ]
+    assert ({*found["adapters"]}, found["best"]) == ({"bad", "good"}, None)
 
 
 def test_what_the_arms_took_is_counted_from_their_trajectories(settings, tmp_path):
@@ -184,6 +192,18 @@ def test_samples_are_arms_with_their_own_seeds(settings, tmp_path):
         "good.s2.json",
         "comparison.json",
     }
+
+
+def test_samples_are_compared_over_instances_and_reported_again(settings, tmp_path, capsys):
+    with scripted_endpoint(solve) as endpoint:
+        evaluate(settings(*external(endpoint, "bad", "good"), "agent.samples=2"))
+    said = capsys.readouterr().out
+    [comparison] = json.loads((tmp_path / "run/results/comparison.json").read_text())["comparisons"]
+    counts = {"a": "bad", "b": "good", "n": 2, "a_ahead": 0, "b_ahead": 2, "even": 0, "p_value": 0.5}
+    assert comparison.items() >= counts.items()
+    again = read_run(tmp_path / "run")
+    conclude(again.run, again.trials, again.comparisons)
+    assert said.endswith(capsys.readouterr().out)
 
 
 def test_a_key_reaches_the_endpoint_and_no_file(settings, monkeypatch, tmp_path):

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 
 from rich.console import Console
 
-from swe_eval.report.results import Arm, Verdict, compare, suspicions
+from swe_eval.report.comparison import Findings, find
+from swe_eval.report.results import Arm, Verdict, suspicions
 from swe_eval.report.tables import print_tables
+from swe_eval.statistics import Repeated
 
 
 def arm(name: str, outcomes: str) -> Arm:
     """One letter a trial: Resolved, Unresolved, or Infra."""
     words = {"R": "resolved", "U": "unresolved", "I": "infra"}
-    return Arm(name, {f"task-{index:03}": Verdict(words[letter]) for index, letter in enumerate(outcomes)})
+    verdicts = {f"task-{index:03}": Verdict(words[letter]) for index, letter in enumerate(outcomes)}
+    return Arm(name, name.partition(".s")[0], verdicts)
+
+
+def of_repositories(name: str, **outcomes: str) -> Arm:
+    """As ``arm``, with the outcomes of each repository."""
+    verdicts = {
+        key.replace("task", f"{repository}__{repository}"): verdict
+        for repository, letters in outcomes.items()
+        for key, verdict in arm(name, letters).verdicts.items()
+    }
+    return Arm(name, name, verdicts)
+
+
+def found(*arms: Arm) -> Findings:
+    """Each adapter compared with the first."""
+    reference, *others = dict.fromkeys(each.adapter for each in arms)
+    return find(arms, [(reference, other) for other in others])
 
 
 def printed(*arms: Arm) -> str:
     """The tables of these arms, each compared with the first."""
     out = StringIO()
-    reference, *others = [each.name for each in arms]
-    print_tables(Console(file=out, width=100), arms, compare(arms, [(reference, other) for other in others]))
+    print_tables(Console(file=out, width=100), found(*arms))
     return out.getvalue()
 
 
@@ -32,7 +51,7 @@ def test_a_difference_has_its_interval_and_what_could_have_been_detected():
 
 def test_arms_of_a_family_are_adjusted_for_each_other():
     arms = [arm("base", "U" * 40), arm("one", "R" * 6 + "U" * 34), arm("two", "R" * 7 + "U" * 33)]
-    first, second = compare(arms, [("base", "one"), ("base", "two")])
+    first, second = found(*arms).comparisons
     assert (first.paired.p_value, first.p_holm) == (0.03125, 0.03125)
     assert (second.paired.p_value, second.p_holm) == (0.015625, 0.03125)
     assert "Holm p" in printed(*arms)
@@ -46,15 +65,68 @@ def test_arms_that_miss_different_parts_get_no_verdict():
 
 
 def test_arms_that_miss_as_much_are_compared_on_what_both_have():
-    [comparison] = compare([arm("base", "IU" * 20), arm("rl", "RI" * 20)], [("base", "rl")])
+    [comparison] = found(arm("base", "IU" * 20), arm("rl", "RI" * 20)).comparisons
     assert (comparison.is_refused, comparison.paired.n, comparison.as_json()["difference"]) == (False, 0, None)
 
 
 def test_patches_that_can_decide_a_verdict_are_named_beside_it():
     flags = {"test configuration": ["conftest.py"]}
     cheat = {f"task-{number}": Verdict("resolved", suspicious=flags) for number in range(4)}
-    found = Arm("rl", {**cheat, "task-8": Verdict("unresolved", suspicious=flags), "task-9": Verdict("resolved")})
-    said = printed(found)
+    rl = Arm("rl", "rl", {**cheat, "task-8": Verdict("unresolved", suspicious=flags), "task-9": Verdict("resolved")})
+    said = printed(rl)
     assert "5/6 = 83.3%" in said
     assert "rl: 5 patches touch test configuration (4 resolved): task-0, task-1, task-2, ..." in said
-    assert suspicions([found])["rl"].keys() == {*cheat, "task-8"}
+    assert suspicions([rl])["rl"].keys() == {*cheat, "task-8"}
+
+
+def test_what_was_seen_and_could_not_be_shown_is_said_with_what_it_would_take():
+    said = printed(arm("base", "U" * 7), arm("demo", "R" * 5 + "U" * 2))
+    assert "base vs demo: n = 7 with this much disagreement detects no difference at 80% power" in said
+    assert "base vs demo: to detect a true difference of 71.4 points, as seen, takes 10 such instances" in said
+    shown = printed(arm("base", "U" * 40), arm("rl", "R" * 20 + "U" * 20))
+    assert "as seen" not in shown
+
+
+def test_samples_of_one_adapter_are_one_row_over_instances():
+    base = [arm(f"base.s{sample}", "U" * 40) for sample in (1, 2)]
+    rl = [arm("rl.s1", "R" * 10 + "U" * 30), arm("rl.s2", "U" * 5 + "R" * 10 + "U" * 25)]
+    said = printed(*base, *rl)
+    assert "base   0.0% [0.0, 8.8] of 40 x 2" in said
+    assert re.search(r"rl     25.0% \[1\d.\d, [34]\d.\d\] of 40 x 2", said)
+    assert re.search(r"base vs rl  0        15       25    \+25.0 \[\+1\S+ \+[34]\S+\]  0.0002", said)
+    assert re.search(r"rl: pass@2 37.5% \[.*\], pass\^2 12.5% \[.*\]", said)
+
+
+def test_a_sample_without_a_verdict_takes_its_partner_along():
+    arms = [arm("base.s1", "RU"), arm("base.s2", "IU"), arm("rl.s1", "RR"), arm("rl.s2", "RI")]
+    [comparison] = found(*arms).comparisons
+    assert comparison.paired == Repeated(a=[1, 0], b=[1, 1], samples=[1, 1])
+    assert comparison.intention_to_treat == Repeated(a=[1, 0], b=[2, 1], samples=[2, 2])
+
+
+def test_what_is_owed_is_also_counted_as_unresolved():
+    said = printed(arm("base", "I" + "U" * 99), arm("rl", "R" * 10 + "U" * 89 + "I"))
+    assert "base vs rl: +10.0 [+4.2, +17.4] if what is owed counts as unresolved" in said
+    assert found(arm("base", "RI")).as_json()["adapters"]["base"]["intention_to_treat"]["mean"] == 0.5
+
+
+def test_a_difference_that_hangs_on_one_repository_is_said_to():
+    base = of_repositories("base", django="U" * 20, sympy="R" * 4 + "U" * 6)
+    rl = of_repositories("rl", django="R" * 6 + "U" * 14, sympy="U" * 10)
+    assert "base vs rl: without django__django the other arm is ahead (-40.0)" in printed(base, rl)
+    [comparison] = found(base, rl).comparisons
+    ends = {"lowest": -0.4, "highest": 0.3, "most": "django__django", "without_most": -0.4}
+    assert comparison.as_json()["leave_one_repository_out"] == ends
+
+
+def test_the_best_of_three_is_measured_where_it_was_not_chosen():
+    arms = [arm("base", "U" * 40), arm("one", "RU" * 20), arm("two", "RUUU" * 10)]
+    best = found(*arms).best
+    assert (best.name, best.chosen.n, best.confirmed.n) == ("one", 20, 20)
+    assert (best.chosen.mean + best.confirmed.mean) / 2 == 0.5
+    assert f"on the other 20: {best.confirmed.mean:.1%} [" in printed(*arms)
+    assert found(*arms[:2]).best is None
+
+
+def test_no_best_is_named_while_one_arm_misses_more():
+    assert found(arm("base", "U" * 50), arm("one", "R" * 50), arm("two", "I" * 2 + "R" * 48)).best is None

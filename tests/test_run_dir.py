@@ -29,7 +29,10 @@ def test_paths_are_those_of_the_design(run):
 
 
 def test_several_samples_are_arms_of_their_own():
-    assert [Trial("demo", "i", sample, 2).arm for sample in (1, 2)] == ["demo.s1", "demo.s2"]
+    trials = [Trial("demo", "i", sample, 2) for sample in (1, 2)]
+    assert [trial.arm for trial in trials] == ["demo.s1", "demo.s2"]
+    assert [Trial.of_arm(trial.arm, "i", 2) for trial in trials] == trials
+    assert Trial.of_arm("rl.s2", "i", 1) == Trial("rl.s2", "i")
 
 
 def test_a_trial_is_done_stage_by_stage(run):

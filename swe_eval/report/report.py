@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from swe_eval.errors import UserError
+from swe_eval.report.comparison import find
 from swe_eval.report.load import summary
-from swe_eval.report.results import Arm, collect, compare, rollout_seconds, suspicions, totals, write_results
+from swe_eval.report.results import Arm, collect, rollout_seconds, suspicions, totals, write_results
 from swe_eval.report.tables import print_load, print_proof, print_tables
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json
 
@@ -39,8 +40,9 @@ class Kept:
 def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[str, str]]) -> int:
     """Write and print the results; returns how many trials are owed."""
     arms = collect(run, trials)
-    comparisons = compare(arms, to_compare)
-    write_results(run, trials, arms, comparisons)
+    findings = find(arms, to_compare)
+    write_results(run, trials, arms)
+    write_json(run.comparison, findings.as_json())
     found: dict[str, Any] = {
         "totals": totals(arms),
         "suspicious": suspicions(arms),
@@ -49,7 +51,7 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     found["seconds"] = rollout_seconds(arms)
     write_json(run.run_json, read_json(run.run_json) | {"updated": now()} | found)
     if any(arm.resolved for arm in arms):
-        print_tables(Console(), arms, comparisons)
+        print_tables(Console(), findings)
         print_proof(Console(), read_json(run.run_json).get("proof", {}))
         print_load(Console(), found["load"])
     Console().print(f"The run is in {run.root}", highlight=False, soft_wrap=True)
@@ -78,7 +80,8 @@ def read_run(folder: Path) -> Kept:
     if "trials" not in record:
         older = "its run.json does not list its trials; give the run's own command again, which adds them"
         raise UserError(f"{folder}: {older if record else 'no run.json in it; write a run directory: outputs/<name>'}")
-    trials = [Trial(arm, instance_id) for arm, ids in record["trials"].items() for instance_id in ids]
+    samples = record["identity"].get("agent.samples", 1)
+    trials = [Trial.of_arm(arm, id, samples) for arm, ids in record["trials"].items() for id in ids]
     return Kept(run, trials, [(a, b) for a, b in record["comparisons"]], record["identity"])
 
 
@@ -90,9 +93,9 @@ def compare_runs(runs: Sequence[Kept]) -> int:
     """
     if lines := [line for other in runs[1:] for line in _differences(runs[0], other)]:
         raise UserError("\n".join(lines))
-    arms = [replace(arm, name=f"{_label(kept, runs)}/{arm.name}") for kept in runs for arm in kept.arms]
-    reference, *others = [arm.name for arm in arms]
-    print_tables(Console(), arms, compare(arms, [(reference, other) for other in others]))
+    arms = [_labelled(arm, _label(kept, runs)) for kept in runs for arm in kept.arms]
+    reference, *others = dict.fromkeys(arm.adapter for arm in arms)
+    print_tables(Console(), find(arms, [(reference, other) for other in others]))
     return _owed(arms)
 
 
@@ -104,6 +107,10 @@ def _differences(a: Kept, b: Kept) -> Iterator[str]:
                 f"{key}: {one!r} in {a.run.root.name}, {other!r} in {b.run.root.name}: their arms differ in more than "
                 "weights; run both with one of them"
             )
+
+
+def _labelled(arm: Arm, label: str) -> Arm:
+    return replace(arm, name=f"{label}/{arm.name}", adapter=f"{label}/{arm.adapter}")
 
 
 def _label(kept: Kept, runs: Sequence[Kept]) -> str:

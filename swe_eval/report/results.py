@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
 
@@ -11,12 +11,8 @@ import numpy as np
 from swebench.harness.infra_failure import TIER_ENVIRONMENT, classify_logs
 
 from swe_eval.run_dir import RunDir, Trial, read_json, write_json
-from swe_eval.statistics import Paired, holm
 
 SCORED = ("resolved", "unresolved", "empty_patch")
-
-UNEVEN = 0.01
-"""Arms whose infra rates differ by more are not compared: what is missing may not be missing by chance."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +46,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Arm:
-    """The verdicts of one row of the table, by instance_id."""
+    """The verdicts of one sample of an adapter, by instance_id."""
 
     name: str
-    verdicts: Mapping[str, Verdict]
+    adapter: str
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
 
     def ids(self, *outcomes: str) -> list[str]:
         return sorted(key for key, verdict in self.verdicts.items() if verdict.outcome in outcomes)
-
-    @property
-    def infra_rate(self) -> float:
-        return len(self.ids("infra")) / len(self.verdicts) if self.verdicts else 0.0
 
     @property
     def resolved(self) -> dict[str, bool]:
@@ -68,61 +61,20 @@ class Arm:
         return {key: verdict.outcome == "resolved" for key, verdict in self.verdicts.items() if verdict.is_scored}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Arm B against arm A on the instances that both have a verdict for."""
-
-    a: str
-    b: str
-    paired: Paired
-    only_a: list[str]
-    only_b: list[str]
-    p_holm: float
-    """The exact p-value, adjusted for all comparisons of the run."""
-    uneven: float
-    """How far the infra rates of the two arms are apart."""
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether too much of one arm alone is missing for a headline."""
-        return self.uneven > UNEVEN
-
-    def as_json(self) -> dict[str, Any]:
-        paired = self.paired
-        return {
-            **{"a": self.a, "b": self.b, "n": paired.n, **asdict(paired)},
-            "difference": paired.difference if paired.n else None,
-            "interval": [paired.interval.low, paired.interval.high],
-            "detectable": paired.detectable,
-            **{"p_value": paired.p_value, "p_holm": self.p_holm},
-            **{"infra_rates_differ_by": self.uneven, "is_refused": self.is_refused},
-            **{"only_a_ids": self.only_a, "only_b_ids": self.only_b},
-        }
-
-
 def collect(run: RunDir, trials: Iterable[Trial]) -> list[Arm]:
     """Read the verdicts of these trials; the order of the arms is kept."""
-    arms: dict[str, dict[str, Verdict]] = {}
+    arms: dict[str, Arm] = {}
     for trial in trials:
-        arms.setdefault(trial.arm, {})[trial.instance_id] = _verdict(run, trial)
-    return [Arm(name, verdicts) for name, verdicts in arms.items()]
+        arm = arms.setdefault(trial.arm, Arm(trial.arm, trial.adapter))
+        arm.verdicts[trial.instance_id] = _verdict(run, trial)
+    return list(arms.values())
 
 
-def compare(arms: Sequence[Arm], pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
-    """Compare the named pairs of arms, as one family of tests."""
-    by_name = {arm.name: arm for arm in arms}
-    chosen = [(by_name[a], by_name[b]) for a, b in pairs]
-    paired = [Paired.of(a.resolved, b.resolved) for a, b in chosen]
-    adjusted = holm([each.p_value for each in paired])
-    return [_compare(*both, found, p) for both, found, p in zip(chosen, paired, adjusted, strict=True)]
-
-
-def write_results(run: RunDir, trials: Sequence[Trial], arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> None:
-    """Write everything that is derived: ``predictions/*.jsonl`` and ``results/``."""
+def write_results(run: RunDir, trials: Sequence[Trial], arms: Sequence[Arm]) -> None:
+    """Write what official tools read: ``predictions/*.jsonl`` and ``results/``, of every sample apart."""
     for arm in arms:
         run.write_predictions_jsonl(arm.name, [trial for trial in trials if trial.arm == arm.name])
         write_json(run.results(arm.name), swebench_report(run, arm))
-    write_json(run.comparison, [comparison.as_json() for comparison in comparisons])
 
 
 def totals(arms: Iterable[Arm]) -> dict[str, dict[str, float | None]]:
@@ -206,19 +158,6 @@ def _trajectory(run: RunDir, trial: Trial) -> tuple[dict[str, Any], list[dict[st
     """(info, messages); empty when predictions came from elsewhere."""
     data = read_json(run.trajectory(trial))
     return data.get("info", {}), data.get("messages", [])
-
-
-def _compare(a: Arm, b: Arm, paired: Paired, p_holm: float) -> Comparison:
-    both = sorted(a.resolved.keys() & b.resolved.keys())
-    return Comparison(
-        a.name,
-        b.name,
-        paired,
-        only_a=[key for key in both if a.resolved[key] and not b.resolved[key]],
-        only_b=[key for key in both if b.resolved[key] and not a.resolved[key]],
-        p_holm=p_holm,
-        uneven=abs(a.infra_rate - b.infra_rate),
-    )
 
 
 def _classify(run: RunDir, arm: str, instance_id: str) -> tuple[str, str] | None:

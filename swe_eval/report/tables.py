@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from rich.box import SIMPLE
@@ -11,27 +12,31 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from swe_eval.report.comparison import Best, Comparison, Findings
 from swe_eval.report.load import load_line
-from swe_eval.report.results import Arm, Comparison
-from swe_eval.statistics import POWER, wilson
+from swe_eval.report.results import Arm, Verdict
+from swe_eval.report.rows import Rate, Row
+from swe_eval.statistics import ALPHA, MOST, POWER, Paired, Repeated
 
+COUNTS = {
+    **{"both": "both", "only_a": "only A", "only_b": "only B", "neither": "neither"},
+    **{"a_ahead": "A ahead", "b_ahead": "B ahead", "even": "even"},
+}
+"""Headings."""
 SHOWN = 3
 """Instances that a line names; ``run.json`` has all."""
 
 
-def print_tables(console: Console, arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> None:
-    """Print the verdicts per arm, and each comparison."""
-    console.print(_arms_table(arms))
-    for arm in arms:
-        if exits := _exits(arm):
-            console.print(f"  {arm.name} ended with {exits}", highlight=False, soft_wrap=True)
-        for line in _suspicious(arm):
-            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    if comparisons:
-        console.print(_comparison_table(comparisons))
-    for line in map(_what_it_can_show, comparisons):
+def print_tables(console: Console, findings: Findings) -> None:
+    """Print the verdicts per adapter, each comparison, and what it can bear."""
+    console.print(_rows_table(findings.rows))
+    for line in chain.from_iterable(map(_beside, findings.rows)):
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    if owed := sum(len(arm.ids("infra")) for arm in arms):
+    if findings.comparisons:
+        console.print(_comparison_table(findings.comparisons))
+    for line in chain(chain.from_iterable(map(_below, findings.comparisons)), _best(findings.best)):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    if owed := sum(row.count("infra") for row in findings.rows):
         console.print(f"{owed} without a verdict (infra): never scored, owed; the same command runs them again.")
 
 
@@ -47,27 +52,40 @@ def print_load(console: Console, load: Mapping[str, Any]) -> None:
         console.print(f"  {load_line(load)}", highlight=False, markup=False, soft_wrap=True)
 
 
-def rate(arm: Arm) -> str:
-    """``5/7 = 71.4% [35.9, 91.8]``: never a number without its interval (Wilson, 95%)."""
-    k, n = sum(arm.resolved.values()), len(arm.resolved)
-    if not n:
+def rate(row: Row) -> str:
+    """``5/7 = 71.4% [35.9, 91.8]``; of several samples ``71.4% [..] of 7 x 3``: never a number without its interval."""
+    if not row.rate.n:
         return "0/0"
-    interval = wilson(k, n)
-    return f"{k}/{n} = {k / n:.1%} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    if len(row.arms) > 1:
+        return f"{_mean(row.rate)} of {row.rate.n} x {len(row.arms)}"
+    return f"{row.count('resolved')}/{row.rate.n} = {_mean(row.rate)}"
 
 
-def _arms_table(arms: Sequence[Arm]) -> Table:
+def _mean(rate: Rate) -> str:
+    return f"{rate.mean or 0:.1%} [{100 * rate.interval.low:.1f}, {100 * rate.interval.high:.1f}]"
+
+
+def _rows_table(rows: Sequence[Row]) -> Table:
     table = Table("arm", "resolved \\[95% interval]", "unresolved", "empty patch", "infra", box=SIMPLE)
-    for arm in arms:
-        counts = [str(len(arm.ids(outcome))) for outcome in ("unresolved", "empty_patch", "infra")]
-        table.add_row(arm.name, escape(rate(arm)), *counts)
+    for row in rows:
+        counts = [str(row.count(outcome)) for outcome in ("unresolved", "empty_patch", "infra")]
+        table.add_row(row.name, escape(rate(row)), *counts)
     return table
 
 
-def _exits(arm: Arm) -> str:
-    ended = Counter(verdict.exit_status for verdict in arm.verdicts.values() if verdict.exit_status)
+def _beside(row: Row) -> Iterator[str]:
+    if row.passes:
+        yield f"{row.name}: {', '.join(f'{name} {_mean(found)}' for name, found in row.passes.items())}"
+    if exits := _exits(row.verdicts):
+        yield f"{row.name} ended with {exits}"
+    for arm in row.arms:
+        yield from _suspicious(arm)
+
+
+def _exits(verdicts: Sequence[Verdict]) -> str:
+    ended = Counter(verdict.exit_status for verdict in verdicts if verdict.exit_status)
     listed = ", ".join(f"{count} {status}" for status, count in ended.most_common())
-    rescued = sum(verdict.rescued for verdict in arm.verdicts.values())
+    rescued = sum(verdict.rescued for verdict in verdicts)
     return listed + (f" ({rescued} unsubmitted patch{'es' * (rescued > 1)} rescued)" if rescued else "")
 
 
@@ -93,21 +111,23 @@ def _proof(proof: Mapping[str, Any]) -> Iterator[str]:
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
     family = len(comparisons) > 1
-    columns = ("A vs B", "both", "only A", "only B", "neither", "B - A \\[95%]", "exact p")
+    several = isinstance(comparisons[0].paired, Repeated)
+    counts = [COUNTS[name] for name in comparisons[0].paired.counts]
+    columns = ("A vs B", *counts, "B - A \\[95%]", "sign-flip p" if several else "exact p")
     table = Table(*columns, *(["Holm p"] if family else []), box=SIMPLE, collapse_padding=True)
     for comparison in comparisons:
         found = comparison.paired
-        counts = [str(count) for count in (found.both, found.only_a, found.only_b, found.neither)]
         adjusted = [_p(comparison, comparison.p_holm)] if family else []
-        figures = [_difference(comparison), _p(comparison, found.p_value), *adjusted]
-        table.add_row(f"{comparison.a} vs {comparison.b}", *counts, *map(escape, figures))
+        figures = [_headline(comparison), _p(comparison, found.p_value), *adjusted]
+        table.add_row(f"{comparison.a} vs {comparison.b}", *map(str, found.counts.values()), *map(escape, figures))
     return table
 
 
-def _difference(comparison: Comparison) -> str:
-    found = comparison.paired
-    if not found.n or comparison.is_refused:
-        return "-"
+def _headline(comparison: Comparison) -> str:
+    return "-" if not comparison.paired.n or comparison.is_refused else _difference(comparison.paired)
+
+
+def _difference(found: Paired | Repeated) -> str:
     ends = (100 * end for end in (found.interval.low, found.interval.high))
     return f"{100 * found.difference:+.1f} [{', '.join(f'{end:+.1f}' for end in ends)}]"
 
@@ -116,10 +136,40 @@ def _p(comparison: Comparison, value: float) -> str:
     return "-" if comparison.is_refused else f"{value:.3g}"
 
 
-def _what_it_can_show(comparison: Comparison) -> str:
+def _below(comparison: Comparison) -> Iterator[str]:
     found, name = comparison.paired, f"{comparison.a} vs {comparison.b}"
     if comparison.is_refused:
         uneven = f"{100 * comparison.uneven:.1f} points"
-        return f"{name}: no verdict while the arms' infra rates differ by {uneven}; run what is owed"
+        yield f"{name}: no verdict while the arms' infra rates differ by {uneven}; run what is owed"
+        return
     least = "no difference" if found.detectable is None else f"a difference of {100 * found.detectable:.1f} points"
-    return f"{name}: n = {found.n} with this much disagreement detects {least} at {POWER:.0%} power"
+    yield f"{name}: n = {found.n} with this much disagreement detects {least} at {POWER:.0%} power"
+    if takes := _what_it_takes(found):
+        yield f"{name}: to detect a true difference of {100 * abs(found.difference):.1f} points, as seen, takes {takes}"
+    if comparison.intention_to_treat:
+        yield f"{name}: {_difference(comparison.intention_to_treat)} if what is owed counts as unresolved"
+    if turned := comparison.turned_by:
+        more = f"; so it is without {len(turned) - 1} more" if len(turned) > 1 else ""
+        left = f"{100 * comparison.without[turned[0]]:+.1f}"
+        yield f"{name}: without {turned[0]} the other arm is ahead ({left}){more}"
+
+
+def _what_it_takes(found: Paired | Repeated) -> str | None:
+    """To have shown what was seen; None if the run has shown it, or could have."""
+    seen = abs(found.difference)
+    if not seen or found.p_value <= ALPHA or (found.detectable is not None and found.detectable <= seen):
+        return None
+    instances = found.needed(seen)
+    if isinstance(found, Paired):
+        return f"{instances or f'over {MOST}'} such instances"
+    samples = found.samples_needed(seen) or 0
+    more = f", or {samples} samples of each of these" if samples > max(found.samples) else ""
+    return f"{instances} such instances{more}" if instances else None
+
+
+def _best(best: Best | None) -> Iterator[str]:
+    if not best:
+        return
+    chosen = f"chosen on {best.chosen.n} instances ({best.chosen.mean or 0:.1%} there, flattered by the choice)"
+    against = f", {_difference(best.paired)} against {best.against}" if best.paired else ""
+    yield f"best: {best.name}, {chosen}; on the other {best.confirmed.n}: {_mean(best.confirmed)}{against}"

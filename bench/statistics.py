@@ -1,0 +1,181 @@
+"""``python -m bench.statistics``: do the report's intervals hold the truth 19 times in 20, does its test cry wolf.
+
+Simulated experiments, with the truth known. An instance has a chance of being resolved by arm A, drawn from a beta
+distribution with mean 0.3, with which two equal arms disagree on 23% of the instances. Arm B is
+
+- **equal**: the same chance on every instance;
+- **equal on average**: half of the instances gain a quarter of what A misses, the others lose as much in the mean;
+- **better**: the same gain, and a loss of a quarter of what A has: 5 points more in the mean.
+
+Of each experiment what the report would say is computed by the same functions: with one sample per instance Wilson's
+and Newcombe's intervals and McNemar's test, with three the bootstrap and the sign-flip test (over 999 draws here, 9,999
+in a report).
+
+- ``coverage_50``, ``coverage_500``: how often a 95% interval held the truth, over 50 and 500 instances. Of the rate of
+  arm A and of the difference between A and the better arm, with one sample and with three, the one furthest from 0.95.
+- ``false_positive_50``, ``false_positive_500``: how often p <= 0.05 where nothing differs. Of both equal arms, with one
+  sample and with three, the most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from swe_eval.statistics import ALPHA, Interval, Paired, Repeated, over_instances, wilson
+
+MEAN, DISAGREEMENT = 0.3, 0.23
+"""Of the chances of arm A; of two equal arms with one sample each."""
+QUARTER = 0.25
+SIZES, SAMPLES = (50, 500), (1, 3)
+RESAMPLES = 999
+BETTER = QUARTER * (1 - MEAN) / 2 - QUARTER * MEAN / 2
+"""The true difference of the better arm."""
+TINY = 1e-9
+"""Of rounding."""
+
+Chances: TypeAlias = NDArray[np.float64]
+Counts: TypeAlias = NDArray[np.int64]
+Arm: TypeAlias = Callable[[np.random.Generator, Chances], Chances]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """How many samples of each instance were resolved, of so many."""
+
+    a: Counts
+    b: Counts
+    samples: int
+
+    @property
+    def compared(self) -> Paired | Repeated:
+        """As the report compares."""
+        n, both, a, b = len(self.a), *(int(np.sum(wins)) for wins in (self.a * self.b, self.a, self.b))
+        if self.samples == 1:
+            return Paired(both, a - both, b - both, n - a - b + both)
+        return Repeated(self.a.tolist(), self.b.tolist(), [self.samples] * n, RESAMPLES)
+
+    @property
+    def rate(self) -> Interval:
+        """Of arm A, as the report has it."""
+        if self.samples == 1:
+            return wilson(int(np.sum(self.a)), len(self.a))
+        return over_instances((self.a / self.samples).tolist(), resamples=RESAMPLES)
+
+
+def equal(random: np.random.Generator, a: Chances) -> Chances:
+    """Arm B's chances, given arm A's."""
+    return a
+
+
+def equal_on_average(random: np.random.Generator, a: Chances) -> Chances:
+    """As ``equal``."""
+    return _moved(random, a, loss=QUARTER * (1 - MEAN) / MEAN)
+
+
+def better(random: np.random.Generator, a: Chances) -> Chances:
+    """As ``equal``, but better by ``BETTER``."""
+    return _moved(random, a, loss=QUARTER)
+
+
+def _moved(random: np.random.Generator, a: Chances, loss: float) -> Chances:
+    return np.where(random.random(len(a)) < 0.5, a + QUARTER * (1 - a), a - loss * a)
+
+
+def experiments(arm: Arm, times: int, n: int, samples: int) -> Iterator[Experiment]:
+    """So many, the same ones each time, over n instances."""
+    random = np.random.default_rng([SIZES.index(n), samples])
+    spread = DISAGREEMENT / (2 * MEAN * (1 - MEAN))  # 2 E[p (1 - p)] of a beta is 2 m (1 - m) s / (s + 1)
+    size = spread / (1 - spread)
+    for _ in range(times):
+        a = random.beta(MEAN * size, (1 - MEAN) * size, n)
+        yield Experiment(random.binomial(samples, a), random.binomial(samples, arm(random, a)), samples)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Fractions of the experiments of one size."""
+
+    difference: float
+    """Whose interval held the true difference of the better arm."""
+    rate: float
+    """Whose interval held the true rate of arm A."""
+    equal: float
+    """With p <= ``ALPHA``, where the arms are equal."""
+    equal_on_average: float
+
+    @property
+    def coverage(self) -> float:
+        return max(self.difference, self.rate, key=lambda found: abs(found - 0.95))
+
+    @property
+    def false_positive(self) -> float:
+        return max(self.equal, self.equal_on_average)
+
+
+def simulate(times: int, n: int, samples: int) -> Found:
+    """Make the experiments and count."""
+    kept = list(experiments(better, times, n, samples))
+    return Found(
+        fmean(_holds(experiment.compared.interval, BETTER) for experiment in kept),
+        fmean(_holds(experiment.rate, MEAN) for experiment in kept),
+        *(
+            fmean(experiment.compared.p_value <= ALPHA for experiment in experiments(arm, times, n, samples))
+            for arm in (equal, equal_on_average)
+        ),
+    )
+
+
+def _holds(interval: Interval, truth: float) -> bool:
+    return interval.low <= truth + TINY and truth - TINY <= interval.high
+
+
+def table_of(found: Mapping[tuple[int, int], Found]) -> Table:
+    """For people: a column for each number of instances and of samples of each."""
+    table = Table("", *(f"{n} x {samples}" for n, samples in found), box=SIMPLE)
+    rows = {
+        "interval holds the difference": "difference",
+        "interval holds the rate": "rate",
+        "p <= 0.05: equal arms": "equal",
+        "  equal on average": "equal_on_average",
+    }
+    for label, name in rows.items():
+        table.add_row(label, *(f"{getattr(each, name):.1%}" for each in found.values()))
+    return table
+
+
+def figures_of(found: Mapping[tuple[int, int], Found]) -> dict[str, float]:
+    """For programs: of each size, the worst."""
+    worst = {n: [each for (size, _), each in found.items() if size == n] for n in SIZES}
+    coverage = {
+        f"coverage_{n}": max((each.coverage for each in worst[n]), key=lambda held: abs(held - 0.95)) for n in SIZES
+    }
+    return coverage | {f"false_positive_{n}": max(each.false_positive for each in worst[n]) for n in SIZES}
+
+
+def main() -> None:
+    """Simulate and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.statistics")
+    parser.add_argument("--quick", action="store_true", help="100 experiments of each kind: whether it runs")
+    times = 100 if parser.parse_args().quick else 2_000
+    started = time.perf_counter()
+    found = {(n, samples): simulate(times, n, samples) for n in SIZES for samples in SAMPLES}
+    took = f"{times} experiments of each kind in {time.perf_counter() - started:.0f} s; a fraction is sure to about"
+    Console().print(table_of(found), f"{took} +-{196 * sqrt(0.05 * 0.95 / times):.1f} points")
+    print(json.dumps(figures_of(found)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What a comparison could have shown, and what it would take."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import binom
+
+ALPHA, POWER = 0.05, 0.8
+"""The conventions: false alarms where nothing differs, and true ones where the detectable difference is there."""
+
+MOST = 10_000
+"""Pairs; who needs more has no benchmark for it."""
+
+
+def detectable(n: int, discordance: float) -> float | None:
+    """The smallest difference for which the exact McNemar test at ``ALPHA`` has power ``POWER``.
+
+    The power is a sum over every outcome, no approximation (as Duffy 1984, Biometrics 40:1005).
+
+    Args:
+        n: pairs.
+        discordance: the fraction of pairs in which the arms disagree, in [0, 1].
+
+    Returns:
+        A difference of rates in (0, discordance]; None if even the largest possible one would mostly be missed.
+    """
+    if not discordance or _power(n, discordance, discordance) < POWER:
+        return None
+    return float(brentq(lambda difference: _power(n, discordance, difference) - POWER, 0.0, discordance, xtol=1e-5))
+
+
+def needed(difference: float, discordance: float) -> int | None:
+    """The pairs with which the exact McNemar test at ``ALPHA`` has power ``POWER``; None for more than ``MOST``.
+
+    One pair fewer has less. The exact power is a saw, so that some smaller number may have it too.
+
+    Args:
+        difference: of the rates; its sign does not matter.
+        discordance: the fraction of pairs in which the arms disagree, at least that.
+    """
+    if not difference:
+        return None
+    found = bisect_left(range(MOST + 1), True, key=lambda n: _power(n, discordance, abs(difference)) >= POWER)
+    return found if found <= MOST else None
+
+
+def _power(n: int, discordance: float, difference: float) -> float:
+    fewest, most = binom.interval(1 - 1e-12, n, discordance)  # beyond, no outcome changes a digit that matters
+    disagreeing = np.arange(fewest, most + 1)
+    # few enough wins of one arm that the test rejects: the largest k with 2 P(X <= k) <= ALPHA, or -1
+    critical = binom.ppf(ALPHA / 2, disagreeing, 0.5)
+    critical = np.where(2 * binom.cdf(critical, disagreeing, 0.5) <= ALPHA, critical, critical - 1)
+    wins = (discordance + difference) / (2 * discordance)
+    rejected = binom.cdf(critical, disagreeing, wins) + binom.sf(disagreeing - critical - 1, disagreeing, wins)
+    return float(np.sum(binom.pmf(disagreeing, n, discordance) * rejected))

@@ -1,0 +1,134 @@
+"""Whatever is killed, and whenever: the same command ends with every trial scored once, as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import BASE_IMAGE
+from test_demo_run import OUTCOMES, server_of, wait_for
+
+pytestmark = pytest.mark.docker
+
+SAMPLES = 8
+DEEDS = 16
+COMMAND = [
+    *("sandbox=docker", f"+sandbox.build_args.BASE={BASE_IMAGE}", "sandbox.memory=1g", "sandbox.grading_network=none"),
+    *("lora.with_base=false", f"agent.samples={SAMPLES}", "agent.model_retries=1", "workers=4"),
+]
+
+
+@dataclass
+class Engine:
+    """A Docker engine of the test's own, which may be killed; in a network of its own, or it takes others' bridges."""
+
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"DOCKER_HOST": f"unix://{self.folder}/docker.sock"}
+
+    def start(self) -> None:
+        (self.folder / "docker.pid").unlink(missing_ok=True)
+        places = [f"--{what}={self.folder / what}" for what in ("data-root", "exec-root")]
+        alone = ["--bridge=none", "--iptables=false", f"--pidfile={self.folder}/docker.pid"]
+        with (self.folder / "dockerd.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                ["unshare", "--net", "dockerd", f"--host=unix://{self.folder}/docker.sock", *places, *alone],
+                stdout=log,
+                stderr=log,
+            )
+        wait_for(lambda: subprocess.run(["docker", "info"], env=self.environment, capture_output=True).returncode == 0)
+
+    def docker(self, *arguments: str, **how: object) -> str:
+        done = subprocess.run(["docker", *arguments], env=self.environment, capture_output=True, text=True, **how)
+        return done.stdout
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        assert self.process
+        self.process.terminate()
+        self.process.wait()
+
+
+@pytest.fixture
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """With the image that the tasks' images are built on."""
+    engine = Engine(tmp_path_factory.mktemp("engine"))
+    engine.start()
+    with subprocess.Popen(["docker", "save", BASE_IMAGE], stdout=subprocess.PIPE) as saved:
+        engine.docker("load", stdin=saved.stdout)
+    yield engine
+    engine.stop()
+
+
+class Run:
+    """The same command, as often as it takes."""
+
+    def __init__(self, folder: Path, engine: Engine) -> None:
+        self.folder, self._engine = folder, engine
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with (self.folder / "output").open("ab") as output:
+            argv = [sys.executable, "-m", "swe_eval", *COMMAND]
+            return subprocess.Popen(argv, cwd=self.folder, env=self._engine.environment, stdout=output, stderr=output)
+
+    def keep_going(self) -> bool:
+        """Start it again if it has ended with something owed; False once it is through."""
+        if (code := self.process.poll()) is None:
+            return True
+        if code:
+            self.process = self._start()
+        return bool(code)
+
+
+def do_harm(what: str, run: Run, engine: Engine, chance: random.Random) -> None:
+    if what == "runner":
+        run.process.kill()
+        run.process.wait()
+    elif what == "server" and (server := server_of(run.process.pid)):
+        os.kill(server, signal.SIGKILL)
+    elif what == "engine":
+        engine.kill()
+        time.sleep(chance.uniform(0, 2))
+        engine.start()
+    elif what == "container" and (running := engine.docker("ps", "--quiet").split()):
+        engine.docker("kill", chance.choice(running))
+
+
+def test_every_trial_is_scored_once_whatever_is_killed(engine, tmp_path):
+    chance = random.Random(8)
+    run = Run(tmp_path, engine)
+    done: Counter[str] = Counter()
+    deadline = time.monotonic() + 900
+    while run.keep_going():
+        assert time.monotonic() < deadline, (tmp_path / "output").read_text()[-5000:]
+        time.sleep(chance.uniform(1, 8))
+        if done.total() < DEEDS:
+            what = chance.choice(["runner", "server", "engine", "container"])
+            do_harm(what, run, engine, chance)
+            done[what] += 1
+    print(done)
+    assert len(done) == 4
+    results = tmp_path / "outputs" / "demo-tiny-demo"
+    for sample in range(1, SAMPLES + 1):
+        reports = sorted(results.glob(f"evaluation/demo.s{sample}/*/report.json"))
+        entries = [entry for report in reports for entry in json.loads(report.read_text()).values()]
+        assert [entry["outcome"] for entry in entries] == OUTCOMES
+    assert engine.docker("ps", "--all", "--quiet") == ""
