@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from swe_eval.benchmark.instances import Instance
-from swe_eval.errors import InfraError
+from swe_eval.errors import InfraError, SandboxError
 from swe_eval.gate import Turns
 from swe_eval.grading import INFRA, grade
 from swe_eval.mini import Stopped
@@ -103,6 +103,8 @@ class Stages:
         self._run.record_infra(trial, stage, error)
         text = str(error) if isinstance(error, InfraError) else f"{type(error).__name__}: {error}"
         self._progress.ended(trial, INFRA, f"{stage}: {text}")
+        if isinstance(error, SandboxError):
+            self._backend.check()
 
 
 def _how(rollout: Rollout) -> str:

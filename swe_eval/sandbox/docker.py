@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -27,6 +28,8 @@ trap 'kill -KILL -1' USR1
 exec 3<> <(:)
 while [ $SECONDS -lt 86400 ]; do read -r -t 1 -u 3; done
 """
+PATIENCE = 60.0
+"""Seconds that an engine may be away."""
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
 """What root of an image needs for files and processes of its other users: ``chown``, ``su``, package managers."""
 
@@ -98,6 +101,16 @@ class DockerSandboxes:
             say(str(planned))
         with self.images.expecting(instances):
             yield
+
+    def check(self) -> None:
+        """See ``Sandboxes.check``: an engine that is restarted is waited for, or each trial that is owed would fail."""
+        deadline = time.monotonic() + PATIENCE
+        while (answer := self._docker("info", timeout=60)).returncode:
+            if time.monotonic() > deadline:
+                raise SandboxError(
+                    f"no Docker engine answers any more ({last_line(answer)}); start it, and the same command continues"
+                )
+            time.sleep(1)
 
     def remove_all(self) -> None:
         """See ``Sandboxes.remove_all``; containers of other runs, too, once the process that started them is gone."""

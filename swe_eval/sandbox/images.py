@@ -220,5 +220,8 @@ def _tagged(image: str) -> str:
 
 
 def last_line(done: Completed) -> str:
-    """Of what docker said."""
-    return (done.text.strip().splitlines() or ["no answer in time"])[-1]
+    """Of what docker said, its advice to read its help left out."""
+    said = [
+        line for line in done.text.splitlines() if line.strip() and not line.startswith(("See 'docker", "Run 'docker"))
+    ]
+    return (said or ["no answer in time"])[-1]

@@ -125,6 +125,9 @@ class LocalSandboxes:
         """There is nothing to make ready."""
         return nullcontext()
 
+    def check(self) -> None:
+        """There is no engine."""
+
     def remove_all(self) -> None:
         """See ``Sandboxes.remove_all``."""
         for left in Path(tempfile.gettempdir()).glob(f"{self._prefix}*"):

@@ -53,6 +53,9 @@ class Sandboxes(Protocol):
     def digests(self) -> Mapping[str, str]:
         """Of the images that were used, by name."""
 
+    def check(self) -> None:
+        """Return once the backend answers, at once or after a while; raise SandboxError if it is gone for good."""
+
     def remove_all(self) -> None:
         """Remove every sandbox of this run, also those of a process that was killed."""
 
