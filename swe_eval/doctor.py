@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 
 from rich.box import SIMPLE
@@ -13,8 +14,9 @@ from rich.table import Table
 
 from swe_eval import command
 from swe_eval.adapters import BACKENDS, MUST_MERGE, Examined, examine, model_folder, read_base, refusals
+from swe_eval.benchmark.instances import Benchmark
 from swe_eval.errors import UserError
-from swe_eval.preconditions import Finding, check_chat, check_machine
+from swe_eval.preconditions import Finding, check_chat, check_machine, check_slurm
 from swe_eval.settings import ModelSettings, Settings
 
 PACKAGES = {"transformers": ("torch", "transformers", "peft", "accelerate", "fastapi", "uvicorn")}
@@ -37,7 +39,7 @@ def _doctor(settings: Settings) -> int:
         console.print(adapter_table(examined))
     findings += [finding for each in examined for finding in _adapter(each, settings)]
     findings += [_guarded(lambda: _server(settings)), *(check_machine(settings) if has_model else [])]
-    findings += [_guarded(lambda: _sandbox(settings))]
+    findings += [*check_slurm(os.environ), _guarded(lambda: _sandbox(settings))]
     findings += _benchmark_and_run(settings, has_model, with_run=not _has_problem(findings))
     for finding in findings:
         for line in finding.text.splitlines():
@@ -136,9 +138,18 @@ def _benchmark_and_run(settings: Settings, has_model: bool, with_run: bool) -> l
     selected = {instance.instance_id: instance for instance in benchmark.instances}
     found = [Finding("ok", f"benchmark={settings.benchmark.name}: {len(selected)} instances selected")]
     found += check_chat(settings, selected) if has_model else []
+    found += _images(settings, benchmark)
     if with_run:  # without sound adapters a run has no identity
         found.append(_guarded(lambda: _run(settings, identify(settings, benchmark))))
     return found
+
+
+def _images(settings: Settings, benchmark: Benchmark) -> Iterator[Finding]:
+    from swe_eval.sandbox.sandbox import connect
+
+    with suppress(UserError):  # that the engine does not answer is said already
+        if planned := connect(settings, "doctor").plan(benchmark.instances):
+            yield Finding("ok", planned)
 
 
 def _run(settings: Settings, identity: dict[str, object]) -> Finding:

@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +46,16 @@ def check_machine(settings: Settings) -> Iterator[Finding]:
     state: Literal["ok", "warning"] = "ok" if free > FREE_DISK else "warning"
     yield Finding(state, f"disk: {free / GB:.0f} GB are free where the run is written")
     yield from _memory(settings)
+
+
+def check_slurm(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """The job that this is part of, if it is one: its GPUs, and the time that it has left."""
+    if job := environment.get("SLURM_JOB_ID"):
+        devices = environment.get("CUDA_VISIBLE_DEVICES") or "none"
+        end = float(environment.get("SLURM_JOB_END_TIME") or "inf")
+        left = (end - time.time()) / 3600
+        text = f"SLURM: job {job}, GPUs {devices}" + (f", {max(0.0, left):.1f} hours left" if left < inf else "")
+        yield Finding("ok" if left > 1 else "warning", text)
 
 
 def check_chat(settings: Settings, instances: Mapping[str, Instance]) -> Iterator[Finding]:

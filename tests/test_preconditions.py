@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from swe_eval.benchmark import instances
 from swe_eval.benchmark.demo.model import tiny_model
-from swe_eval.preconditions import Finding, check_chat, check_machine
+from swe_eval.preconditions import Finding, check_chat, check_machine, check_slurm
 
 CALLS = "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}"
 TOOLS = "{% for m in messages %}{{ m.content }}" + CALLS + "{% endfor %}"
@@ -86,6 +87,20 @@ class TestContext:
         found = self.found(settings, "model.max_model_len=500", "agent.max_tokens=400")
         assert found.state == "problem"
         assert "write a larger model.max_model_len or a smaller agent.max_tokens" in found.text
+
+
+class TestSlurm:
+    def test_outside_of_a_job_nothing_is_said(self):
+        assert list(check_slurm({})) == []
+
+    @pytest.mark.parametrize(("hours", "state"), [(5.05, "ok"), (0.55, "warning")])
+    def test_a_job_that_ends_soon_is_a_warning(self, hours, state):
+        job = {
+            "SLURM_JOB_ID": "7",
+            "CUDA_VISIBLE_DEVICES": "0,1",
+            "SLURM_JOB_END_TIME": str(time.time() + 3600 * hours),
+        }
+        assert list(check_slurm(job)) == [Finding(state, f"SLURM: job 7, GPUs 0,1, {hours - 0.05:.1f} hours left")]
 
 
 class TestMemory:

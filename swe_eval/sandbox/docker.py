@@ -94,6 +94,10 @@ class DockerSandboxes:
         """See ``Sandboxes.digests``."""
         return self.images.digests
 
+    def plan(self, instances: Sequence[Instance]) -> str:
+        """See ``Sandboxes.plan``."""
+        return str(self.images.plan(instances))
+
     @contextmanager
     def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> Iterator[None]:
         """See ``Sandboxes.expecting``."""

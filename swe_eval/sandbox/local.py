@@ -121,6 +121,10 @@ class LocalSandboxes:
         """There are no images."""
         return {}
 
+    def plan(self, instances: Sequence[Instance]) -> str:
+        """Their tools are this machine's."""
+        return ""
+
     def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> AbstractContextManager[None]:
         """There is nothing to make ready."""
         return nullcontext()

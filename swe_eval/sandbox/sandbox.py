@@ -46,6 +46,9 @@ class Sandboxes(Protocol):
     def start(self, instance: Instance, purpose: Purpose) -> AbstractContextManager[Sandbox]:
         """A fresh sandbox of the instance's image, removed on exit. Raises SandboxError."""
 
+    def plan(self, instances: Sequence[Instance]) -> str:
+        """What these need that is here, and what is to come, in words; empty if they need nothing."""
+
     def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> AbstractContextManager[None]:
         """Inside the block, make ready what a sandbox of each of these needs, in this order; says what is to come."""
 
