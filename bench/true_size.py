@@ -65,6 +65,8 @@ DIMENSIONS = {
 QUANTIZATIONS = ("none", "8bit", "4bit")
 ADAPTERS = ("a", "b", "c")
 RANK = 16
+SPECIAL_TOKENS = slice(0, 3)
+"""Of the demo's tokenizer, the end of a turn among them."""
 ANSWER_S, LEAST, MOST = 5.0, 3, 64
 """How long an answer may take, and how many tokens it has at least and at most."""
 
@@ -108,12 +110,15 @@ def write_model(config: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _weight(name: str, shape: Sequence[int]) -> Any:
-    """Random; of a norm ones, of a bias zeros."""
+    """Random; of a norm ones, of a bias zeros. No answer ends early: another token's logit is always above 0."""
     import torch
 
     if len(shape) == 1:
         return torch.full(shape, float("norm" in name), dtype=torch.bfloat16)
-    return torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02)
+    weight = torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02)
+    if name == "lm_head.weight":
+        weight[SPECIAL_TOKENS] = 0
+    return weight
 
 
 def write_adapter(config: Mapping[str, Any], folder: Path) -> Path:
