@@ -324,7 +324,7 @@ class TestOfficialReport:
             timeout = 3 if trial.instance_id == "hangs" else 60
             grade(instance, ARM, patches[trial.instance_id], backend, run.evaluation(trial), timeout)
         arms = collect(run, trials)
-        write_results(run, trials, arms, [])
+        write_results(run, trials, arms)
 
         monkeypatch.chdir(tmp_path)
         for trial in trials[:-1]:

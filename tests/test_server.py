@@ -708,7 +708,7 @@ class TestStart:
         """Leaving the context ends the server, and its port is free again."""
         port = free_port("127.0.0.1")
         with serve(
-            serving_settings(talkative, {"base": None}, transformers_serving(port)), tmp_path / "log", print
+            [serving_settings(talkative, {"base": None}, transformers_serving(port))], tmp_path / "log", print
         ) as server:
             server.check()
         with pytest.raises(ServingError):

@@ -39,7 +39,7 @@ class LocalSandbox:
     def run(self, command: str, *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
         """See ``Sandbox.run``. ``BASH_ENV`` is left out: it names a file inside an image."""
         given = {key: value for key, value in (env or {}).items() if key != "BASH_ENV"}
-        argv = ["env", "-C", str(self._repository), "bash", "-c", self._argument(command)]
+        argv = ["env", "--default-signal", "-C", str(self._repository), "bash", "-c", self._argument(command)]
         done = capture([*own_processes(), *argv], timeout=timeout, env=self._environment() | given)
         if not self._root.is_dir():  # whatever the command says, it says it of a repository that was being removed
             raise SandboxError("local sandbox: its directory is gone")
