@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from importlib import import_module
 from typing import Any
 
 import yaml
@@ -21,7 +23,6 @@ from swe_eval.order import earlier_seconds, longest_first
 from swe_eval.plan import identify, pairs, plan, what_is_owed
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
-from swe_eval.report.report import conclude, conclude_rollouts
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json, write_text
 from swe_eval.sandbox.sandbox import Sandboxes, sandboxes
 from swe_eval.schedule import Schedule
@@ -62,6 +63,8 @@ def evaluate(settings: Settings) -> int:
 
 
 def _conclude(settings: Settings, run: RunDir, trials: Sequence[Trial]) -> int:
+    from swe_eval.report.report import conclude, conclude_rollouts  # late: see roll_out_and_grade
+
     if GRADE in settings.stages:
         return conclude(run, trials, pairs(settings))
     return conclude_rollouts(run, trials)
@@ -100,6 +103,8 @@ def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, tr
         progress.say(str(work))
     by_id = {instance.instance_id: instance for instance in benchmark.instances}
     prover, to_grade = Prover(settings), work.to_grade
+    # scipy takes half a second to import: better now, while the model thinks, than when all wait for the report
+    threading.Thread(target=import_module, args=("swe_eval.report.report",), daemon=True).start()
     with (
         _logs(run),
         sandboxes(settings, run.id) as backend,
