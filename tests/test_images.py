@@ -84,7 +84,7 @@ def _door(registry: Registry) -> type[BaseHTTPRequestHandler]:
                 registry.refusals -= 1
                 given = httpx.Response(429, json={"errors": [{"code": "TOOMANYREQUESTS", "message": "later"}]})
             else:
-                wanted = {"Accept": self.headers.get("Accept", "*/*")}
+                wanted = [("Accept", each) for each in self.headers.get_all("Accept", ["*/*"])]  # in any order
                 given = httpx.request(self.command, f"http://127.0.0.1:{registry.port}{self.path}", headers=wanted)
             self.send_response(given.status_code)
             for key, value in given.headers.items():
