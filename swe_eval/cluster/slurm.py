@@ -23,6 +23,9 @@ class State(NamedTuple):
     reason: str
     """Why it waits; ``None`` if it does not."""
 
+    def __str__(self) -> str:
+        return self.name if self.reason == "None" else f"{self.name} ({self.reason})"
+
 
 def this_job() -> str | None:
     """The id of the job that this process is part of, an array's task by its own; None outside of SLURM."""

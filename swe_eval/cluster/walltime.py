@@ -7,16 +7,10 @@ import time
 from collections.abc import Iterable
 from math import inf
 
-from swe_eval.errors import SweEvalError
-
 CLOSING = 20.0
 """Seconds to stop the server, remove the sandboxes and write the report."""
 QUANTILE = 0.95
 """Of the trials so far that must fit; the few that take longer are begun again after the restart."""
-
-
-class OutOfTime(SweEvalError):
-    """Trials are owed, and the job has too little time left to begin one."""
 
 
 class Walltime:

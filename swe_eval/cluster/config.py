@@ -1,0 +1,38 @@
+"""``hydra/launcher=slurm|submitit_local``: the fields, submitit's and ours, and the classes. Importing this registers them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Optional
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+
+NEEDING_SUBMITIT = ("swe_eval_slurm", "swe_eval_local")
+"""The schemas of ``conf/hydra/launcher/``; they are there if the extra ``slurm`` is."""
+
+
+def _register() -> None:
+    from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
+
+    from swe_eval.cluster.launcher import LocalLauncher, SlurmLauncher
+
+    @dataclass
+    class Slurm(SlurmQueueConf):
+        _target_: str = "hydra_plugins.swe_eval.SlurmLauncher"
+        wait: bool = True
+
+    @dataclass
+    class Local(LocalQueueConf):
+        _target_: str = "hydra_plugins.swe_eval.LocalLauncher"
+        at_once: Optional[int] = None  # noqa: UP045 - what OmegaConf reads on Python 3.10
+
+    for name, node, launcher in zip(NEEDING_SUBMITIT, (Slurm, Local), (SlurmLauncher, LocalLauncher), strict=True):
+        ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider="swe_eval")
+        # Hydra 1.3 takes plugins from hydra_plugins.* alone; the classes themselves are found where they are
+        Plugins.instance().class_name_to_class[node._target_] = launcher
+
+
+with suppress(ImportError):
+    _register()

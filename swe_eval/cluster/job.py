@@ -1,0 +1,87 @@
+"""What a job of a sweep runs: a command line of ``python -m swe_eval``, and the same again after each restart."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from swe_eval.cluster import slurm
+from swe_eval.cluster.scratch import scratch
+
+SOON = 600.0
+"""Seconds: a warning (USR2) that comes earlier before the end is about preemption, not about the time limit."""
+TOLD_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Is pickled, and called in the job."""
+
+    argv: tuple[str, ...]
+    """What follows ``python -m swe_eval``."""
+    run_dir: str
+    max_restarts: int
+
+    def __call__(self) -> None:
+        """Run it, and leave the process with its exit code; queued again first if it is to go on."""
+        from swe_eval import command
+        from swe_eval.__main__ import evaluated
+
+        stop = _Stop()
+        sys.argv = ["swe_eval", *self.argv]
+        before = self._done()
+        with scratch():
+            code = command.main(evaluated)
+        if code == command.OUT_OF_TIME or (code == command.INTERRUPTED and stop.is_by_slurm()):
+            self._go_on(code == command.OUT_OF_TIME or stop.is_at_the_end(), self._done() > before)
+        command.leave(code)
+
+    def _go_on(self, is_time_up: bool, has_progressed: bool) -> None:
+        if is_time_up and not has_progressed:
+            _say("not one trial was done in this job's time; give hydra.launcher.timeout_min=... more, and the command again")
+        elif slurm.restarts() >= self.max_restarts:
+            _say(f"restarted {slurm.restarts()} times (hydra.launcher.max_num_timeout); give the command again")
+        elif job := slurm.this_job():
+            for number in TOLD_BY:  # SLURM will now tell us to end, which we are about to do
+                signal.signal(number, signal.SIG_IGN)
+            went = slurm.requeue(job)
+            _say("in the queue again" if went else "SLURM does not take it into the queue again; give the command again")
+
+    def _done(self) -> int:
+        """Files that stand for something done."""
+        run = Path(self.run_dir)
+        return sum(1 for pattern in ("predictions/*/*.diff", "evaluation/*/*/report.json") for _ in run.glob(pattern))
+
+
+class _Stop:
+    """Signals that tell this process to stop; the first is a KeyboardInterrupt, the others must not cut it short."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._time_left = 0.0
+        for number in TOLD_BY:
+            signal.signal(number, self._told)
+
+    def _told(self, number: int, _frame: FrameType | None) -> None:
+        if self._number is None:
+            self._number = number
+            raise KeyboardInterrupt
+
+    def is_by_slurm(self) -> bool:
+        """Whether it is to go on later: warned by SLURM, or preempted; not cancelled."""
+        if self._number == signal.SIGUSR2:
+            return True
+        job = slurm.this_job()
+        return self._number == signal.SIGTERM and job is not None and slurm.is_running(job)
+
+    def is_at_the_end(self) -> bool:
+        """Whether the job's time is over, as opposed to a job with a higher priority."""
+        return self._number == signal.SIGUSR2 and slurm.end_of_this_job() - time.time() < SOON
+
+
+def _say(line: str) -> None:
+    print(f"swe_eval: {line}", file=sys.stderr)
