@@ -19,8 +19,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import swe_eval.cluster.config
-import swe_eval.resolvers  # noqa: F401 - conf/ uses them
+import swe_eval.cluster.config  # conf/ uses both
+import swe_eval.resolvers
 from swe_eval.errors import OutOfTime, SweEvalError, UserError
 from swe_eval.settings import PACKAGE, Settings, flatten, settings_from
 

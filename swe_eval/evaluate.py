@@ -13,21 +13,22 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from swe_eval import adapters, admission
+from swe_eval import adapters
 from swe_eval.benchmark import instances
 from swe_eval.benchmark.instances import Benchmark
 from swe_eval.cluster import slurm
 from swe_eval.cluster.walltime import Walltime
 from swe_eval.errors import OutOfTime, UserError
-from swe_eval.gate import Gate
 from swe_eval.mini import write_registry
-from swe_eval.order import earlier_seconds, longest_first
 from swe_eval.plan import identify, pairs, plan, what_is_owed
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json, write_text
 from swe_eval.sandbox.sandbox import Sandboxes, sandboxes
-from swe_eval.schedule import Schedule
+from swe_eval.scheduling import admission
+from swe_eval.scheduling.gate import Gate
+from swe_eval.scheduling.order import earlier_seconds, longest_first
+from swe_eval.scheduling.schedule import Schedule
 from swe_eval.serving.parts import Round, arms_of, preflight, rounds, serve, takes_turns
 from swe_eval.serving.proof import Prover, keep_proof
 from swe_eval.serving.server import Server
@@ -58,7 +59,7 @@ def evaluate(settings: Settings) -> int:
     identity = identify(settings, benchmark)
     with run.claimed(identity):
         record(run, settings, identity, trials, pairs(settings))
-        walltime = Walltime(slurm.end_of_this_job(), read_json(run.run_json).get("seconds", {}).values())
+        walltime = _walltime(settings, run)
         try:
             roll_out_and_grade(settings, benchmark, run, trials, walltime)
         finally:  # what is there is worth showing, whatever ended the run
@@ -66,6 +67,12 @@ def evaluate(settings: Settings) -> int:
     if owed and walltime.is_over:
         raise OutOfTime(f"out of this job's time: {owed} of {len(trials)} trials are owed; the same command continues")
     return 1 if owed else 0
+
+
+def _walltime(settings: Settings, run: RunDir) -> Walltime:
+    """Of this SLURM job, if it is one; what earlier jobs' rollouts took says nothing of gradings alone."""
+    earlier = read_json(run.run_json).get("seconds", {}) if ROLLOUT in settings.stages else {}
+    return Walltime(slurm.end_of_this_job(), earlier.values())
 
 
 def _conclude(settings: Settings, run: RunDir, trials: Sequence[Trial]) -> int:

@@ -168,8 +168,11 @@ class RunDir:
         with self._lock_file() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise UserError(f"output_dir={self.root}: in use by another process; wait, or write name=...") from None
+            except OSError as error:  # Lustre mounted without -o flock
+                why = f"its file system locks no files ({error.strerror})"
+                raise UserError(f"output_dir={self.root}: {why}; write output_dir=... on another one") from None
             self.refuse_other(identity)
             for torn in self.root.rglob(f".*{PART}"):
                 torn.unlink()

@@ -1,4 +1,4 @@
-"""``hydra/launcher=slurm|submitit_local``: the fields, submitit's and ours, and the classes. Importing this registers them."""
+"""The fields and classes of ``hydra/launcher=slurm|submitit_local``. Importing this module registers them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ def _register() -> None:
         _target_: str = "hydra_plugins.swe_eval.LocalLauncher"
         at_once: Optional[int] = None  # noqa: UP045 - what OmegaConf reads on Python 3.10
 
-    for name, node, launcher in zip(NEEDING_SUBMITIT, (Slurm, Local), (SlurmLauncher, LocalLauncher), strict=True):
+    for name, node in zip(NEEDING_SUBMITIT, (Slurm, Local), strict=True):
         ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider="swe_eval")
-        # Hydra 1.3 takes plugins from hydra_plugins.* alone; the classes themselves are found where they are
-        Plugins.instance().class_name_to_class[node._target_] = launcher
+    # Hydra 1.3 takes plugins from hydra_plugins.* alone; the classes themselves are found where they are
+    Plugins.instance().class_name_to_class |= {
+        Slurm._target_: SlurmLauncher,
+        Local._target_: LocalLauncher,
+    }
 
 
 with suppress(ImportError):

@@ -42,14 +42,13 @@ class Job:
 
     def _go_on(self, is_time_up: bool, has_progressed: bool) -> None:
         if is_time_up and not has_progressed:
-            _say("not one trial was done in this job's time; give hydra.launcher.timeout_min=... more, and the command again")
+            _say("not one trial was done in this job's time; write a larger hydra.launcher.timeout_min")
         elif slurm.restarts() >= self.max_restarts:
-            _say(f"restarted {slurm.restarts()} times (hydra.launcher.max_num_timeout); give the command again")
+            _say(f"restarted {slurm.restarts()} times (hydra.launcher.max_num_timeout); the same command continues")
         elif job := slurm.this_job():
             for number in TOLD_BY:  # SLURM will now tell us to end, which we are about to do
                 signal.signal(number, signal.SIG_IGN)
-            went = slurm.requeue(job)
-            _say("in the queue again" if went else "SLURM does not take it into the queue again; give the command again")
+            _say("to be continued" if slurm.requeue(job) else "SLURM does not restart it; the same command continues")
 
     def _done(self) -> int:
         """Files that stand for something done."""

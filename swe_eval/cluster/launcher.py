@@ -1,4 +1,4 @@
-"""Launchers for the jobs of a sweep. Each job is the command line that a person would give, in a run directory of its own.
+"""Launchers for the jobs of a sweep: each is the command line that a person would give, in a run directory of its own.
 
 What submitit's own launchers do otherwise: SLURM never sees that a job failed; the first failure hides the others; a
 job that is cancelled is waited for forever where there is no accounting; everything is run again; ``scancel`` takes
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class Planned:
     settings: Settings
 
 
-class SweepLauncher(BaseSubmititLauncher):  # type: ignore[misc]
+class SweepLauncher(BaseSubmititLauncher):
     """What the launchers share: which jobs there are, and which of them are through."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -157,7 +158,7 @@ class SlurmLauncher(SweepLauncher):
 
 
 class LocalLauncher(SweepLauncher):
-    """``hydra/launcher=submitit_local``: on this machine, each job with GPUs of its own, as many at once as there are."""
+    """``hydra/launcher=submitit_local``: on this machine, each job with GPUs of its own, as many as fit at once."""
 
     def _run(self, sweep: Sweep, todo: Sequence[Planned]) -> int:
         free, waiting = self._places(), list(todo)
@@ -187,7 +188,7 @@ class LocalLauncher(SweepLauncher):
             return [()] * (self.params["at_once"] or 1)
         if each > len(devices):
             raise UserError(f"hydra.launcher.gpus_per_node={each}: this machine has {len(devices)}")
-        places = [devices[first : first + each] for first in range(0, len(devices) - each + 1, each)]
+        places: list[Sequence[str]] = [devices[first : first + each] for first in range(0, len(devices) - each + 1, each)]
         return places[: self.params["at_once"]]
 
 
@@ -227,12 +228,13 @@ class _Process:
 
 def _leaving(rows: Mapping[str, SweepJob]) -> Iterator[str]:
     """The jobs as they leave the queue; says what becomes of them meanwhile."""
-    waiting, states, missed = dict(rows), dict.fromkeys(rows, ""), dict.fromkeys(rows, 0)
+    waiting, said, missed = dict(rows), dict.fromkeys(rows, ""), Counter[str]()
     while waiting:
         queued = slurm.queue()
         for name, row in list(waiting.items() if queued is not None else ()):
             state = (queued or {}).get(row.job_id)
-            if state and states[name] != (states[name] := str(state)):
+            if state and said[name] != str(state):
+                said[name] = str(state)
                 _say(f"{name}: {state}")
             missed[name] = 0 if state else missed[name] + 1
             if missed[name] == 2:  # once may be between two states

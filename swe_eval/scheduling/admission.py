@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from swe_eval.gate import NEW, Gate, Traffic
 from swe_eval.run_dir import now
+from swe_eval.scheduling.gate import NEW, Gate, Traffic
 from swe_eval.serving.load import Load, LoadReader
 from swe_eval.serving.server import Endpoint
 
@@ -42,8 +42,8 @@ UNTOLD = 4
 """Agents at once where the server tells no load."""
 POLL = 1.0
 """Seconds between two looks at the server."""
-SPACING = 5.0
-"""Seconds between two lines of ``load.jsonl``; in a long run, a thousandth of its age."""
+SPACING = 1.0
+"""Seconds between two lines of ``load.jsonl``; in a long run, a thousandth of its age: a few thousand lines in all."""
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from swe_eval.cluster.walltime import Walltime
-from swe_eval.gate import Gate, Turns
 from swe_eval.run_dir import Trial
+from swe_eval.scheduling.gate import Gate, Turns
 
 
 class Schedule:
     """Two pools: a trial that was rolled out goes to the graders at once, while others still roll."""
 
-    def __init__(self, gate: Gate, grade_workers: int, walltime: Walltime) -> None:
-        self._gate, self._walltime = gate, walltime
+    def __init__(self, gate: Gate, grade_workers: int, walltime: Walltime | None = None) -> None:
+        self._gate, self._walltime = gate, walltime or Walltime()
         self._rollers = ThreadPoolExecutor(gate.agents, thread_name_prefix="rollout")
         self._graders = ThreadPoolExecutor(grade_workers, thread_name_prefix="grading")
         self._stopping = threading.Event()
@@ -54,15 +54,21 @@ class Schedule:
             finally:
                 self._gate.leave(trial)
             if is_gradable:
-                self._graders.submit(self._guarded, then_grade, trial, began)
+                self._graders.submit(self._guarded, grade_begun, trial, began)
+            elif may_begin:
+                self._walltime.took(time.monotonic() - began)
 
-        def then_grade(trial: Trial, began: float) -> None:
+        def grade_begun(trial: Trial, began: float) -> None:
             grade(trial)
             self._walltime.took(time.monotonic() - began)
 
+        def grade_alone(trial: Trial) -> None:
+            if self._walltime.allows_another():
+                grade(trial)
+
         self._gate.expect(to_roll_out)
         for trial in to_grade:
-            self._graders.submit(self._guarded, grade, trial)
+            self._graders.submit(self._guarded, grade_alone, trial)
         rolling = [self._rollers.submit(self._guarded, roll_out_then_grade, trial) for trial in to_roll_out]
         try:
             wait(rolling)
