@@ -72,7 +72,7 @@ def evaluate(settings: Settings) -> int:
 def _walltime(settings: Settings, run: RunDir) -> Walltime:
     """Of this SLURM job, if it is one; what earlier jobs' rollouts took says nothing of gradings alone."""
     earlier = read_json(run.run_json).get("seconds", {}) if ROLLOUT in settings.stages else {}
-    return Walltime(slurm.end_of_this_job(), earlier.values())
+    return Walltime(slurm.end_of_this_job, earlier.values())
 
 
 def _conclude(settings: Settings, run: RunDir, trials: Sequence[Trial]) -> int:

@@ -48,7 +48,7 @@ def checkpoints(*, _parent_: Mapping[str, Any]) -> list[dict[str, Any]]:
     lora = _parent_
     if lora["only"] is None:
         return _chosen(lora)
-    by_name = {arm["name"]: arm for arm in _all_arms(lora)}
+    by_name = {arm["name"]: arm for arm in all_arms(lora)}
     if missing := [name for name in lora["only"] if name not in by_name]:
         raise UserError(f"lora.only: not among the checkpoints of lora.run: {', '.join(missing)}")
     return [by_name[name] for name in lora["only"]]
@@ -84,7 +84,8 @@ def _chosen(lora: Mapping[str, Any]) -> list[dict[str, Any]]:
     return ([{"name": BASE, "path": None}] if lora["with_base"] else []) + chosen
 
 
-def _all_arms(lora: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def all_arms(lora: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The base model, and every checkpoint that is whole by now."""
     yield {"name": BASE, "path": None}
     for run, found, _ in _found(lora):
         yield from (_arm(run, each) for each in found)

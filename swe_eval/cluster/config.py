@@ -14,7 +14,7 @@ NEEDING_SUBMITIT = ("swe_eval_slurm", "swe_eval_local")
 
 
 def _register() -> None:
-    from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf, LocalQueueConf, SlurmQueueConf
 
     from swe_eval.cluster.launcher import LocalLauncher, SlurmLauncher
 
@@ -28,13 +28,12 @@ def _register() -> None:
         _target_: str = "hydra_plugins.swe_eval.LocalLauncher"
         at_once: Optional[int] = None  # noqa: UP045 - what OmegaConf reads on Python 3.10
 
-    for name, node in zip(NEEDING_SUBMITIT, (Slurm, Local), strict=True):
+    nodes: list[type[BaseQueueConf]] = [Slurm, Local]
+    for name, node in zip(NEEDING_SUBMITIT, nodes, strict=True):
         ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider="swe_eval")
     # Hydra 1.3 takes plugins from hydra_plugins.* alone; the classes themselves are found where they are
-    Plugins.instance().class_name_to_class |= {
-        Slurm._target_: SlurmLauncher,
-        Local._target_: LocalLauncher,
-    }
+    classes = {Slurm._target_: SlurmLauncher, Local._target_: LocalLauncher}
+    Plugins.instance().class_name_to_class.update(classes)
 
 
 with suppress(ImportError):

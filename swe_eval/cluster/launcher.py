@@ -46,7 +46,7 @@ class Planned:
     """A job that the sweep asks for."""
 
     name: str
-    overrides: tuple[str, ...]
+    overrides: list[str]
     argv: tuple[str, ...]
     settings: Settings
 
@@ -88,7 +88,7 @@ class SweepLauncher(BaseSubmititLauncher):
             del config["hydra"]
         tree: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         settings = settings_from(tree | {"output_dir": str(sweep.root / name)})
-        return Planned(name, tuple(overrides), (*self._hydra_flags(), *overrides, *own), settings)
+        return Planned(name, overrides, (*self._hydra_flags(), *overrides, *own), settings)
 
     def _composed(self, overrides: list[str], number: int) -> DictConfig:
         config: DictConfig = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
@@ -109,8 +109,12 @@ class SlurmLauncher(SweepLauncher):
     """``hydra/launcher=slurm``: a task of a job array for every job."""
 
     def _run(self, sweep: Sweep, todo: Sequence[Planned]) -> int:
-        queued, there = slurm.queue() or {}, sweep.jobs()
-        rows = {job.name: there[job.name] for job in todo if job.name in there and there[job.name].job_id in queued}
+        queued, submitted = slurm.queue() or {}, sweep.jobs()
+        rows = {
+            job.name: row
+            for job in todo
+            if (row := submitted.get(job.name)) and row.job_id in queued and row.overrides == job.overrides
+        }
         for row in rows.values():
             _say(f"{row.name}: in the queue already, job {row.job_id}")
         rows |= self._submit(sweep, [job for job in todo if job.name not in rows])
@@ -188,7 +192,9 @@ class LocalLauncher(SweepLauncher):
             return [()] * (self.params["at_once"] or 1)
         if each > len(devices):
             raise UserError(f"hydra.launcher.gpus_per_node={each}: this machine has {len(devices)}")
-        places: list[Sequence[str]] = [devices[first : first + each] for first in range(0, len(devices) - each + 1, each)]
+        places: list[Sequence[str]] = [
+            devices[first : first + each] for first in range(0, len(devices) - each + 1, each)
+        ]
         return places[: self.params["at_once"]]
 
 

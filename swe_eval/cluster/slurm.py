@@ -41,11 +41,11 @@ def restarts() -> int:
 
 def end_of_this_job() -> float:
     """When SLURM will end it, in seconds since the epoch; infinity where nobody tells."""
-    if end := os.environ.get("SLURM_JOB_END_TIME"):  # SLURM 22.05 does not set it
-        return float(end)
     job = this_job()
     end = _ask("squeue", "--noheader", "--jobs", job, "--format=%e") if job else None
-    return datetime.fromisoformat(end).timestamp() if end and end[0].isdigit() else inf
+    if end and end[0].isdigit():
+        return datetime.fromisoformat(end).timestamp()
+    return float(os.environ.get("SLURM_JOB_END_TIME") or inf)  # as of the start; SLURM 22.05 does not set it
 
 
 def is_running(job: str) -> bool:

@@ -15,7 +15,7 @@ job is not in it: its run directory tells.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class SweepJob:
     """A row of ``sweep.json``."""
 
     name: str
-    overrides: Sequence[str]
+    overrides: list[str]
     job_id: str
     log: str
     submitted: str = field(default_factory=now)
@@ -79,9 +79,9 @@ def how_far(run: RunDir) -> str:
     """What of it is done, in words."""
     trials = _trials(run)
     if not trials:
-        return "nothing begun"
-    graded = sum(map(run.is_graded, trials))
-    return f"{graded} of {len(trials)} trials have their verdict"
+        return "nothing is done"
+    rolled_out, graded = sum(map(run.is_rolled_out, trials)), sum(map(run.is_graded, trials))
+    return f"of {len(trials)} trials {rolled_out} are rolled out, {graded} graded"
 
 
 def _trials(run: RunDir) -> list[Trial]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import inf
 
 CLOSING = 20.0
@@ -16,11 +16,11 @@ QUANTILE = 0.95
 class Walltime:
     """The end of the job, held against what a trial takes. Thread-safe."""
 
-    def __init__(self, end: float = inf, earlier: Iterable[float] = ()) -> None:
+    def __init__(self, end: Callable[[], float] = lambda: inf, earlier: Iterable[float] = ()) -> None:
         """Nothing has run out yet.
 
         Args:
-            end: in seconds since the epoch.
+            end: in seconds since the epoch; asked for before each trial, for an administrator may move it.
             earlier: seconds of the run's trials before this job, as far as they are known.
         """
         self._end, self._seconds = end, sorted(earlier)
@@ -31,7 +31,7 @@ class Walltime:
     def allows_another(self) -> bool:
         """Whether a trial that begins now will have ended in time, most likely; once not, never again."""
         with self._lock:
-            self.is_over = self.is_over or self._end - time.time() < self._margin()
+            self.is_over = self.is_over or self._end() - time.time() < self._margin()
             return not self.is_over
 
     def took(self, seconds: float) -> None:
