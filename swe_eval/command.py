@@ -120,14 +120,15 @@ def _explain(error: Exception) -> str:
     if found := re.search(r"Interpolation key '(.+?)' not found|Missing mandatory value: (\S+)", text):
         key = found[1] or found[2]
         return f"{key}: needs a value: write {key}=..."
-    return f"command line: {text.strip().splitlines()[0]}"
+    why = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
+    return f"command line: {text.strip().splitlines()[0]}{why}"
 
 
 def _nearest(field: str) -> str:
     """What was probably meant, from every field of every option."""
     known = {path.name for path in conf_dir().iterdir()}
     for file in conf_dir().rglob("*.yaml"):
-        group = "" if file.parent == conf_dir() else f"{file.parent.name}."
+        group = "".join(f"{part}." for part in file.relative_to(conf_dir()).parent.parts)
         tree = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         known |= {f"{group}{key}" for key, _ in flatten(tree)}  # type: ignore[arg-type]
     if field in known:

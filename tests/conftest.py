@@ -32,13 +32,13 @@ LEFT_OUT: list[str] = []
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     required = os.environ.get("SWE_EVAL_REQUIRE", "").split()
     for group, why_not in {"docker": _why_no_docker, "slurm": _why_no_slurm, "vllm": _why_no_vllm}.items():
-        members = [item for item in items if group in item.keywords]
+        members = [item for item in items if item.get_closest_marker(group)]
         if not members or not (reason := why_not()):
             continue
         if group in required:
             pytest.exit(f"SWE_EVAL_REQUIRE={group}: {reason}", returncode=1)
         config.hook.pytest_deselected(items=members)
-        items[:] = [item for item in items if group not in item.keywords]
+        items[:] = [item for item in items if not item.get_closest_marker(group)]
         LEFT_OUT.append(f"left out: the {len(members)} tests of the group {group}: {reason}")
 
 

@@ -14,6 +14,7 @@ NEEDING_SUBMITIT = ("swe_eval_slurm", "swe_eval_local")
 
 
 def _register() -> None:
+    plugins = Plugins.instance()  # imports all of them, upstream's launchers among them
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf, LocalQueueConf, SlurmQueueConf
 
     from swe_eval.cluster.launcher import LocalLauncher, SlurmLauncher
@@ -28,12 +29,15 @@ def _register() -> None:
         _target_: str = "hydra_plugins.swe_eval.LocalLauncher"
         at_once: Optional[int] = None  # noqa: UP045 - what OmegaConf reads on Python 3.10
 
+    store = ConfigStore.instance()
     nodes: list[type[BaseQueueConf]] = [Slurm, Local]
     for name, node in zip(NEEDING_SUBMITIT, nodes, strict=True):
-        ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider="swe_eval")
+        store.store(group="hydra/launcher", name=name, node=node, provider="swe_eval")
+    for stock in ("submitit_local.yaml", "submitit_slurm.yaml"):  # whose jobs fail without a word
+        del store.repo["hydra"]["launcher"][stock]
     # Hydra 1.3 takes plugins from hydra_plugins.* alone; the classes themselves are found where they are
     classes = {Slurm._target_: SlurmLauncher, Local._target_: LocalLauncher}
-    Plugins.instance().class_name_to_class.update(classes)
+    plugins.class_name_to_class.update(classes)
 
 
 with suppress(ImportError):
