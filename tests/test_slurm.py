@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from scripted import ScriptedEndpoint, scripted_endpoint
 from test_demo_run import wait_for
+from test_evaluate import TASKS as BOTH
 from test_evaluate import external, solve
 
 from swe_eval.cluster.scratch import PREFIX
@@ -48,8 +50,7 @@ class Cluster:
     @property
     def dir(self) -> Path:
         """The directory of the only sweep."""
-        [found] = (self.folder / "multirun_outputs").iterdir()
-        return found
+        return next((self.folder / "multirun_outputs").glob("*"), self.folder / "none yet")
 
     def rows(self) -> dict[str, dict[str, object]]:
         return {row["name"]: row for row in json.loads((self.dir / "sweep.json").read_text())["jobs"]}
@@ -90,16 +91,24 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, int]:
 
 
 @contextmanager
-def slow(endpoint: ScriptedEndpoint) -> Iterator[None]:
-    """Its answers take longer than a job may to end."""
-    endpoint.delay = 20.0
+def held(endpoint: ScriptedEndpoint) -> Iterator[None]:
+    """No agent gets an answer until the block ends."""
+    go_on = threading.Event()
+
+    def hold(model: str, messages: list[dict[str, object]]) -> str:
+        if messages[0]["role"] == "system":
+            go_on.wait(120)
+        return solve(model, messages)
+
+    endpoint.script = hold
     yield
-    endpoint.delay = 0.0
+    go_on.set()
 
 
 def restarted(job: str) -> None:
     """Once it waits in the queue again, without the two minutes that SLURM gives it there."""
     wait_for(lambda: state(job) == "PENDING", 60)
+    time.sleep(2)  # within a second of its end, a node refuses to start it: "Job credential revoked"
     slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
@@ -158,7 +167,7 @@ def test_a_job_that_fails_is_failed_in_slurm_and_the_others_are_told_of_and_left
     out, code = finish(cluster.sweep(*command))
     assert code == 1, out
     assert "0: COMPLETED, exit code 0; of 1 trials 1 are rolled out, 1 graded" in out
-    assert "1: FAILED, exit code 1; nothing is done" in out
+    assert "1: FAILED, exit code 1; of 1 trials 0 are rolled out, 0 graded" in out
     assert "1 of 2 jobs are not through; the same command runs what is missing" in out
     assert "not loaded" in (cluster.dir / cluster.rows()["1"]["log"]).read_text()
 
@@ -184,12 +193,12 @@ def test_a_benchmark_in_shards_is_merged(cluster, endpoint):
     out, code = finish(whole)
     assert code == 0, out
     assert len(endpoint.turns) == 10  # two for each trial, none of them again
-    assert "good   1/5" in out
+    assert "good   2/5" in out
 
 
 def test_scancel_ends_a_job_in_seconds_and_the_same_command_continues(cluster, endpoint):
-    command = external(endpoint, "good", "bad", tasks=TASKS[:2])
-    with slow(endpoint):
+    command = external(endpoint, "good", "bad", tasks=BOTH)
+    with held(endpoint):
         sweep = cluster.sweep(*command)
         wait_for(lambda: endpoint.turns)
         began = time.monotonic()
@@ -202,8 +211,8 @@ def test_scancel_ends_a_job_in_seconds_and_the_same_command_continues(cluster, e
 
 
 def test_the_jobs_of_a_killed_driver_go_on_and_are_waited_for_by_the_next(cluster, endpoint):
-    command = external(endpoint, "good", "bad", tasks=TASKS[:2])
-    with slow(endpoint):
+    command = external(endpoint, "good", "bad", tasks=BOTH)
+    with held(endpoint):
         sweep = cluster.sweep(*command)
         wait_for(lambda: endpoint.turns)
         sweep.kill()
@@ -215,10 +224,11 @@ def test_the_jobs_of_a_killed_driver_go_on_and_are_waited_for_by_the_next(cluste
 
 def test_a_job_that_runs_out_of_time_begins_no_trial_and_goes_on_after_a_restart(cluster, endpoint):
     endpoint.delay = 2.0
-    sweep = cluster.sweep(*external(endpoint, "good", "bad", tasks=TASKS[:2]), "workers=1")
+    no_warning = "hydra.launcher.signal_delay_s=0"
+    sweep = cluster.sweep(*external(endpoint, "good", "bad", tasks=BOTH), "workers=1", no_warning)
     wait_for(lambda: cluster.outcomes())
     job = cluster.rows()["0"]["job_id"]
-    slurm("scontrol", "update", f"JobId={job}", f"EndTime=now+{30}")
+    slurm("scontrol", "update", f"JobId={job}", "EndTime=now+24")
     restarted(job)
     assert_each_once(cluster, *finish(sweep))
     log = (cluster.dir / cluster.rows()["0"]["log"]).read_text()
@@ -229,9 +239,9 @@ def test_a_job_that_runs_out_of_time_begins_no_trial_and_goes_on_after_a_restart
 @pytest.mark.parametrize("warn", ["--signal=USR2", None])
 def test_a_job_that_is_warned_or_preempted_goes_on_after_a_restart(warn, cluster, endpoint):
     """None: another partition's job takes its place, and SLURM gives it ten seconds to leave."""
-    with slow(endpoint):
+    with held(endpoint):
         whole_node = [*SMALL, "hydra.launcher.cpus_per_task=2", "hydra.launcher.partition=scavenge"]
-        sweep = cluster.sweep(*external(endpoint, "good", "bad", tasks=TASKS[:2]), launcher=whole_node)
+        sweep = cluster.sweep(*external(endpoint, "good", "bad", tasks=BOTH), launcher=whole_node)
         wait_for(lambda: endpoint.turns)
         job = cluster.rows()["0"]["job_id"]
         if warn:
@@ -244,23 +254,9 @@ def test_a_job_that_is_warned_or_preempted_goes_on_after_a_restart(warn, cluster
 
 def test_watching_catches_a_checkpoint_that_comes_late(cluster, endpoint):
     write_checkpoint(cluster, 1)
-    command = [
-        *external(endpoint),
-        "experiment=checkpoints",
-        "lora=checkpoints",
-        "lora.run=grpo",
-        "lora.with_base=false",
-    ]
-    argv = [
-        sys.executable,
-        "-m",
-        "swe_eval.watch",
-        "--every",
-        "1",
-        *SMALL,
-        *command,
-        f"benchmark.instance_ids=[{TASKS[0]}]",
-    ]
+    lora = ["experiment=checkpoints", "lora=checkpoints", "lora.run=grpo", "lora.with_base=false"]
+    what = [f"serving.base_url={endpoint.base_url}", "serving=external", f"benchmark.instance_ids=[{TASKS[0]}]"]
+    argv = [sys.executable, "-m", "swe_eval.watch", "--every", "1", *SMALL, *lora, *what]
     watch = cluster.start(argv)
     wait_for(lambda: cluster.outcomes())
     write_checkpoint(cluster, 2)
@@ -273,11 +269,11 @@ def test_watching_catches_a_checkpoint_that_comes_late(cluster, endpoint):
 
 def test_generation_and_grading_are_jobs_of_their_own(cluster, endpoint):
     """As the README has it: the second waits for the first, and has no GPU."""
-    command = [*external(endpoint, "good", tasks=TASKS[:2]), "hydra.launcher.wait=false"]
+    command = [*external(endpoint, "good", tasks=BOTH), "hydra.launcher.wait=false"]
     out, code = finish(cluster.sweep(*command, "stages=[rollout]"))
     assert code == 0, out
     job = cluster.rows()["0"]["job_id"]
-    after = f"hydra.launcher.additional_parameters={{dependency:afterok:{job}}}"
+    after = f'+hydra.launcher.additional_parameters.dependency="afterok:{job}"'
     out, code = finish(cluster.sweep(*command, "stages=[grade]", "hydra.launcher.gres=null", after))
     assert code == 0, out
     wait_for(lambda: len(cluster.outcomes().get("0", [])) == 2)

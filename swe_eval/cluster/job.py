@@ -12,8 +12,8 @@ from types import FrameType
 from swe_eval.cluster import slurm
 from swe_eval.cluster.scratch import scratch
 
-SOON = 600.0
-"""Seconds: a warning (USR2) that comes earlier before the end is about preemption, not about the time limit."""
+EARLY = 90.0
+"""Seconds by which SLURM may send its warning (USR2) too early; one that is earlier still tells of preemption."""
 TOLD_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
@@ -25,6 +25,8 @@ class Job:
     """What follows ``python -m swe_eval``."""
     run_dir: str
     max_restarts: int
+    warned: float
+    """Seconds before the end of the job's time at which SLURM is to send USR2."""
 
     def __call__(self) -> None:
         """Run it, and leave the process with its exit code; queued again first if it is to go on."""
@@ -37,7 +39,7 @@ class Job:
         with scratch():
             code = command.main(evaluated)
         if code == command.OUT_OF_TIME or (code == command.INTERRUPTED and stop.is_by_slurm()):
-            self._go_on(code == command.OUT_OF_TIME or stop.is_at_the_end(), self._done() > before)
+            self._go_on(code == command.OUT_OF_TIME or stop.is_at_the_end(self.warned), self._done() > before)
         command.leave(code)
 
     def _go_on(self, is_time_up: bool, has_progressed: bool) -> None:
@@ -77,9 +79,9 @@ class _Stop:
         job = slurm.this_job()
         return self._number == signal.SIGTERM and job is not None and slurm.is_running(job)
 
-    def is_at_the_end(self) -> bool:
-        """Whether the job's time is over, as opposed to a job with a higher priority."""
-        return self._number == signal.SIGUSR2 and slurm.end_of_this_job() - time.time() < SOON
+    def is_at_the_end(self, warned: float) -> bool:
+        """Whether the job's time is over, as opposed to a job with a higher priority taking its place."""
+        return self._number == signal.SIGUSR2 and slurm.end_of_this_job() - time.time() < warned + EARLY
 
 
 def _say(line: str) -> None:

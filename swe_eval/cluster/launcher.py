@@ -30,8 +30,8 @@ from swe_eval.errors import SweEvalError, UserError
 from swe_eval.serving.devices import visible_devices
 from swe_eval.settings import Settings, settings_from
 
-POLL = 3.0
-"""Seconds between two looks at the queue."""
+POLL, AGAIN = 3.0, 0.5
+"""Seconds between two looks at the queue; where a job has just left it, another look makes sure."""
 OURS = {"submitit_folder", "max_num_timeout", "wait"}
 """Fields that are no parameters of a submission."""
 ANY_CLUSTER = {
@@ -136,7 +136,8 @@ class SlurmLauncher(SweepLauncher):
     def _submit_array(self, sweep: Sweep, jobs: Sequence[Planned]) -> list[Any]:
         import submitit  # late: Hydra imports every launcher at every start
 
-        calls = [Job(job.argv, str(sweep.root / job.name), self.params["max_num_timeout"]) for job in jobs]
+        limits = self.params["max_num_timeout"], self.params["signal_delay_s"]
+        calls = [Job(job.argv, str(sweep.root / job.name), *limits) for job in jobs]
         try:
             executor = submitit.AutoExecutor(folder=self.params["submitit_folder"], cluster="slurm")
             executor.update_parameters(**self._parameters())
@@ -246,7 +247,8 @@ def _leaving(rows: Mapping[str, SweepJob]) -> Iterator[str]:
             if missed[name] == 2:  # once may be between two states
                 del waiting[name]
                 yield name
-        time.sleep(POLL if waiting else 0)
+        if waiting:
+            time.sleep(AGAIN if 1 in missed.values() else POLL)
 
 
 def _row(sweep: Sweep, job: Planned, submitted: Any) -> SweepJob:
