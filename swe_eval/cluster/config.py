@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Optional
 
 from hydra.core.config_store import ConfigStore
@@ -40,5 +41,6 @@ def _register() -> None:
     plugins.class_name_to_class.update(classes)
 
 
-with suppress(ImportError):
-    _register()
+if find_spec("submitit"):
+    with suppress(ImportError):
+        _register()
