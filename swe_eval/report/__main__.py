@@ -9,19 +9,21 @@ from pathlib import Path
 
 from swe_eval import command
 from swe_eval.errors import UserError
+from swe_eval.report import outputs
 from swe_eval.report.report import Kept, compare_runs, conclude, read_run
 
 
 def main() -> None:
     """Console entry point."""
-    folders = parser().parse_args().runs
-    sys.exit(command.exit_code(lambda: _report(folders)))
+    given = parser().parse_args()
+    sys.exit(command.exit_code(lambda: outputs.make(given) if outputs.is_asked_for(given) else _report(given.runs)))
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m swe_eval.report", description=__doc__)
     made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory: outputs/<name>")
+    outputs.add_arguments(made)
     return made
 
 

@@ -10,9 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from swe_eval.errors import UserError
+from swe_eval.report.clean import integrity
 from swe_eval.report.comparison import find
 from swe_eval.report.load import summary
 from swe_eval.report.results import Arm, collect, rollout_seconds, suspicions, totals, write_results
+from swe_eval.report.rows import rows_of
 from swe_eval.report.tables import print_load, print_proof, print_tables
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json
 
@@ -29,8 +31,14 @@ class Kept:
     run: RunDir
     trials: list[Trial]
     comparisons: list[tuple[str, str]]
-    identity: Mapping[str, Any]
-    """See ``RunDir.claimed``."""
+    record: Mapping[str, Any]
+    """``run.json``."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """See ``RunDir.claimed``."""
+        found: Mapping[str, Any] = self.record["identity"]
+        return found
 
     @property
     def arms(self) -> list[Arm]:
@@ -46,6 +54,7 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     found: dict[str, Any] = {
         "totals": totals(arms),
         "suspicious": suspicions(arms),
+        "integrity": integrity(rows_of(arms), read_json(run.run_json)),
         "load": summary(run.log("load.jsonl")),
     }
     found["seconds"] = rollout_seconds(arms)
@@ -82,7 +91,7 @@ def read_run(folder: Path) -> Kept:
         raise UserError(f"{folder}: {older if record else 'no run.json in it; write a run directory: outputs/<name>'}")
     samples = record["identity"].get("agent.samples", 1)
     trials = [Trial.of_arm(arm, id, samples) for arm, ids in record["trials"].items() for id in ids]
-    return Kept(run, trials, [(a, b) for a, b in record["comparisons"]], record["identity"])
+    return Kept(run, trials, [(a, b) for a, b in record["comparisons"]], record)
 
 
 def compare_runs(runs: Sequence[Kept]) -> int:

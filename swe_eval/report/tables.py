@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from swe_eval.report.clean import integrity_lines
 from swe_eval.report.comparison import Best, Comparison, Findings
 from swe_eval.report.load import load_line
 from swe_eval.report.results import Arm, Verdict
@@ -80,6 +81,7 @@ def _beside(row: Row) -> Iterator[str]:
         yield f"{row.name} ended with {exits}"
     for arm in row.arms:
         yield from _suspicious(arm)
+    yield from integrity_lines(row)
 
 
 def _exits(verdicts: Sequence[Verdict]) -> str:

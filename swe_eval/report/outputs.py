@@ -1,0 +1,79 @@
+"""What else becomes of a run: trajectories side by side, a server for them, exports."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from swe_eval import command
+from swe_eval.errors import UserError
+from swe_eval.report.report import Kept, read_run
+from swe_eval.report.trajectories.data import Shown
+
+FORMATS = ("csv", "parquet", "leaderboard")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options to the command line of ``swe_eval.report``."""
+    parser.add_argument("--serve", action="store_true", help="show trajectories side by side, to this machine alone")
+    parser.add_argument("--port", type=int, default=0, help="of --serve; a free one if left out")
+    parser.add_argument("--trajectories", action="store_true", help="write the same as files: RUN/trajectories.html")
+    parser.add_argument("--export", choices=FORMATS, help="write the run as others read it, in the directory --to")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="where an export goes")
+
+
+def is_asked_for(given: argparse.Namespace) -> bool:
+    """Whether one of these is to be made, instead of the tables."""
+    return bool(given.serve or given.trajectories or given.export)
+
+
+def make(given: argparse.Namespace) -> int:
+    """Do what was asked for.
+
+    Raises:
+        UserError: too many runs for it, or nowhere to write to.
+    """
+    if given.export:
+        _export(given.export, given.to, [read_run(folder) for folder in given.runs])
+    if given.serve or given.trajectories:
+        _show(_shown(_one("--serve" if given.serve else "--trajectories", given.runs)), given)
+    return command.OK
+
+
+def _export(kind: str, folder: Path | None, runs: Sequence[Kept]) -> None:
+    if folder is None:
+        raise UserError(f"--export {kind}: nowhere to write to; write --to DIR")
+    if kind == "leaderboard":
+        from swe_eval.report.export.leaderboard import write_leaderboard
+
+        written = [path for kept in runs for path in write_leaderboard(kept, folder)]
+    else:
+        from swe_eval.report.export.table import write_csv, write_parquet
+
+        written = [(write_csv if kind == "csv" else write_parquet)(runs, folder)]
+    for path in written:
+        print(path)
+
+
+def _one(option: str, folders: Sequence[Path]) -> Kept:
+    if len(folders) > 1:
+        raise UserError(f"{option}: shows one run; name one of the {len(folders)}")
+    return read_run(folders[0])
+
+
+def _shown(kept: Kept) -> Shown:
+    from swe_eval.report.trajectories.write import shown_of  # late: loads the dataset
+
+    return shown_of(kept.run, kept.trials, kept.comparisons)
+
+
+def _show(shown: Shown, given: argparse.Namespace) -> None:
+    if given.trajectories:
+        from swe_eval.report.trajectories.write import write_trajectories
+
+        print(write_trajectories(shown))
+    if given.serve:
+        from swe_eval.report.trajectories.server import serve
+
+        serve(shown, given.port)
