@@ -36,7 +36,7 @@ def integrity_lines(row: Row) -> Iterator[str]:
     if left:
         rate = cleaned(row).rate
         ends = f"[{100 * rate.interval.low:.1f}, {100 * rate.interval.high:.1f}]"
-        yield f"{row.name}: clean {rate.mean or 0:.1%} {ends}: {left} of its resolved left out, which a flag can explain"
+        yield f"{row.name}: clean {rate.mean or 0:.1%} {ends}, without {left} resolved that a flag can explain"
 
 
 def integrity(rows: Iterable[Row], record: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ _SAME = (
 
 
 def _tests(status: Mapping[str, Mapping[str, list[str]]]) -> dict[str, int]:
-    found = {}
+    found: dict[str, int] = {}
     for kind in ("FAIL_TO_PASS", "PASS_TO_PASS"):
         if kind in status:
             failed = len(status[kind]["failure"])
