@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -54,7 +55,7 @@ def evaluate(settings: Settings) -> int:
         raise UserError(f"stages=[grade]: nothing is rolled out in {run.root}; write stages=[rollout,grade]")
     identity = identify(settings, benchmark)
     with run.claimed(identity):
-        record(run, settings, identity, trials, pairs(settings))
+        record(run, settings, identity, trials, pairs(settings), benchmark.difficulties)
         try:
             roll_out_and_grade(settings, benchmark, run, trials)
         finally:  # what is there is worth showing, whatever ended the run
@@ -76,6 +77,7 @@ def record(
     identity: dict[str, Any],
     trials: Sequence[Trial],
     comparisons: Sequence[tuple[str, str]] = (),
+    difficulties: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write ``config.yaml`` and ``run.json``: what produced this each time it was continued, and what belongs to it."""
     kept = read_json(run.run_json)
@@ -88,6 +90,7 @@ def record(
         "invocations": calls,
         "trials": by_arm,
         "comparisons": comparisons,
+        "difficulties": kept.get("difficulties", {}) | difficulties,
     }
     write_json(run.run_json, kept | said)
     write_text(run.config_yaml, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -106,3 +108,12 @@ def test_a_place_that_cannot_be_written_is_one_line():
 
 def test_the_id_of_a_run_is_its_place(tmp_path):
     assert RunDir(tmp_path / "a").id == RunDir(tmp_path / "b" / ".." / "a").id != RunDir(tmp_path / "b").id
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_process(run, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(UserError, match=r"locks no files .Function not implemented.; write output_dir="):
+        run.claimed({}).__enter__()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from swe_eval.report.integrity import MEANING, PATCH, contamination
+from swe_eval.report.integrity import MEANING, Flag, contamination
 from swe_eval.report.results import Arm, Verdict
 from swe_eval.report.rows import Row
 
@@ -24,19 +24,22 @@ def cleaned(row: Row) -> Row:
     return Row(row.name, [replace(arm, verdicts=_cleaned(arm)) for arm in row.arms])
 
 
-def integrity_lines(row: Row) -> Iterator[str]:
-    """What to say under the tables; nothing where nothing was flagged."""
-    for kind in MEANING:
-        flagged = {key: verdict for key, verdict in _named(row).items() if kind in _kinds(verdict)}
-        if flagged and kind != PATCH:  # the tables name those by their files
-            resolved = sum(verdict.outcome == "resolved" for verdict in flagged.values())
-            shown = f"{', '.join(list(flagged)[:SHOWN])}{', ...' * (len(flagged) > SHOWN)}"
-            yield f"{row.name}: {len(flagged)} {MEANING[kind]} ({resolved} resolved): {shown}"
-    left = row.count("resolved") - cleaned(row).count("resolved")
-    if left:
-        rate = cleaned(row).rate
-        ends = f"[{100 * rate.interval.low:.1f}, {100 * rate.interval.high:.1f}]"
-        yield f"{row.name}: clean {rate.mean or 0:.1%} {ends}, without {left} resolved that a flag can explain"
+def looked_lines(arm: Arm) -> Iterator[str]:
+    """A line for each kind of flag that its trajectories have."""
+    for kind, meaning in MEANING.items():
+        ids = sorted(key for key, verdict in arm.verdicts.items() if any(_is(flag, kind) for flag in verdict.flags))
+        if ids:
+            resolved = sum(arm.verdicts[key].outcome == "resolved" for key in ids)
+            shown = f"{', '.join(ids[:SHOWN])}{', ...' * (len(ids) > SHOWN)}"
+            yield f"{arm.name}: {len(ids)} {meaning} ({resolved} resolved): {shown}"
+
+
+def clean_lines(row: Row) -> Iterator[str]:
+    """The clean score, where it differs from the official one."""
+    clean = cleaned(row)
+    if left := row.count("resolved") - clean.count("resolved"):
+        ends = f"[{100 * clean.rate.interval.low:.1f}, {100 * clean.rate.interval.high:.1f}]"
+        yield f"{row.name}: clean {clean.rate.mean or 0:.1%} {ends}, without {left} resolved that a flag can explain"
 
 
 def integrity(rows: Iterable[Row], record: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,18 +68,9 @@ def _cleaned(arm: Arm) -> dict[str, Verdict]:
     }
 
 
-def _kinds(verdict: Verdict) -> set[str]:
-    return {flag["kind"] for flag in verdict.flags}
-
-
-def _named(row: Row) -> dict[str, Verdict]:
-    """The trials by a name that says which sample it was, where there are several."""
-    several = len(row.arms) > 1
-    return {
-        f"{key} ({arm.name})" if several else key: verdict
-        for arm in row.arms
-        for key, verdict in sorted(arm.verdicts.items())
-    }
+def _is(flag: Flag, kind: str) -> bool:
+    """Of a trajectory; what a patch touches the tables name by its files."""
+    return flag["kind"] == kind and flag["turn"] is not None
 
 
 def _flagged(arm: Arm) -> dict[str, list[Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from swe_eval import command
 from swe_eval.errors import UserError
-from swe_eval.report.report import Kept, read_run
+from swe_eval.report.runs import Kept, read_run
 from swe_eval.report.trajectories.data import Shown
 
 FORMATS = ("csv", "parquet", "leaderboard")

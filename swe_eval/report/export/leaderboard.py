@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from swe_eval.report.report import Kept
 from swe_eval.report.results import Arm
 from swe_eval.report.rows import rows_of
+from swe_eval.report.runs import Kept
 from swe_eval.report.tables import rate
 from swe_eval.run_dir import RunDir, Trial, write_json, write_text
 

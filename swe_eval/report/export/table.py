@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from swe_eval.report.clean import is_clean
-from swe_eval.report.report import Kept
 from swe_eval.report.results import Verdict
+from swe_eval.report.runs import Kept
 from swe_eval.run_dir import PART, RunDir, Trial, write_text
 
 CSV, PARQUET = "trials.csv", "trials.parquet"
@@ -45,7 +45,6 @@ COLUMNS = (
     Column("cached_tokens", "int64", "of these, known to the server's prefix cache; missing if it does not tell"),
     Column("completion_tokens", "int64", "written, over all turns"),
     Column("seconds", "double", "of the rollout, without those that it was held back"),
-    Column("model_seconds", "double", "of these, waiting for the model's answers"),
     Column("grading_seconds", "double", "of the grading"),
     Column("patch_bytes", "int64", "of the model_patch"),
     Column("fail_to_pass", "int32", "tests that the fix must turn; missing where no test ran"),
@@ -96,7 +95,6 @@ def _row(run: RunDir, trial: Trial, verdict: Verdict) -> dict[str, Any]:
         "resolved": verdict.outcome == "resolved" if verdict.is_scored else None,
         "is_clean": is_clean(verdict),
         "flags": "; ".join(dict.fromkeys(flag["kind"] for flag in verdict.flags)),
-        "model_seconds": sum(verdict.call_seconds) if verdict.call_seconds else None,
         "grading_seconds": report.get("seconds"),
         "patch_bytes": patch.stat().st_size if patch.is_file() else None,
         **_tests(report.get("tests_status", {})),
