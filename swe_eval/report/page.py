@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from swe_eval import __version__
-from swe_eval.order import DIFFICULTIES
+from swe_eval.scheduling.order import DIFFICULTIES
 from swe_eval.report import sections, words
 from swe_eval.report.clean import clean_lines
 from swe_eval.report.comparison import Findings

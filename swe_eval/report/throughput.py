@@ -34,9 +34,7 @@ def throughput(arms: Iterable[Arm]) -> dict[str, Any]:
         "mean": sum(call.completion_tokens for call in calls) / busy,
         "best": float(rates.max()),
         "seconds": busy,
-        "course": [
-            [round(float(at - begin), 1), round(float(rate), 1)] for at, rate in zip(edges, rates, strict=False)
-        ],
+        "course": [[round(float(at - begin), 1), round(float(rate), 1)] for at, rate in zip(edges, rates, strict=False)],
     }
 
 

@@ -72,9 +72,7 @@ def _headline(comparison: Comparison) -> str:
     if comparison.is_refused:
         return f"No verdict yet on {b} against {a}: too much of one of them is missing."
     if found.p_value <= ALPHA:
-        return (
-            f"{b} resolves {'more' if found.difference > 0 else 'fewer'} tasks than {a}, and luck does not explain it."
-        )
+        return f"{b} resolves {'more' if found.difference > 0 else 'fewer'} tasks than {a}, and luck does not explain it."
     if not found.difference:
         return f"{b} and {a} resolve equally many tasks here."
     if found.p_value <= LUCK:
