@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from swe_eval import adapters
+from swe_eval import adapters, tracking
 from swe_eval.benchmark import instances
 from swe_eval.benchmark.instances import Benchmark
 from swe_eval.errors import UserError
@@ -45,6 +45,7 @@ def evaluate(settings: Settings) -> int:
     Raises:
         UserError: before anything is started; also if there is nothing to grade, and grading alone was asked for.
     """
+    tracking.check(settings)
     if ROLLOUT in settings.stages:
         for warning in adapters.check(settings):
             print(f"swe_eval: {warning}", file=sys.stderr)
@@ -61,6 +62,8 @@ def evaluate(settings: Settings) -> int:
             roll_out_and_grade(settings, benchmark, run, trials)
         finally:  # what is there is worth showing, whatever ended the run
             owed = _conclude(settings, run, trials)
+        if GRADE in settings.stages:
+            tracking.track(settings, run)
     return 1 if owed else 0
 
 
