@@ -32,8 +32,8 @@ class Figures:
     """What a tracker is told."""
 
     flat: Mapping[str, float]
-    """``<adapter>/resolved``, ``.../low``, ``.../high`` (its 95% interval), ``.../n``, ``.../infra``; of each comparison
-    ``<b>-vs-<a>/difference``, ``.../low``, ``.../high``, ``.../p``, unless the arms may not be compared."""
+    """``<adapter>/resolved``, ``/low`` and ``/high`` (its 95% interval), ``/n``, ``/infra``; of each comparison
+    ``<b>-vs-<a>/difference``, ``/low``, ``/high``, ``/p``, unless the arms may not be compared."""
     by_step: Mapping[int, Mapping[str, float]]
     """The same of an adapter under its checkpoint's step, in the order of the steps, where the step is known."""
 

@@ -61,6 +61,7 @@ def scan(instance_id: str, trajectory: Mapping[str, Any]) -> Iterator[Flag]:
     known = _Known(package_names(instance_id), is_scrubbed="git_history" in info, is_offline=is_offline)
     for turn in turns_of(trajectory):
         for action in turn.actions:
+            known.written |= set(_WRITTEN.findall(action.command))
             commands = list(commands_of(action.command)) if _TRIGGER.search(action.command) else []
             found = _found(commands, known)
             for kind, evidence in found.items():
@@ -90,7 +91,6 @@ def _found(commands: Sequence[Command], known: _Known) -> dict[str, str]:
         for kind, looks in _LOOKS.items():
             if kind not in found and looks(command, known):
                 found[kind] = _shown(command)
-        known.written |= set(command.writes)
     return found
 
 
@@ -136,11 +136,12 @@ def _of_patch(suspicious: Mapping[str, Sequence[str]]) -> Iterator[Flag]:
 
 
 _TRIGGER = re.compile(
-    r"\bgit\b(?! +(?:diff|status|add|stash|apply|commit)\b)|-packages|https?://|load_dataset|(?:sed|perl) +-|"
+    r"\bgit\b(?! +(?:status|add|stash|apply|commit)\b)|-packages|https?://|load_dataset|(?:sed|perl) +-|"
     r"\b(?:curl|wget|aria2c|lynx|gh|pip\d?|uv|conda|mamba|pipx|npm|gem|cargo|yarn|easy_install)\b|"
     r"\b(?:rm|mv|truncate|tee)\b|conftest|ini\b|\bcfg\b|toml|customize|\.pth"
 )
 """What a command line that is worth reading word by word has in it."""
+_WRITTEN = re.compile(r">\s*([^\s;&|<>]+)")
 _SHORT = 7
 _SHA = re.compile(r"\b[0-9a-f]{7,40}\b")
 _ALSO = {"scikit-learn": {"sklearn"}}
