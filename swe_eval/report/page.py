@@ -1,4 +1,4 @@
-"""``report.html``: what a run found, for whoever opens it; one file without a network. And ``report.md``, its short form."""
+"""``report.html``: what was found, for whoever opens it, in one file without a network; ``report.md``: in short."""
 
 from __future__ import annotations
 
@@ -174,4 +174,4 @@ def _interval(interval: Interval) -> str:
 
 def _file(name: str) -> Markup:
     loader = PackageLoader("swe_eval.report")
-    return Markup(loader.get_source(Environment(), name)[0])  # noqa: S704 - ours
+    return Markup(loader.get_source(Environment(), name)[0])

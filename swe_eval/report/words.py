@@ -72,7 +72,8 @@ def _headline(comparison: Comparison) -> str:
     if comparison.is_refused:
         return f"No verdict yet on {b} against {a}: too much of one of them is missing."
     if found.p_value <= ALPHA:
-        return f"{b} resolves {'more' if found.difference > 0 else 'fewer'} tasks than {a}, and luck does not explain it."
+        compared = "more" if found.difference > 0 else "fewer"
+        return f"{b} resolves {compared} tasks than {a}, and luck does not explain it."
     if not found.difference:
         return f"{b} and {a} resolve equally many tasks here."
     if found.p_value <= LUCK:
@@ -164,8 +165,8 @@ def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterato
     if findings.best:
         yield from _best(findings.best)
     yield (
-        f"{len(findings.comparisons)} comparisons are made at once, so each p-value is adjusted for all of them (Holm): "
-        "without that, one in twenty equal arms would look different."
+        f"{len(findings.comparisons)} comparisons are made at once, so each p-value is adjusted for all of them "
+        "(Holm): without that, one in twenty equal arms would look different."
     )
     if left := len(findings.comparisons) - len(judged):
         yield f"{left} get no verdict: nothing in common is scored, or much more of one arm than of the other is owed."
