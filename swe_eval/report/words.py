@@ -54,8 +54,8 @@ def chance(p: float) -> str:
 
 
 def span(low: float, high: float) -> str:
-    """An interval of differences: ``+1.2 to +18.8 points``."""
-    return f"{points(low)} to {points(high)} points"
+    """An interval of differences: ``+1.2 and +18.8 points``."""
+    return f"{points(low)} and {points(high)} points"
 
 
 def _alone(rows: Sequence[Row]) -> str:
@@ -124,8 +124,8 @@ def _how_sure(found: Paired | Repeated) -> Iterator[str]:
         f"If both were equally good, luck alone would set them at least this far apart {chance(found.p_value)} "
         f"({kind} = {found.p_value:.3g}), {said}: the line is at once in {round(1 / ALPHA)}."
     )
-    interval = f"between {span(found.interval.low, found.interval.high)}"
-    yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) {interval}."
+    interval = span(found.interval.low, found.interval.high)
+    yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) between {interval}."
 
 
 def _power(found: Paired | Repeated) -> Iterator[str]:
@@ -176,7 +176,7 @@ def _best(best: Best) -> Iterator[str]:
     against = ""
     if best.paired:
         low, high = best.paired.interval.low, best.paired.interval.high
-        against = f", {points(best.paired.difference)} points against {best.against} ({span(low, high)})"
+        against = f", {points(best.paired.difference)} points against {best.against} (likely between {span(low, high)})"
     yield (
         f"Best is {best.name}. The best of several always looks better than it is, so it was chosen on one half of the "
         f"tasks ({percent(best.chosen)} there) and measured on the other: {rate_of(best.confirmed)}{against}."
