@@ -70,8 +70,8 @@ def _write_trial(run: RunDir, trial: Trial, rate: float, drawn: random.Random, t
         outcome = None
     else:
         outcome = "resolved" if drawn.random() < chance else drawn.choices(("unresolved", "empty_patch"), (5, 1))[0]
-    patch = "" if outcome == "empty_patch" else f"diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-{trial}\n+x\n"
-    _write_text(run.prediction(trial), patch)
+    patch = f"diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-{trial}\n+x\n"
+    _write_text(run.prediction(trial), "" if outcome == "empty_patch" else patch)
     _write(run.trajectory(trial), _trajectory(trial, drawn, turns))
     if outcome:
         report = {"outcome": outcome, "resolved": outcome == "resolved", "seconds": 9.0}

@@ -14,6 +14,7 @@ from swe_eval.errors import InUse, UserError
 from swe_eval.report import outputs
 from swe_eval.report.comparison import find
 from swe_eval.report.report import conclude, show, write_report
+from swe_eval.report.results import Seen
 from swe_eval.report.runs import Kept, Subject, subject_of
 
 
@@ -70,7 +71,7 @@ def _show(subject: Subject, refresh: float | None = None) -> int:
 def _follow(given: argparse.Namespace) -> int:
     if given.follow <= 0:
         raise UserError(f"--follow {given.follow:g}: write seconds, such as 60")
-    seen: dict[Path, object] = {}
+    seen: Seen = {}
     while True:
         subject = subject_of(given.runs, given.reference, given.out, seen)
         if not _show(subject, given.follow):

@@ -63,10 +63,10 @@ def write_curve(subject: Subject, findings: Findings) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    for name, how in {"curve.svg": {"metadata": {"Date": None}}, "curve.png": {"dpi": DPI}}.items():
+    for kind in ("svg", "png"):
         with BytesIO() as file:
-            figure.savefig(file, format=name.rpartition(".")[2], **how)
-            write_bytes(subject.folder / name, file.getvalue())
+            figure.savefig(file, format=kind, dpi=DPI)
+            write_bytes(subject.folder / f"curve.{kind}", file.getvalue())
 
 
 def _draw(axes: Any, curve: Curve, colour: str) -> None:

@@ -1,4 +1,4 @@
-"""``report.html``: what a run found, for whoever opens it; one file without a network. And ``report.md``, its short form."""
+"""``report.html``: what was found, for whoever opens it, in one file without a network; ``report.md``: in short."""
 
 from __future__ import annotations
 

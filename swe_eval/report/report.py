@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.console import Console
 from swe_eval.report.clean import integrity
 from swe_eval.report.comparison import Findings, find
 from swe_eval.report.load import summary
+from swe_eval.report.page import write_page
 from swe_eval.report.results import Arm, collect, rollout_seconds, suspicions, totals, write_results
 from swe_eval.report.rows import rows_of
 from swe_eval.report.runs import Kept, Subject, read_run
@@ -25,7 +26,7 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     """Write and print the results; returns how many trials are owed."""
     arms = collect(run, trials)
     write_results(run, trials, arms)
-    found = {
+    found: dict[str, Any] = {
         "totals": totals(arms),
         "suspicious": suspicions(arms),
         "integrity": integrity(rows_of(arms), read_json(run.run_json)),
@@ -63,8 +64,6 @@ def write_report(subject: Subject, findings: Findings, refresh: float | None = N
         findings: what was found.
         refresh: seconds after which the page loads itself again.
     """
-    from swe_eval.report.page import write_page  # jinja2
-
     run = subject.runs[0].run
     comparison = run.comparison if subject.folder == run.root else subject.folder / "comparison.json"
     write_json(comparison, findings.as_json())
@@ -89,7 +88,7 @@ def show(console: Console, subject: Subject, findings: Findings) -> None:
     print_owed(console, findings.rows)
 
 
-def _record(run: RunDir, arms: Sequence[Arm], found: Mapping[str, Any]) -> dict[str, Any]:
+def _record(run: RunDir, arms: Sequence[Arm], found: dict[str, Any]) -> dict[str, Any]:
     """Keep what was found in ``run.json`` and the table of the trials; returns what ``run.json`` says now."""
     write_trials(run, arms)
     record = read_json(run.run_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,10 +54,12 @@ class Kept:
         """Whether its last call came to its end."""
         return read_trials(self.run, self.record, ()) is not None
 
-    def weights(self, arm: Arm) -> tuple[Any, ...]:
+    def weights(self, arm: Arm) -> str:
         """What an arm is but for its name: the adapter's content, the base model, how it is quantized and applied."""
-        other = (key for key in self.identity if not key.startswith((*COMPARABLE, ARM, "serving.")))
-        return (self.identity.get(f"{ARM}{arm.adapter}"), *((key, self.identity[key]) for key in sorted(other)))
+        others = {
+            key: self.identity[key] for key in self.identity if not key.startswith((*COMPARABLE, ARM, "serving."))
+        }
+        return json.dumps([self.identity.get(f"{ARM}{arm.adapter}"), others], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def subject_of(folders: Sequence[Path], reference: str | None, out: Path | None,
     if [[folder] for folder in folders] == list(found.values()):
         made = _of_run(runs[0], out) if len(runs) == 1 else _of_runs(runs, out)
     else:
-        made = _of_sweep(folders[0], runs, sum(map(len, found.values())) - len(runs), out)
+        planned = max(sum(map(len, found.values())), sum(map(_jobs, folders)))
+        made = _of_sweep(folders[0], runs, planned - len(runs), out)
     return _against(made, reference)
 
 
@@ -147,6 +151,11 @@ def step_of(name: str) -> tuple[str, int] | None:
     """The training run and the step that an arm's name ends with (``grpo-300``); None if it does not."""
     found = re.fullmatch(r"(.*?)[-_]?(\d+)", name.rpartition("/")[2])
     return (found[1] or name, int(found[2])) if found else None
+
+
+def _jobs(folder: Path) -> int:
+    """As many as ``sweep.json`` has, which the launchers leave."""
+    return len(read_json(folder / "sweep.json").get("jobs", []))
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:
@@ -192,7 +201,7 @@ def _joined(runs: Iterable[Kept]) -> tuple[list[Arm], list[str]]:
 
     Of an instance that several have, the first verdict counts; the lines say where that left some out.
     """
-    by_weights: dict[tuple[str, tuple[Any, ...]], list[tuple[Kept, Arm]]] = {}
+    by_weights: dict[tuple[str, str], list[tuple[Kept, Arm]]] = {}
     for kept in runs:
         for arm in kept.arms:
             by_weights.setdefault((arm.name, kept.weights(arm)), []).append((kept, arm))

@@ -26,9 +26,14 @@ from swe_eval.run_dir import ARM
 
 OUTCOMES = {"resolved": "resolved", "unresolved": "unresolved", "empty_patch": "empty patch", "infra": "infra"}
 """With what they are called."""
-SIGNS = {"resolved": "\N{CHECK MARK}", "unresolved": "\N{MULTIPLICATION X}", "empty_patch": "\N{EMPTY SET}", "infra": "!"}
+SIGNS = {
+    **{"resolved": "\N{CHECK MARK}", "unresolved": "\N{MULTIPLICATION X}"},
+    **{"empty_patch": "\N{EMPTY SET}", "infra": "!"},
+}
 FEW = 6
 """Arms that still have a column each in the table of instances, and a table of flips."""
+DOTS = 60
+"""Checkpoints of a curve that still have a dot each."""
 KINDS = {
     "gained": "only {b} resolved it",
     "lost": "only {a} resolved it",
@@ -115,8 +120,9 @@ def _has(kept: Kept, row: Row) -> bool:
 
 def _aside(row: Row) -> str:
     interval = f"[{100 * row.rate.interval.low:.1f}, {100 * row.rate.interval.high:.1f}]"
-    of = f"{row.count('resolved'):,}/{row.rate.n:,}" if len(row.arms) == 1 else f"{row.rate.n:,} x {len(row.arms)} tries"
-    return f"{of} {interval}"
+    if len(row.arms) > 1:
+        return f"{row.rate.n:,} tasks x {len(row.arms)} {interval}"
+    return f"{row.count('resolved'):,}/{row.rate.n:,} {interval}"
 
 
 def _in_percent(interval: Any) -> Any:
@@ -218,7 +224,8 @@ def _ended(row: Row) -> Ended:
     verdicts = row.verdicts
     counts = {outcome: row.count(outcome) for outcome in OUTCOMES}
     exits = Counter(verdict.exit_status for verdict in verdicts if verdict.exit_status).most_common()
-    return Ended(row.name, counts, svg.stacked(list(counts.items())), exits, sum(verdict.rescued for verdict in verdicts))
+    rescued = sum(verdict.rescued for verdict in verdicts)
+    return Ended(row.name, counts, svg.stacked(list(counts.items())), exits, rescued)
 
 
 def ending_sentences(rows: Sequence[Row]) -> Iterator[str]:
@@ -373,7 +380,8 @@ def sweep_curve(findings: Findings) -> tuple[Markup, list[tuple[str, str]]] | No
 def _series(curve: Curve, kind: str) -> Series:
     rates = [(step, row.rate) for step, row in curve.points]
     band = [(step, 100 * rate.interval.low, 100 * rate.interval.high) for step, rate in rates]
-    return Series(curve.name, kind, [(step, 100 * (rate.mean or 0)) for step, rate in rates], band, dots=len(rates) <= 60)
+    means = [(step, 100 * (rate.mean or 0)) for step, rate in rates]
+    return Series(curve.name, kind, means, band, dots=len(rates) <= DOTS)
 
 
 @dataclass(frozen=True)
@@ -455,7 +463,8 @@ def _facts(kept: Kept) -> Iterator[tuple[str, str]]:
         yield "Command", command_of(last["command"])
         yield "Commit", f"{last['commit'] or 'not from a checkout'}, swe_eval {last['swe_eval']}"
         yield "Began, went on", f"{calls[0]['started']}, {len(calls)} call{'s' * (len(calls) > 1)}"
-        yield "Machine", f"{last['host']}, {last['cpus']} cores, {', '.join(last['gpus']) or 'no GPU'}, {last['platform']}"
+        gpus = ", ".join(last["gpus"]) or "no GPU"
+        yield "Machine", f"{last['host']}, {last['cpus']} cores, {gpus}, {last['platform']}"
         packages = {"python": last["python"], **last["packages"]}
         yield "Packages", ", ".join(f"{name} {version}" for name, version in packages.items() if version)
     yield "Dataset", f"{identity.get('benchmark.name')}, fingerprint {identity.get('benchmark.fingerprint')}"

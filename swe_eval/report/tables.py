@@ -142,7 +142,7 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
 def _sweep_table(findings: Findings) -> Table:
     reference = findings.rows[0].name
     against = [f"- {escape(reference)} \\[95%]", "p", "Holm p"] if findings.comparisons else []
-    table = Table("arm", "resolved \\[95% interval]", *against, "infra", "tokens", "hours", box=SIMPLE)
+    table = Table("arm", "resolved \\[95%]", *against, "infra", "Mtok", "h", box=SIMPLE, collapse_padding=True)
     compared = {comparison.b: comparison for comparison in findings.comparisons}
     for row in findings.rows:
         found = compared.get(row.name)
@@ -150,8 +150,8 @@ def _sweep_table(findings: Findings) -> Table:
         figures = [_headline(found) if found else "", *ps] if against else []
         tokens = sum(verdict.prompt_tokens + verdict.completion_tokens for verdict in row.verdicts)
         hours = sum(verdict.seconds for verdict in row.verdicts) / 3600
-        ours = [str(row.count("infra")), f"{tokens / 1e6:.1f}M", f"{hours:.1f}"]
-        table.add_row(row.name, escape(rate(row)), *map(escape, figures), *ours)
+        ours = [str(row.count("infra")), f"{tokens / 1e6:.1f}", f"{hours:.1f}"]
+        table.add_row(row.name, escape(_mean(row.rate)), *map(escape, figures), *ours)
     return table
 
 

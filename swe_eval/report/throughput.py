@@ -30,11 +30,12 @@ def throughput(arms: Iterable[Arm]) -> dict[str, Any]:
     begin, end = min(call.ended - call.seconds for call in calls), max(call.ended for call in calls)
     edges = np.linspace(begin, end, max(1, min(PARTS, int((end - begin) / SHORTEST))) + 1)
     rates = np.diff(_written(calls, edges)) / np.diff(edges)
+    course = zip((edges - begin).round(1).tolist(), rates.round(1).tolist(), strict=False)
     return {
         "mean": sum(call.completion_tokens for call in calls) / busy,
         "best": float(rates.max()),
         "seconds": busy,
-        "course": [[round(float(at - begin), 1), round(float(rate), 1)] for at, rate in zip(edges, rates, strict=False)],
+        "course": [list(each) for each in course],
     }
 
 

@@ -1,8 +1,8 @@
 """``results/trials.jsonl``: a line per trial with all that the report says of it, so that a sweep is read in seconds.
 
-Of 200 checkpoints on 500 instances the trajectories are tens of gigabytes; the tables are a few dozen megabytes. A table
-is derived like everything in ``results/``: it is written when a run concludes, ``run.json`` says after how many calls,
-and where another call has begun since then, the trial files themselves are read.
+Of 200 checkpoints on 500 instances the trajectories are tens of gigabytes; the tables are a few dozen megabytes. A
+table is derived like everything in ``results/``: it is written when a run concludes, ``run.json`` says after how many
+calls, and where another call has begun since then, the trial files themselves are read.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ def chance(p: float) -> str:
 
 
 def span(low: float, high: float) -> str:
-    """An interval of differences: ``+1.2 to +18.8 points``."""
-    return f"{points(low)} to {points(high)} points"
+    """An interval of differences: ``+1.2 and +18.8 points``."""
+    return f"{points(low)} and {points(high)} points"
 
 
 def _alone(rows: Sequence[Row]) -> str:
@@ -72,7 +72,8 @@ def _headline(comparison: Comparison) -> str:
     if comparison.is_refused:
         return f"No verdict yet on {b} against {a}: too much of one of them is missing."
     if found.p_value <= ALPHA:
-        return f"{b} resolves {'more' if found.difference > 0 else 'fewer'} tasks than {a}, and luck does not explain it."
+        compared = "more" if found.difference > 0 else "fewer"
+        return f"{b} resolves {compared} tasks than {a}, and luck does not explain it."
     if not found.difference:
         return f"{b} and {a} resolve equally many tasks here."
     if found.p_value <= LUCK:
@@ -123,8 +124,8 @@ def _how_sure(found: Paired | Repeated) -> Iterator[str]:
         f"If both were equally good, luck alone would set them at least this far apart {chance(found.p_value)} "
         f"({kind} = {found.p_value:.3g}), {said}: the line is at once in {round(1 / ALPHA)}."
     )
-    interval = f"between {span(found.interval.low, found.interval.high)}"
-    yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) {interval}."
+    interval = span(found.interval.low, found.interval.high)
+    yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) between {interval}."
 
 
 def _power(found: Paired | Repeated) -> Iterator[str]:
@@ -164,8 +165,8 @@ def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterato
     if findings.best:
         yield from _best(findings.best)
     yield (
-        f"{len(findings.comparisons)} comparisons are made at once, so each p-value is adjusted for all of them (Holm): "
-        "without that, one in twenty equal arms would look different."
+        f"{len(findings.comparisons)} comparisons are made at once, so each p-value is adjusted for all of them "
+        "(Holm): without that, one in twenty equal arms would look different."
     )
     if left := len(findings.comparisons) - len(judged):
         yield f"{left} get no verdict: nothing in common is scored, or much more of one arm than of the other is owed."
@@ -175,7 +176,7 @@ def _best(best: Best) -> Iterator[str]:
     against = ""
     if best.paired:
         low, high = best.paired.interval.low, best.paired.interval.high
-        against = f", {points(best.paired.difference)} points against {best.against} ({span(low, high)})"
+        against = f", {points(best.paired.difference)} points against {best.against} (likely between {span(low, high)})"
     yield (
         f"Best is {best.name}. The best of several always looks better than it is, so it was chosen on one half of the "
         f"tasks ({percent(best.chosen)} there) and measured on the other: {rate_of(best.confirmed)}{against}."
