@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swe_eval.order import DIFFICULTIES
 from swe_eval.run_dir import RunDir, Trial
+from swe_eval.scheduling.order import DIFFICULTIES
 
 REPOSITORIES = {
     **{"django__django": 231, "sympy__sympy": 75, "sphinx-doc__sphinx": 44, "matplotlib__matplotlib": 34},

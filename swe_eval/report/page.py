@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from swe_eval import __version__
-from swe_eval.scheduling.order import DIFFICULTIES
 from swe_eval.report import sections, words
 from swe_eval.report.clean import clean_lines
 from swe_eval.report.comparison import Findings
@@ -19,6 +18,7 @@ from swe_eval.report.results import flags_by_instance
 from swe_eval.report.runs import Subject
 from swe_eval.report.tables import below_lines, flag_lines, proof_lines
 from swe_eval.run_dir import now, write_text
+from swe_eval.scheduling.order import DIFFICULTIES
 from swe_eval.statistics import Interval
 
 TRAJECTORIES = "trajectories.html"

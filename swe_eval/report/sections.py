@@ -12,7 +12,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from swe_eval.scheduling.order import DIFFICULTIES
 from swe_eval.report import svg
 from swe_eval.report.comparison import Comparison, Findings, repository_of
 from swe_eval.report.curve import Curve, curves, reference_of
@@ -23,6 +22,7 @@ from swe_eval.report.runs import BARE, Kept, Subject
 from swe_eval.report.svg import Axis, Series
 from swe_eval.report.words import percent, points
 from swe_eval.run_dir import ARM
+from swe_eval.scheduling.order import DIFFICULTIES
 
 OUTCOMES = {"resolved": "resolved", "unresolved": "unresolved", "empty_patch": "empty patch", "infra": "infra"}
 """With what they are called."""
