@@ -36,8 +36,16 @@ def make(given: argparse.Namespace) -> int:
     """
     if given.export:
         _export(given.export, given.to, [read_run(folder) for folder in given.runs])
-    if given.serve or given.trajectories:
-        _show(_shown(_one("--serve" if given.serve else "--trajectories", given.runs)), given)
+    if given.trajectories:
+        from swe_eval.report.trajectories.write import write_trajectories
+
+        kept = _one("--trajectories", given.runs)
+        print(write_trajectories(_shown(kept), kept.arms))
+    if given.serve:
+        from swe_eval.report.trajectories.server import serve
+
+        kept = _one("--serve", given.runs)
+        serve(_shown(kept), kept.arms if kept.is_concluded else (), given.port)
     return command.OK
 
 
@@ -66,14 +74,3 @@ def _shown(kept: Kept) -> Shown:
     from swe_eval.report.trajectories.write import shown_of  # late: loads the dataset
 
     return shown_of(kept.run, kept.trials, kept.comparisons)
-
-
-def _show(shown: Shown, given: argparse.Namespace) -> None:
-    if given.trajectories:
-        from swe_eval.report.trajectories.write import write_trajectories
-
-        print(write_trajectories(shown))
-    if given.serve:
-        from swe_eval.report.trajectories.server import serve
-
-        serve(shown, given.port)

@@ -203,10 +203,11 @@ function render(instance) {
   main.replaceChildren(
     title(instance),
     issue(instance),
+    make("h2", { className: "unseen" }, "Outcomes"),
     make("div", { className: "cards" }, card("a", arms.a, a), card("b", arms.b, b)),
     make("h2", {}, "Patches"),
     patches(instance, a, b),
-    make("h2", {}, "Turns"),
+    make("h2", {}, "Turns ", toDivergence()),
     ...turns(a, b),
     ...index.notes.map((note) => make("p", { className: "note" }, note)),
   );
@@ -273,18 +274,19 @@ function tests(trial) {
 // ---- patches
 
 function patches(instance, a, b) {
-  const same = a?.patch && a.patch === b?.patch;
-  const cards = same
-    ? [diffCard("both", "A and B: the same patch", a.patch)]
-    : [diffCard("a", "A", a?.patch), diffCard("b", "B", b?.patch)];
+  const [inA, inB] = [a?.patch.trim(), b?.patch.trim()];
+  const cards = [];
+  if (inA && a.patch === b?.patch) cards.push(diffCard("both", "A and B, the same", a.patch));
+  else if (inA) cards.push(diffCard("a", "A", a.patch));
+  if (inB && a?.patch !== b.patch) cards.push(diffCard("b", "B", b.patch));
   if (instance.gold !== null) cards.push(diffCard("gold", "reference", instance.gold));
-  return make("div", { className: "cards" }, ...cards);
+  const without = [inA ? "" : "A", inB ? "" : "B"].filter(Boolean).join(" and ");
+  const line = without ? make("p", { className: "hint" }, `No patch of ${without}.`) : "";
+  return make("div", {}, line, make("div", { className: "cards" }, ...cards));
 }
 
 function diffCard(side, name, patch) {
-  const head = make("h3", {}, name);
-  const body = patch?.trim() ? diff(name, patch) : make("p", { className: "hint" }, patch === undefined ? "Not run." : "No patch.");
-  return make("section", { className: `card ${side}`, "aria-label": `patch: ${name}` }, head, body);
+  return make("section", { className: `card ${side}`, "aria-label": `patch: ${name}` }, make("h3", {}, name), diff(name, patch));
 }
 
 function diff(name, patch) {
@@ -392,6 +394,10 @@ function folding(text, className) {
   };
   box.append(more);
   return box;
+}
+
+function toDivergence() {
+  return make("button", { className: "jump", onclick: KEYS.d, title: "first divergence (d)" }, "first divergence");
 }
 
 function toTurn(side, number) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
 from threading import Lock
@@ -10,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from swe_eval.errors import UserError
-from swe_eval.report.results import Arm, collect
+from swe_eval.report.results import Arm, Verdict, collect
 from swe_eval.report.trajectories.data import Shown, index_of, instance_of
 from swe_eval.report.trajectories.write import DATA, INDEX, PAGE, page, script
 from swe_eval.run_dir import Trial
@@ -22,36 +23,52 @@ TEXT = ("diff", "txt", "log", "jsonl", "yaml", "md")
 class Live:
     """What the page asks for, of a run that may still be at work: a trial is read again when its files change."""
 
-    def __init__(self, shown: Shown) -> None:
+    def __init__(self, shown: Shown, known: Iterable[Arm]) -> None:
         self._shown = shown
         self._lock = Lock()
-        self._kept: dict[Trial, tuple[Any, Arm]] = {}
+        verdicts = {arm.name: arm.verdicts for arm in known}
+        self._kept = {
+            trial: (self._stamp(trial), verdicts[trial.arm][trial.instance_id])
+            for trial in shown.trials
+            if trial.instance_id in verdicts.get(trial.arm, {})
+        }
 
     def data(self, name: str) -> str | None:
         """The data file of this name; None if there is no such."""
         if name == INDEX:
-            return script(INDEX, index_of(self._shown, [self._arm(trial) for trial in self._shown.trials]))
+            arms = [Arm(t.arm, t.adapter, {t.instance_id: self._verdict(t)}) for t in self._shown.trials]
+            return script(INDEX, index_of(self._shown, arms))
         trials = [trial for trial in self._shown.trials if trial.instance_id == name]
-        verdicts = {trial.arm: self._arm(trial).verdicts[name] for trial in trials}
+        verdicts = {trial.arm: self._verdict(trial) for trial in trials}
         return script("instance", instance_of(self._shown, name, verdicts)) if trials else None
 
-    def _arm(self, trial: Trial) -> Arm:
-        run = self._shown.run
-        files = (run.trajectory(trial), run.prediction(trial), run.report(trial))
-        stamp = [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
+    def _verdict(self, trial: Trial) -> Verdict:
+        stamp = self._stamp(trial)
         with self._lock:
-            if self._kept.get(trial, (None,))[0] != stamp:
-                self._kept[trial] = (stamp, collect(run, [trial])[0])
+            if trial not in self._kept or self._kept[trial][0] != stamp:
+                [arm] = collect(self._shown.run, [trial])
+                self._kept[trial] = (stamp, arm.verdicts[trial.instance_id])
             return self._kept[trial][1]
 
+    def _stamp(self, trial: Trial) -> list[int]:
+        """When its files were changed last."""
+        run = self._shown.run
+        files = (run.trajectory(trial), run.prediction(trial), run.report(trial))
+        return [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
 
-def make_server(shown: Shown, port: int = 0) -> ThreadingHTTPServer:
-    """A server on the loopback interface; port 0 is a free one.
+
+def make_server(shown: Shown, known: Iterable[Arm] = (), port: int = 0) -> ThreadingHTTPServer:
+    """A server on the loopback interface.
+
+    Args:
+        shown: what it shows.
+        known: verdicts as the run's files are now; what is missing is read when it is asked for.
+        port: 0 is a free one.
 
     Raises:
         UserError: the port is taken.
     """
-    live, root = Live(shown), str(shown.run.root)
+    live, root = Live(shown, known), str(shown.run.root)
 
     class Handler(_Handler):
         def __init__(self, *args: Any) -> None:
@@ -63,9 +80,9 @@ def make_server(shown: Shown, port: int = 0) -> ThreadingHTTPServer:
         raise UserError(f"--port {port}: {error.strerror}; write another, or leave it out for a free one") from None
 
 
-def serve(shown: Shown, port: int = 0) -> None:
-    """Serve until Ctrl-C."""
-    with make_server(shown, port) as server:
+def serve(shown: Shown, known: Iterable[Arm], port: int) -> None:
+    """As ``make_server``, until Ctrl-C."""
+    with make_server(shown, known, port) as server:
         print(f"http://{HOST}:{server.server_port}/{PAGE} until Ctrl-C", flush=True)
         try:
             server.serve_forever()

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from swe_eval.benchmark import instances
 from swe_eval.errors import UserError
-from swe_eval.report.results import collect
+from swe_eval.report.results import Arm
 from swe_eval.report.trajectories.data import Shown, index_of, instance_of
 from swe_eval.run_dir import RunDir, Trial, write_text
 from swe_eval.settings import BenchmarkSettings
@@ -22,9 +22,8 @@ PAGE, DATA, INDEX = "trajectories.html", "trajectories.data", "index"
 _HERE = Path(__file__).parent
 
 
-def write_trajectories(shown: Shown) -> Path:
+def write_trajectories(shown: Shown, arms: Sequence[Arm]) -> Path:
     """Write the page and a data file per instance, one after the other; returns where the page is."""
-    arms = collect(shown.run, shown.trials)
     verdicts = {arm.name: arm.verdicts for arm in arms}
     folder = shown.run.root / DATA
     for instance_id in shown.instance_ids:
