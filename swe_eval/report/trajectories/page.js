@@ -274,15 +274,16 @@ function tests(trial) {
 // ---- patches
 
 function patches(instance, a, b) {
-  const [inA, inB] = [a?.patch.trim(), b?.patch.trim()];
-  const cards = [];
-  if (inA && a.patch === b?.patch) cards.push(diffCard("both", "A and B, the same", a.patch));
-  else if (inA) cards.push(diffCard("a", "A", a.patch));
-  if (inB && a?.patch !== b.patch) cards.push(diffCard("b", "B", b.patch));
-  if (instance.gold !== null) cards.push(diffCard("gold", "reference", instance.gold));
-  const without = [inA ? "" : "A", inB ? "" : "B"].filter(Boolean).join(" and ");
-  const line = without ? make("p", { className: "hint" }, `No patch of ${without}.`) : "";
-  return make("div", {}, line, make("div", { className: "cards" }, ...cards));
+  const sides = [["a", "A", a?.patch], ["b", "B", b?.patch], ["gold", "reference", instance.gold]];
+  const cards = new Map(); // by patch: equal ones are shown once
+  for (const [side, name, patch] of sides.filter(([, , patch]) => patch?.trim())) {
+    const same = cards.get(patch);
+    cards.set(patch, same ? ["both", `${same[1]} and ${name}, the same`, patch] : [side, name, patch]);
+  }
+  const without = sides.slice(0, 2).filter(([, , patch]) => !patch?.trim());
+  const names = without.map(([, name]) => name).join(" and ");
+  const line = names ? make("p", { className: "hint" }, `No patch of ${names}.`) : "";
+  return make("div", {}, line, make("div", { className: "cards" }, ...[...cards.values()].map((each) => diffCard(...each))));
 }
 
 function diffCard(side, name, patch) {
