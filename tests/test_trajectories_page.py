@@ -89,7 +89,7 @@ def test_it_shows_what_differed(small, opened):  # noqa: F811
     assert "⚑ looked for commits that HEAD does not lead to (cannot have shown the fix) turn 2 git log" in a
     assert "✓ resolved" in b
     assert "FAIL_TO_PASS: all 1 passed" in b
-    assert page.locator(".turn.both").count() == 1  # they began alike
+    assert page.locator(".turn.both").count() == 2  # they began and submitted alike
     assert page.inner_text(".divergence") == "first divergence: turn 2"
     assert page.inner_text(".card.both h3") == "B and reference, the same"
     assert page.locator(".card.both .add").count() == sum(
