@@ -12,10 +12,10 @@ from markupsafe import Markup
 from swe_eval import __version__
 from swe_eval.order import DIFFICULTIES
 from swe_eval.report import sections, words
-from swe_eval.report.comparison import Findings
+from swe_eval.report.comparison import Comparison, Findings
 from swe_eval.report.results import flags_by_instance
 from swe_eval.report.runs import Subject
-from swe_eval.report.tables import below_lines, flag_lines, proof_lines
+from swe_eval.report.tables import flag_lines, proof_lines
 from swe_eval.run_dir import now, write_text
 from swe_eval.statistics import Interval
 
@@ -84,6 +84,7 @@ def content_of(subject: Subject, findings: Findings) -> dict[str, Any]:
         "proof": list(_proof(subject)),
         "integrity": [line for arm in subject.arms for line in flag_lines(arm)],
         "caveats": list(_caveats(subject, findings)),
+        "power": sections.power_graph(findings.comparisons),
         "card": sections.card(subject),
         "settings": sections.settings(subject.runs[0]),
     }
@@ -127,12 +128,11 @@ def _between(subject: Subject, findings: Findings) -> Iterator[str]:
     """What the arms have in common and what not; and how differently they ended."""
     if len(findings.rows) < 2:
         return
-    about = [(row.name, sections.about_arm(subject, row)) for row in findings.rows[: sections.FEW]]
-    named = "; ".join(f"{name}: {what}" for name, what in about if what)
-    more = "; ..." if len(findings.rows) > sections.FEW else ""
+    about = [(row.name, sections.about_arm(subject, row)) for row in findings.rows]
+    named = ", ".join(f"{name} is the {what}" for name, what in about if what) if len(about) < sections.FEW else ""
     together = {"run": "took turns on the same tasks in the same run, with", "runs": "were run apart, with"}
     same = f"The arms {together.get(subject.kind, 'were run with')} the same prompts, limits, sampling and sandboxes"
-    yield f"{same}. They differ in their weights{f': {named}{more}' if named else ''}."
+    yield f"{same}. They differ in their weights{f': {named}' if named else ''}."
     yield from sections.ending_sentences(findings.rows)
 
 
@@ -151,9 +151,22 @@ def _caveats(subject: Subject, findings: Findings) -> Iterator[str]:
     yield from subject.notes
     if len(findings.comparisons) <= sections.FEW:
         for comparison in findings.comparisons:
-            yield from below_lines(comparison)
+            yield from _hangs_on(comparison, f"{comparison.b} against {comparison.a}")
     if len({kept.run.root for kept in subject.runs}) > 1:
         yield "The arms did not all run at the same time: what drifts between runs (load, hardware) is not shared."
+
+
+def _hangs_on(comparison: Comparison, name: str) -> Iterator[str]:
+    if comparison.is_refused:
+        yield f"{name}: no verdict while the arms' infra rates differ by {100 * comparison.uneven:.1f} points."
+        return
+    if itt := comparison.intention_to_treat:
+        span = words.span(itt.interval.low, itt.interval.high)
+        counted = f"{words.points(itt.difference)} points (likely between {span})"
+        yield f"{name}: {counted} if what has no verdict counts as unresolved."
+    if left := comparison.without:
+        low, high = min(left.values()), max(left.values())
+        yield f"{name}: as each repository is left out in turn, the difference stays between {words.span(low, high)}."
 
 
 def _contents(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ from swe_eval.report.runs import BARE, Kept, Subject
 from swe_eval.report.svg import Axis, Series
 from swe_eval.report.words import percent, points
 from swe_eval.run_dir import ARM
+from swe_eval.statistics import POWER, Paired, power
 
 OUTCOMES = {"resolved": "resolved", "unresolved": "unresolved", "empty_patch": "empty patch", "infra": "infra"}
 """With what they are called."""
@@ -32,6 +33,8 @@ SIGNS = {
 }
 FEW = 6
 """Arms that still have a column each in the table of instances, and a table of flips."""
+GRAIN = 40
+"""Pieces of the line of power."""
 DOTS = 60
 """Checkpoints of a curve that still have a dot each."""
 KINDS = {
@@ -82,7 +85,7 @@ def difference_lines(comparisons: Sequence[Comparison]) -> tuple[list[Line], Mar
     ends = [100 * end for each in told for end in (each.paired.interval.low, each.paired.interval.high)]
     axis = Axis.over([0, *ends])
     return [_difference_line(each, axis, len(comparisons) > 1) for each in told], svg.scale(
-        axis, "difference, in points; right of 0 is better than the reference"
+        axis, "difference, in points (right: better)"
     )
 
 
@@ -169,13 +172,13 @@ def _flips(comparison: Comparison, a: Row, b: Row, difficulties: Mapping[str, st
     kinds = ("both", "gained", "lost", "neither")
     found = comparison.paired.counts
     counts = (found["both"], found["only_b"], found["only_a"], found["neither"]) if "both" in found else ()
-    repositories = _grouped(comparison, a, b, {key: repository_of(key) for key in comparison.differences})
+    repositories = _grouped(comparison, a, b, _short({key: repository_of(key) for key in comparison.differences}))
     by_size = sorted(repositories, key=lambda group: -group.n)
     rated = {key: difficulties[key] for key in comparison.differences if key in difficulties}
     ranked = sorted(_grouped(comparison, a, b, rated), key=lambda group: _rank(group.name))
     groups = [("Repository", by_size), ("Difficulty", ranked)]
     bar = svg.stacked(list(zip(kinds, counts, strict=False)))
-    return Flips(comparison, bar, [(name, each) for name, each in groups if len(each) > 1])
+    return Flips(comparison, bar, [(name, each) for name, each in groups if 1 < len(each) < comparison.paired.n])
 
 
 def _grouped(comparison: Comparison, a: Row, b: Row, group_of: Mapping[str, str]) -> list[Group]:
@@ -200,8 +203,37 @@ def _grouped(comparison: Comparison, a: Row, b: Row, group_of: Mapping[str, str]
     ]
 
 
+def _short(repositories: Mapping[str, str]) -> Mapping[str, str]:
+    """``django`` for ``django__django``, where no other owner has one of that name."""
+    names = {name: name.rpartition("__")[2] for name in set(repositories.values())}
+    return (
+        {key: names[name] for key, name in repositories.items()}
+        if len({*names.values()}) == len(names)
+        else repositories
+    )
+
+
 def _rank(difficulty: str) -> int:
     return DIFFICULTIES.index(difficulty) if difficulty in DIFFICULTIES else len(DIFFICULTIES)
+
+
+def power_graph(comparisons: Sequence[Comparison]) -> Markup | None:
+    """How likely a run like this one notices which true difference; None but for one comparison of one sample each."""
+    if len(comparisons) != 1 or not isinstance(found := comparisons[0].paired, Paired) or not found.n:
+        return None
+    discordance = (found.only_a + found.only_b) / found.n
+    if not discordance:
+        return None
+    differences = [discordance * part / GRAIN for part in range(GRAIN + 1)]
+    line = [(100 * each, 100 * power(found.n, discordance, each)) for each in differences]
+    x, y = Axis.over([0, 100 * discordance]), Axis(0, 100, range(0, 101, 20))
+    seen = 100 * abs(found.difference)
+    lines = [
+        Series("seen", "reference", [(seen, 0), (seen, 100)]),
+        Series("aim", "reference", [(0, 100 * POWER), (x.high, 100 * POWER)]),
+        Series("power", "b", line),
+    ]
+    return svg.graph(lines, x, y, "true difference, in points", "noticed, % of such runs")
 
 
 @dataclass(frozen=True)
@@ -302,7 +334,7 @@ def _server(kept: Kept) -> Server:
         part = speed["mean"] / speed["best"] if speed["best"] else 0
         said.append(
             f"The model wrote {speed['mean']:,.0f} tokens per second over {_took(speed['seconds'])}, and "
-            f"{speed['best']:,.0f} in its best stretch: {part:.0%} of what the server is known to be able to."
+            f"{speed['best']:,.0f} in its best stretch: on the whole {part:.0%} of the speed that the server has shown."
         )
     if load:
         said.append(f"{load_line(load)}.")
