@@ -34,10 +34,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from swe_eval import admission
-from swe_eval.gate import Gate, Turns
 from swe_eval.run_dir import Trial
-from swe_eval.schedule import Schedule
+from swe_eval.scheduling import admission
+from swe_eval.scheduling.gate import Gate, Turns
+from swe_eval.scheduling.schedule import Schedule
 from swe_eval.serving.endpoint import Endpoint
 from swe_eval.serving.load import LoadReader
 

@@ -14,19 +14,20 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from swe_eval import adapters, admission
+from swe_eval import adapters
 from swe_eval.benchmark import instances
 from swe_eval.benchmark.instances import Benchmark
 from swe_eval.errors import UserError
-from swe_eval.gate import Gate
 from swe_eval.mini import write_registry
-from swe_eval.order import earlier_seconds, longest_first
 from swe_eval.plan import identify, pairs, plan, what_is_owed
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json, write_text
 from swe_eval.sandbox.sandbox import Sandboxes, sandboxes
-from swe_eval.schedule import Schedule
+from swe_eval.scheduling import admission
+from swe_eval.scheduling.gate import Gate
+from swe_eval.scheduling.order import earlier_seconds, longest_first
+from swe_eval.scheduling.schedule import Schedule
 from swe_eval.serving.parts import Round, arms_of, preflight, rounds, serve, takes_turns
 from swe_eval.serving.proof import Prover, keep_proof
 from swe_eval.serving.server import Server

@@ -32,9 +32,9 @@ from minisweagent.exceptions import FormatError, Submitted
 from minisweagent.models.litellm_model import LitellmModel
 from minisweagent.models.litellm_textbased_model import LitellmTextbasedModel
 
-from swe_eval.gate import Turns
 from swe_eval.run_dir import Trial, write_json
 from swe_eval.sandbox.sandbox import Completed, Sandbox
+from swe_eval.scheduling.gate import Turns
 from swe_eval.serving.server import Endpoint
 from swe_eval.settings import AgentSettings, Settings
 

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import InfraError, SandboxError
-from swe_eval.gate import Turns
-from swe_eval.history import scrub
 from swe_eval.mini import Agent, ContextWindowExceededError, Stopped, make_agent
 from swe_eval.run_dir import RunDir, Trial, write_text
+from swe_eval.sandbox.history import scrub
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes
+from swe_eval.scheduling.gate import Turns
 from swe_eval.serving.server import Endpoint
 from swe_eval.settings import Settings
 

@@ -12,12 +12,12 @@ import pytest
 from scripted import SUBMIT, bash, scripted_endpoint
 from test_evaluate import external
 
-from swe_eval import admission
-from swe_eval.admission import FIRST, Budget, Look
 from swe_eval.evaluate import evaluate
-from swe_eval.gate import NEW, Gate, Traffic
 from swe_eval.run_dir import Trial, read_json
-from swe_eval.schedule import Schedule
+from swe_eval.scheduling import admission
+from swe_eval.scheduling.admission import FIRST, Budget, Look
+from swe_eval.scheduling.gate import NEW, Gate, Traffic
+from swe_eval.scheduling.schedule import Schedule
 from swe_eval.serving.endpoint import Endpoint
 from swe_eval.serving.load import Load, LoadReader, load_of
 from swe_eval.settings import PACKAGE

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from swe_eval import history
 from swe_eval.errors import SandboxError
-from swe_eval.history import scrub
+from swe_eval.sandbox import history
+from swe_eval.sandbox.history import scrub
 
 AUTHOR = "git config user.name a; git config user.email a@b; git tag v1"
 COMMIT = "echo the fix > fix.txt; git add fix.txt; git commit -qm fix"

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from swe_eval.benchmark.instances import Instance
-from swe_eval.order import earlier_seconds, longest_first
 from swe_eval.run_dir import RunDir
+from swe_eval.scheduling.order import earlier_seconds, longest_first
 
 HOUR, QUARTER, DAY = "15 min - 1 hour", "<15 min fix", ">4 hours"
 

@@ -11,11 +11,11 @@ from scripted import SUBMIT, bash, bash_call, scripted_endpoint
 
 from swe_eval.benchmark.instances import load
 from swe_eval.errors import InfraError
-from swe_eval.gate import Gate
 from swe_eval.mini import Stopped
 from swe_eval.rollout import Rollout, roll_out
 from swe_eval.run_dir import RunDir, Trial
 from swe_eval.sandbox.local import LocalSandboxes
+from swe_eval.scheduling.gate import Gate
 from swe_eval.serving.server import Endpoint
 
 TRIAL = Trial("arm", "demo__calc-1")

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
-from swe_eval.gate import Gate, Turns
 from swe_eval.run_dir import Trial
+from swe_eval.scheduling.gate import Gate, Turns
 
 
 class Schedule:

@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from swe_eval.gate import NEW, Gate, Traffic
 from swe_eval.run_dir import now
+from swe_eval.scheduling.gate import NEW, Gate, Traffic
 from swe_eval.serving.load import Load, LoadReader
 from swe_eval.serving.server import Endpoint
 

@@ -1,0 +1,1 @@
+"""Many trials at once: in which order, how many (``admission.py``), and who may take a turn (``gate.py``)."""
