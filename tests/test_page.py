@@ -105,7 +105,7 @@ def test_the_report_of_a_real_run_says_what_differs(settings, tmp_path, opened):
         evaluate(settings(*external(endpoint, "bad", "good")))
     page = opened(tmp_path / "run/report.html")
     assert page.inner_text("h1") == "This run shows no difference between good and bad."
-    assert "Of 2 tasks that both were scored on, good resolved 2 and bad resolved 0" in page.inner_text("#found")
+    assert "Of 2 tasks that both were scored on, good resolved 2 and bad resolved 0" in page.inner_text("header")
     assert sorted(visible(page)) == sorted(TASKS)
 
 

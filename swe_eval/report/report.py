@@ -10,7 +10,7 @@ from rich.console import Console
 from swe_eval.report.clean import integrity
 from swe_eval.report.comparison import Findings, find
 from swe_eval.report.load import summary
-from swe_eval.report.page import write_page
+from swe_eval.report.page.page import write_page
 from swe_eval.report.results import Arm, collect, rollout_seconds, suspicions, totals, write_results
 from swe_eval.report.rows import rows_of
 from swe_eval.report.runs import Kept, Subject, read_run

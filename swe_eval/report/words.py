@@ -126,11 +126,13 @@ def _how_sure(found: Paired | Repeated) -> Iterator[str]:
     )
     interval = span(found.interval.low, found.interval.high)
     yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) between {interval}."
+    if found.p_value > ALPHA and not found.interval.low <= 0 <= found.interval.high:
+        yield "That interval leaves 0 out; on so few tasks the test is the stricter of the two, and the verdict is its."
 
 
 def _power(found: Paired | Repeated) -> Iterator[str]:
     if found.detectable is None:
-        yield f"With {_tasks(found.n)} that disagree this rarely or this few, no difference would be noticed reliably."
+        yield f"With {_tasks(found.n)} on which the arms disagree as often, none is noticed four times in five."
     else:
         least = f"{100 * found.detectable:.1f} points"
         yield f"A run like this one notices a true difference of {least} or more four times in five; smaller ones less."
@@ -164,6 +166,8 @@ def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterato
     yield f"{reference.name}, which the others are compared with, resolves {rate_of(reference.rate)}."
     if findings.best:
         yield from _best(findings.best)
+    elif any(comparison.is_refused for comparison in findings.comparisons):
+        yield "No best one is named while more of one arm than of another is without a verdict."
     yield (
         f"{len(findings.comparisons)} comparisons are made at once, so each p-value is adjusted for all of them "
         "(Holm): without that, one in twenty equal arms would look different."

@@ -52,11 +52,7 @@ def whisker(axis: Axis, value: float, interval: Interval, kind: str, zero: bool 
 
 def scale(axis: Axis, label: str) -> Markup:
     """The axis of whiskers, below them."""
-    ends = {axis.ticks[0]: "start", axis.ticks[-1]: "end"}
-    ticks = [
-        f'<text x="{axis.at(tick)}%" y="12" text-anchor="{ends.get(tick, "middle")}">{_number(tick)}</text>'
-        for tick in axis.ticks
-    ]
+    ticks = [f'<text x="{axis.at(tick)}%" y="12" text-anchor="middle">{_number(tick)}</text>' for tick in axis.ticks]
     return _drawing("scale", [*ticks, f'<text x="50%" y="29" text-anchor="middle">{label}</text>'])
 
 

@@ -11,12 +11,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from swe_eval import __version__
-from swe_eval.report import sections, words
+from swe_eval.report import words
 from swe_eval.report.clean import clean_lines
-from swe_eval.report.comparison import Findings
+from swe_eval.report.comparison import Comparison, Findings
+from swe_eval.report.page import arms, card, effort, flips, sweep, tasks
 from swe_eval.report.results import flags_by_instance
 from swe_eval.report.runs import Subject
-from swe_eval.report.tables import below_lines, flag_lines, proof_lines
+from swe_eval.report.tables import flag_lines, proof_lines
 from swe_eval.run_dir import now, write_text
 from swe_eval.scheduling.order import DIFFICULTIES
 from swe_eval.statistics import Interval
@@ -42,7 +43,7 @@ def write_page(subject: Subject, findings: Findings, refresh: float | None = Non
 def environment() -> Environment:
     """The templates."""
     made = Environment(
-        loader=PackageLoader("swe_eval.report"),
+        loader=PackageLoader("swe_eval.report.page"),
         autoescape=lambda name: bool(name and name.endswith(".html")),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -54,9 +55,9 @@ def environment() -> Environment:
         "points": words.points,
         "rate_of": words.rate_of,
         "interval": _interval,
-        "signs": sections.SIGNS,
-        "outcomes": sections.OUTCOMES,
-        "effort_columns": sections.EFFORT,
+        "signs": tasks.SIGNS,
+        "outcomes": effort.OUTCOMES,
+        "effort_columns": effort.EFFORT,
         "version": __version__,
         **{kind: _file(f"report.{kind}") for kind in ("css", "js")},
     }
@@ -66,7 +67,7 @@ def environment() -> Environment:
 def content_of(subject: Subject, findings: Findings) -> dict[str, Any]:
     """Everything that the templates set."""
     rows, flags = findings.rows, flags_by_instance(subject.arms)
-    is_sweep = subject.kind == "sweep" or len(rows) > sections.FEW
+    is_sweep = subject.kind == "sweep" or len(rows) > tasks.FEW
     found: dict[str, Any] = {
         "subject": subject,
         "findings": findings,
@@ -75,36 +76,37 @@ def content_of(subject: Subject, findings: Findings) -> dict[str, Any]:
         "verdict": words.verdict(findings),
         "facts": list(_facts(subject, findings)),
         "between": list(_between(subject, findings)),
-        "arms": sections.arm_lines(subject, rows),
-        "differences": sections.difference_lines(findings.comparisons),
-        "swept": sections.sweep_table(findings) if is_sweep else None,
-        "curve": sections.sweep_curve(findings),
-        "flips": sections.flips(subject, findings),
-        "ended": sections.ended(rows),
-        "effort": sections.effort(rows),
-        "servers": sections.servers(subject),
+        "arms": arms.arm_lines(subject, rows),
+        "differences": arms.difference_lines(findings.comparisons),
+        "swept": sweep.sweep_table(findings) if is_sweep else None,
+        "curve": sweep.sweep_curve(findings),
+        "flips": flips.flips(subject, findings),
+        "ended": effort.ended(rows),
+        "effort": effort.effort(rows),
+        "servers": effort.servers(subject),
         "proof": list(_proof(subject)),
         "integrity": [
             *chain.from_iterable(map(flag_lines, subject.arms)),
             *chain.from_iterable(map(clean_lines, rows)),
         ],
         "caveats": list(_caveats(subject, findings)),
-        "card": sections.card(subject),
-        "settings": sections.settings(subject.runs[0]),
+        "power": arms.power_graph(findings.comparisons),
+        "card": card.card(subject),
+        "settings": card.settings(subject.runs[0]),
     }
     return found | _table(subject, findings, flags) | {"contents": list(_contents(found))}
 
 
 def _table(subject: Subject, findings: Findings, flags: Mapping[str, list[str]]) -> dict[str, Any]:
-    told = sections.instances(subject, findings, flags)
+    told = tasks.instances(subject, findings, flags)
     names = [row.name for row in findings.rows]
     a, b = names[0], names[1] if len(names) == 2 else ""
     there = {each.kind for each in told} | ({"flagged"} if flags else set())
-    kinds = {**sections.KINDS, "flagged": "with a flag"}
+    kinds = {**tasks.KINDS, "flagged": "with a flag"}
     has_page = subject.kind == "run" and (subject.folder / TRAJECTORIES).is_file()
     return {
         "instances": told,
-        "columns": names if len(names) <= sections.FEW else [],
+        "columns": names if len(names) <= tasks.FEW else [],
         "kinds": [(kind, label.format(a=a, b=b)) for kind, label in kinds.items() if kind in there],
         "rated": any(each.difficulty for each in told),
         "ranks": {name: rank for rank, name in enumerate([*DIFFICULTIES, ""])},
@@ -132,13 +134,12 @@ def _between(subject: Subject, findings: Findings) -> Iterator[str]:
     """What the arms have in common and what not; and how differently they ended."""
     if len(findings.rows) < 2:
         return
-    about = [(row.name, sections.about_arm(subject, row)) for row in findings.rows[: sections.FEW]]
-    named = "; ".join(f"{name}: {what}" for name, what in about if what)
-    more = "; ..." if len(findings.rows) > sections.FEW else ""
+    about = [(row.name, arms.about_arm(subject, row)) for row in findings.rows]
+    named = ", ".join(f"{name} is the {what}" for name, what in about if what) if len(about) < tasks.FEW else ""
     together = {"run": "took turns on the same tasks in the same run, with", "runs": "were run apart, with"}
     same = f"The arms {together.get(subject.kind, 'were run with')} the same prompts, limits, sampling and sandboxes"
-    yield f"{same}. They differ in their weights{f': {named}{more}' if named else ''}."
-    yield from sections.ending_sentences(findings.rows)
+    yield f"{same}. They differ in their weights{f': {named}' if named else ''}."
+    yield from effort.ending_sentences(findings.rows)
 
 
 def _proof(subject: Subject) -> Iterator[str]:
@@ -154,11 +155,24 @@ def _caveats(subject: Subject, findings: Findings) -> Iterator[str]:
     else:
         yield "Nothing is missing: every trial has its verdict."
     yield from subject.notes
-    if len(findings.comparisons) <= sections.FEW:
+    if len(findings.comparisons) <= tasks.FEW:
         for comparison in findings.comparisons:
-            yield from below_lines(comparison)
+            yield from _hangs_on(comparison, f"{comparison.b} against {comparison.a}")
     if len({kept.run.root for kept in subject.runs}) > 1:
         yield "The arms did not all run at the same time: what drifts between runs (load, hardware) is not shared."
+
+
+def _hangs_on(comparison: Comparison, name: str) -> Iterator[str]:
+    if comparison.is_refused:
+        yield f"{name}: no verdict while the arms' infra rates differ by {100 * comparison.uneven:.1f} points."
+        return
+    if itt := comparison.intention_to_treat:
+        span = words.span(itt.interval.low, itt.interval.high)
+        counted = f"{words.points(itt.difference)} points (likely between {span})"
+        yield f"{name}: {counted} if what has no verdict counts as unresolved."
+    if left := comparison.without:
+        low, high = min(left.values()), max(left.values())
+        yield f"{name}: as each repository is left out in turn, the difference stays between {words.span(low, high)}."
 
 
 def _contents(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -178,5 +192,5 @@ def _interval(interval: Interval) -> str:
 
 
 def _file(name: str) -> Markup:
-    loader = PackageLoader("swe_eval.report")
+    loader = PackageLoader("swe_eval.report.page")
     return Markup(loader.get_source(Environment(), name)[0])
