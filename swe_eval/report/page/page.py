@@ -10,7 +10,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from swe_eval import __version__
-from swe_eval.order import DIFFICULTIES
 from swe_eval.report import words
 from swe_eval.report.comparison import Comparison, Findings
 from swe_eval.report.page import arms, card, effort, flips, sweep, tasks
@@ -18,6 +17,7 @@ from swe_eval.report.results import flags_by_instance
 from swe_eval.report.runs import Subject
 from swe_eval.report.tables import flag_lines, proof_lines
 from swe_eval.run_dir import now, write_text
+from swe_eval.scheduling.order import DIFFICULTIES
 from swe_eval.statistics import Interval
 
 TRAJECTORIES = "trajectories.html"
