@@ -35,7 +35,9 @@ def instance_ids(n: int) -> list[str]:
     return sorted(random.Random(0).sample(everything, min(n, len(everything))))
 
 
-def make_run(folder: Path, arms: Mapping[str, float], ids: Sequence[str], seed: int = 0, turns: int = 3) -> RunDir:
+def make_run(
+    folder: Path, arms: Mapping[str, float], ids: Sequence[str], seed: int = 0, turns: int = 3, samples: int = 1
+) -> RunDir:
     """Write the files that rollouts and gradings leave; the report's own are not among them.
 
     Args:
@@ -44,13 +46,14 @@ def make_run(folder: Path, arms: Mapping[str, float], ids: Sequence[str], seed: 
         ids: of the instances, which are the easier for all arms the earlier their hash says so.
         seed: of what is drawn.
         turns: in each trajectory; real ones have dozens.
+        samples: of each instance.
     """
     run = RunDir(folder)
     adapters = {f"adapters.{name}": "base" if name == "base" else f"{name:0<64}"[:64] for name in arms}
     record = {
-        "identity": IDENTITY | adapters,
+        "identity": IDENTITY | adapters | {"agent.samples": samples},
         "invocations": [CALL],
-        "trials": {name: list(ids) for name in arms},
+        "trials": {trial.arm: list(ids) for name in arms for trial in _tries(name, ids[0], samples)},
         "comparisons": [(next(iter(arms)), name) for name in [*arms][1:]],
         "difficulties": {key: _drawn("difficulty", key).choices(DIFFICULTIES, (194, 261, 42, 3))[0] for key in ids},
         "updated": "2026-11-25T12:00:00+00:00",
@@ -58,9 +61,13 @@ def make_run(folder: Path, arms: Mapping[str, float], ids: Sequence[str], seed: 
     }
     _write(run.run_json, record)
     for name, rate in arms.items():
-        for key in ids:
-            _write_trial(run, Trial(name, key), rate, _drawn(seed, name, key), turns)
+        for trial in (trial for key in ids for trial in _tries(name, key, samples)):
+            _write_trial(run, trial, rate, _drawn(seed, str(trial)), turns)
     return run
+
+
+def _tries(name: str, instance_id: str, samples: int) -> list[Trial]:
+    return [Trial(name, instance_id, sample, samples) for sample in range(1, samples + 1)]
 
 
 def _write_trial(run: RunDir, trial: Trial, rate: float, drawn: random.Random, turns: int) -> None:

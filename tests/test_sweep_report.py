@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
@@ -148,6 +149,34 @@ def test_a_sweep_leaves_its_page_and_its_curve(tmp_path):
     assert (curve.name, [step for step, _ in curve.points]) == ("rl", [100, 200, 300])
     assert reference_of(findings).name == "base"
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arms", "samples", "says"),
+    [
+        ({"base": 0.5}, 1, "of 12 tasks"),
+        ({"base": 0.2, "rl": 0.8}, 3, "Over 12 tasks, rl resolved"),
+        ({"base": 0.2, "sft": 0.3, "rl": 0.8}, 1, "2 comparisons are made at once"),
+        ({f"rl-{step}": 0.5 for step in range(9)}, 1, "8 comparisons are made at once"),
+    ],
+)
+def test_a_page_is_made_of_whatever_a_run_holds(arms, samples, says, tmp_path):
+    make_run(tmp_path / "run", arms, IDS, samples=samples)
+    concluded(tmp_path / "run")
+    pages = [(tmp_path / "run" / name).read_text() for name in ("report.html", "report.md")]
+    assert [says in page for page in pages] == [True, True]
+
+
+def test_a_page_is_made_of_a_run_that_has_only_begun(tmp_path):
+    make_run(tmp_path / "run", {"base": 0.2, "rl": 0.8}, IDS)
+    rmtree(tmp_path / "run/evaluation")
+    record = read_json(tmp_path / "run/run.json")
+    difficulties = dict.fromkeys(IDS, "a difficulty of another dataset")
+    write_json(tmp_path / "run/run.json", record | {"difficulties": difficulties, "invocations": []})
+    concluded(tmp_path / "run")
+    said = (tmp_path / "run/report.html").read_text()
+    assert "rl and base have no task in common that both are scored on yet." in said
+    assert "24 of 24 trials have no verdict yet" in said
 
 
 def test_throughput_counts_the_seconds_in_which_an_answer_was_awaited():
