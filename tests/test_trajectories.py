@@ -63,6 +63,7 @@ def reported(run: RunDir, *options: str) -> int:
 
 @pytest.fixture(scope="module")
 def written(run) -> Path:
+    """What ``--trajectories`` leaves."""
     assert reported(run, "--trajectories") == command.OK
     return run.root
 
@@ -72,6 +73,11 @@ def test_the_page_is_one_file_that_names_no_network(written):
     assert "trajectories.data/" in page
     assert "//" not in page.partition("<script>")[0].replace("<!doctype", "")
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_report_and_the_page_lead_to_each_other(written):
+    assert f'href="trajectories.html#{LRU}"' in (written / "report.html").read_text()
+    assert data(written / "trajectories.data" / "index.js")["report"] == "report.html"
 
 
 def test_there_is_a_data_file_per_instance_and_a_list_of_them(written):

@@ -21,7 +21,7 @@ from swe_eval.report.runs import Kept, Subject, subject_of
 def main() -> None:
     """Console entry point."""
     given = parser().parse_args()
-    sys.exit(command.exit_code(lambda: outputs.make(given) if outputs.is_asked_for(given) else _tell(given)))
+    sys.exit(command.exit_code(lambda: _do(given)))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,7 +37,11 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _tell(given: argparse.Namespace) -> int:
+def _do(given: argparse.Namespace) -> int:
+    if given.trajectories:
+        outputs.write_trajectories(given.runs)  # first: the report leads there
+    if given.export or given.serve:
+        return outputs.make(given)
     return _follow(given) if given.follow else _report(given)
 
 

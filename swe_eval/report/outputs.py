@@ -23,30 +23,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", type=Path, metavar="DIR", help="where an export goes")
 
 
-def is_asked_for(given: argparse.Namespace) -> bool:
-    """Whether one of these is to be made, instead of the tables."""
-    return bool(given.serve or given.trajectories or given.export)
-
-
 def make(given: argparse.Namespace) -> int:
-    """Do what was asked for.
+    """Export, or serve.
 
     Raises:
         UserError: too many runs for it, or nowhere to write to.
     """
     if given.export:
         _export(given.export, given.to, [read_run(folder) for folder in given.runs])
-    if given.trajectories:
-        from swe_eval.report.trajectories.write import write_trajectories
-
-        kept = _one("--trajectories", given.runs)
-        print(write_trajectories(_shown(kept), kept.arms))
     if given.serve:
         from swe_eval.report.trajectories.server import serve
 
         kept = _one("--serve", given.runs)
         serve(_shown(kept), kept.arms if kept.is_concluded else (), given.port)
     return command.OK
+
+
+def write_trajectories(folders: Sequence[Path]) -> None:
+    """Write ``trajectories.html`` and its data into the run's directory.
+
+    Raises:
+        UserError: there is more than one run.
+    """
+    from swe_eval.report.trajectories.write import write_trajectories
+
+    kept = _one("--trajectories", folders)
+    write_trajectories(_shown(kept), kept.arms)
 
 
 def _export(kind: str, folder: Path | None, runs: Sequence[Kept]) -> None:

@@ -19,6 +19,8 @@ SHOWN = 20_000
 """Characters of a text that are shown at most."""
 PATCH = 200_000
 """As ``SHOWN``, of a patch."""
+REPORT = "report.html"
+"""Where the report is, from the page."""
 NAMED = 200
 """Failed tests that are named at most."""
 TESTS = ("FAIL_TO_PASS", "PASS_TO_PASS")
@@ -60,6 +62,7 @@ def index_of(shown: Shown, arms: Iterable[Arm]) -> dict[str, Any]:
             by_instance[instance_id][arm.name] = _line(verdict)
     return {
         **{"run": shown.run.root.name, "arms": shown.arms, "pair": shown.pair, "meaning": MEANING},
+        "report": REPORT if (shown.run.root / REPORT).is_file() else None,
         "notes": [*shown.notes, contamination(read_json(shown.run.run_json))],
         "instances": [
             {"instance_id": key, "difficulty": shown.rows.get(key, {}).get("difficulty"), "trials": trials}

@@ -84,7 +84,7 @@ function keep(id, instance) {
 window.trajectories = {
   index(found) {
     index = found;
-    $("run").textContent = found.run;
+    $("run").replaceChildren(found.report ? make("a", { href: found.report, title: "the report" }, found.run) : found.run);
     document.title = `${found.run}: trajectories`;
     for (const id of ["a", "b"]) $(id).replaceChildren(...found.arms.map((arm) => make("option", { value: arm }, arm)));
     [$("a").value, $("b").value] = found.pair;
