@@ -8,9 +8,11 @@ Step = str | tuple[str, str] | tuple[str, str, int]
 """A command; with its output; with its return code."""
 
 
-def trajectory(*steps: Step, scrubbed: bool = False, network: str = "bridge", **info: Any) -> dict[str, Any]:
+def trajectory(
+    *steps: Step, scrubbed: bool = False, network: str = "bridge", issue: str = "It fails."
+) -> dict[str, Any]:
     """One turn per step."""
-    messages: list[dict[str, Any]] = [{"role": "system", "content": "S"}, {"role": "user", "content": "The issue."}]
+    messages: list[dict[str, Any]] = [{"role": "system", "content": "S"}, {"role": "user", "content": issue}]
     for step in steps:
         command, output, code = (step, "some output", 0) if isinstance(step, str) else (*step, 0)[:3]
         usage = {"prompt_tokens": 10, "completion_tokens": 5}
@@ -19,5 +21,5 @@ def trajectory(*steps: Step, scrubbed: bool = False, network: str = "bridge", **
             {"role": "assistant", "content": "I look.", "extra": extra},
             {"role": "user", "content": output, "extra": {"raw_output": output, "returncode": code}},
         ]
-    about = info | {"config": {"environment": {"network": network}}}
-    return {"info": about | ({"git_history": {}} if scrubbed else {}), "messages": messages}
+    info = {"config": {"environment": {"network": network}}} | ({"git_history": {}} if scrubbed else {})
+    return {"info": info, "messages": messages}

@@ -49,6 +49,17 @@ def commands_of(text: str, depth: int = DEPTH) -> Iterator[Command]:
         yield from _command(words, bodies, depth)
 
 
+def git(command: Command) -> tuple[str, list[str]]:
+    """(subcommand of git, its arguments), without git's own options; nothing of another program."""
+    words = list(command.words)
+    if words[0] != "git":
+        return "", []
+    words = words[1:]
+    while words and words[0].startswith("-"):
+        words = words[2:] if words[0] in ("-C", "-c", "--git-dir", "--work-tree") else words[1:]
+    return (words[0], words[1:]) if words else ("", [])
+
+
 def _kept(found: re.Match[str], bodies: list[str]) -> str:
     """A here-document as a word that names its body; what follows on its first line stays."""
     bodies.append(found[4])
