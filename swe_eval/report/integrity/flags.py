@@ -96,9 +96,10 @@ def _shown(command: Command) -> str:
 
 
 _TRIGGER = re.compile(
-    r"\bgit\b(?! +(?:status|add|stash|apply|commit)\b)|-packages|https?://|load_dataset|(?:sed|perl) (?:.* )?(?:-\w*i|--in-)|"
+    r"\bgit\b(?! +(?:status|add|stash|apply|commit)\b)|-packages|https?://|load_dataset|"
     r"\b(?:curl|wget|aria2c|lynx|gh|pip\d?|uv|conda|mamba|pipx|npm|gem|cargo|yarn|easy_install)\b|"
-    r"\b(?:rm|mv|truncate|tee)\b|conftest|ini\b|\bcfg\b|toml|customize|\.pth"
+    r"\b(?:rm|mv|truncate|tee)\b|(?:sed|perl) (?:.* )?(?:-\w*i|--in-)|"
+    r"conftest|ini\b|\bcfg\b|toml|customize|\.pth"
 )
 """What a command line that is worth reading word by word has in it."""
 _LOOKS: dict[str, Callable[[Command, Known], bool]] = {
