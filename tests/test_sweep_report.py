@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from shutil import rmtree
 
 import pytest
+from test_evaluate import wait_for
 
 from bench.made import instance_ids, make_run
 from swe_eval.errors import UserError
@@ -16,7 +19,7 @@ from swe_eval.report.results import Arm, Call, Verdict, collect
 from swe_eval.report.runs import Subject, read_run, subject_of
 from swe_eval.report.throughput import throughput
 from swe_eval.report.trials import read_trials, trials_jsonl
-from swe_eval.run_dir import read_json, write_json
+from swe_eval.run_dir import Trial, read_json, write_json
 
 IDS = instance_ids(12)
 
@@ -177,6 +180,25 @@ def test_a_page_is_made_of_a_run_that_has_only_begun(tmp_path):
     said = (tmp_path / "run/report.html").read_text()
     assert "rl and base have no task in common that both are scored on yet." in said
     assert "24 of 24 trials have no verdict yet" in said
+
+
+def test_a_sweep_is_followed_until_nothing_is_owed(tmp_path):
+    """Its page loads itself again meanwhile."""
+    run = make_run(tmp_path / "rl-1", {"rl-1": 1.0}, IDS[:2])
+    reports = sorted(tmp_path.glob("rl-1/evaluation/rl-1/*/report.json"))
+    kept = reports[0].read_text()
+    reports[0].unlink()
+    argv = [sys.executable, "-m", "swe_eval.report", str(tmp_path), "--follow", "0.2"]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as following:
+        page = tmp_path / "report.html"
+        try:
+            wait_for(lambda: page.is_file() and "1 of 2 trials have no verdict" in page.read_text())
+            assert '<meta http-equiv="refresh" content="0.2">' in page.read_text()
+            run.report(Trial("rl-1", reports[0].parent.name)).write_text(kept)
+            assert following.wait(60) == 0
+        finally:
+            following.kill()
+    assert "have no verdict" not in page.read_text() and "http-equiv" not in page.read_text()
 
 
 def test_throughput_counts_the_seconds_in_which_an_answer_was_awaited():

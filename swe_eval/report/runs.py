@@ -49,11 +49,6 @@ class Kept:
         """From the table of its trials, or where that is not up to date, from the trials' own files."""
         return read_trials(self.run, self.record, self.trials) or collect(self.run, self.trials, self.seen)
 
-    @property
-    def is_concluded(self) -> bool:
-        """Whether its last call came to its end."""
-        return read_trials(self.run, self.record, ()) is not None
-
     def weights(self, arm: Arm) -> str:
         """What an arm is but for its name: the adapter's content, the base model, how it is quantized and applied."""
         others = {
