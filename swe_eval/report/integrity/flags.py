@@ -39,7 +39,7 @@ class Flag(TypedDict):
     """The command, or the paths of the patch."""
     is_disqualifying: bool
     """Whether it can have shown the fix, or decided the verdict. A download that failed can not; nor can a look for
-    later commits in a repository that holds none (see ``history.py``)."""
+    later commits in a repository that holds none (see ``sandbox/history.py``)."""
 
 
 def flags_of(instance_id: str, trajectory: Mapping[str, Any], suspicious: Mapping[str, Sequence[str]]) -> list[Flag]:

@@ -20,7 +20,7 @@ class Known:
     names: set[str]
     """Of the package under test."""
     is_scrubbed: bool
-    """No later commit was there to be found (see ``history.py``)."""
+    """No later commit was there to be found (see ``sandbox/history.py``)."""
     is_offline: bool
     """The sandbox had no network."""
     hashes: set[str] = field(default_factory=set)
