@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 from rich.console import Console
 
-from swe_eval import adapters
+from swe_eval import adapters, tracking
 from swe_eval.benchmark import instances
 from swe_eval.benchmark.instances import Benchmark
 from swe_eval.cluster import slurm
@@ -47,6 +48,7 @@ def evaluate(settings: Settings) -> int:
         UserError: before anything is started; also if there is nothing to grade, and grading alone was asked for.
         OutOfTime: this is a SLURM job whose time is over before all trials could begin; those that did have ended.
     """
+    tracking.check(settings)
     if ROLLOUT in settings.stages:
         for warning in adapters.check(settings):
             print(f"swe_eval: {warning}", file=sys.stderr)
@@ -58,12 +60,14 @@ def evaluate(settings: Settings) -> int:
         raise UserError(f"stages=[grade]: nothing is rolled out in {run.root}; write stages=[rollout,grade]")
     identity = identify(settings, benchmark)
     with run.claimed(identity):
-        record(run, settings, identity, trials, pairs(settings))
+        record(run, settings, identity, trials, pairs(settings), benchmark.difficulties)
         walltime = _walltime(settings, run)
         try:
             roll_out_and_grade(settings, benchmark, run, trials, walltime)
         finally:  # what is there is worth showing, whatever ended the run
             owed = _conclude(settings, run, trials)
+        if GRADE in settings.stages:
+            tracking.track(settings, run)
     if owed and walltime.is_over:
         raise OutOfTime(f"out of this job's time: {owed} of {len(trials)} trials are owed; the same command continues")
     return 1 if owed else 0
@@ -89,6 +93,7 @@ def record(
     identity: dict[str, Any],
     trials: Sequence[Trial],
     comparisons: Sequence[tuple[str, str]] = (),
+    difficulties: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write ``config.yaml`` and ``run.json``: what produced this each time it was continued, and what belongs to it."""
     kept = read_json(run.run_json)
@@ -101,6 +106,7 @@ def record(
         "invocations": calls,
         "trials": by_arm,
         "comparisons": comparisons,
+        "difficulties": kept.get("difficulties", {}) | difficulties,
     }
     write_json(run.run_json, kept | said)
     write_text(run.config_yaml, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))

@@ -56,7 +56,7 @@ def _grade(settings: Settings, predictions: str | None) -> int:
     }
     trials = [Trial(row["model_name_or_path"], row["instance_id"]) for row in rows]
     with run.claimed(identity):
-        record(run, settings, identity, trials)
+        record(run, settings, identity, trials, difficulties=benchmark.difficulties)
         for trial, row in zip(trials, rows, strict=True):
             write_text(run.prediction(trial), row["model_patch"])
         try:

@@ -6,7 +6,9 @@ import os
 import subprocess
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -26,12 +28,16 @@ BASE_IMAGE = os.environ.get("SWE_EVAL_TEST_IMAGE", "swe-eval-test:latest")
 """Has git, python3 and pytest; the demo's images are built on it."""
 
 
+CHROMIUM = os.environ.get("SWE_EVAL_TEST_CHROMIUM") or which("chromium")
+
+
 LEFT_OUT: list[str] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     required = os.environ.get("SWE_EVAL_REQUIRE", "").split()
-    for group, why_not in {"docker": _why_no_docker, "slurm": _why_no_slurm, "vllm": _why_no_vllm}.items():
+    groups = {"browser": _why_no_browser, "docker": _why_no_docker, "slurm": _why_no_slurm, "vllm": _why_no_vllm}
+    for group, why_not in groups.items():
         members = [item for item in items if item.get_closest_marker(group)]
         if not members or not (reason := why_not()):
             continue
@@ -63,6 +69,14 @@ def _why_no_slurm() -> str:
     except OSError:
         return "no SLURM commands"
     return "" if found.returncode == 0 else "no SLURM controller answers (.ci/slurm start)"
+
+
+@cache
+def _why_no_browser() -> str:
+    if not CHROMIUM:
+        return "no chromium command (SWE_EVAL_TEST_CHROMIUM)"
+    missing = [name for name in ("playwright", "axe_playwright_python") if not find_spec(name)]
+    return f"this Python has no {missing[0]}" if missing else ""
 
 
 @cache
