@@ -19,8 +19,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import swe_eval.resolvers  # noqa: F401 - conf/ uses them
-from swe_eval.cluster.config import NEEDING_SUBMITIT
+import swe_eval.cluster.config  # conf/ uses what these register
+import swe_eval.resolvers
 from swe_eval.errors import OutOfTime, SweEvalError, UserError
 from swe_eval.settings import PACKAGE, Settings, flatten, settings_from
 
@@ -109,7 +109,7 @@ def _explain(error: Exception) -> str:
     text = str(error)
     if found := re.match(r"UserError raised while resolving interpolation: (.+)", text):  # ours, by a resolver
         return found[1]
-    if isinstance(error, MissingConfigException) and any(f"load 'hydra/launcher/{name}'" in text for name in NEEDING_SUBMITIT):
+    if "Could not load 'hydra/launcher/swe_eval_" in text:  # what cluster/config.py registers if it can
         return "hydra/launcher: submitit is not installed; write pip install 'swe_eval[slurm]'"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/(.+?)'", text)):
         group, option = found.groups()
