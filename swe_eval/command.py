@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import swe_eval.cluster.config  # conf/ uses what these register
-import swe_eval.resolvers
+import swe_eval.resolvers  # noqa: F401
 from swe_eval.errors import OutOfTime, SweEvalError, UserError
 from swe_eval.settings import PACKAGE, Settings, flatten, settings_from
 
