@@ -10,6 +10,7 @@ from swe_eval import command
 from swe_eval.errors import UserError
 from swe_eval.report.runs import Kept, read_run
 from swe_eval.report.trajectories.data import Shown
+from swe_eval.report.trials import read_trials
 
 FORMATS = ("csv", "parquet", "leaderboard")
 
@@ -35,7 +36,7 @@ def make(given: argparse.Namespace) -> int:
         from swe_eval.report.trajectories.server import serve
 
         kept = _one("--serve", given.runs)
-        serve(_shown(kept), kept.arms if kept.is_concluded else (), given.port)
+        serve(_shown(kept), read_trials(kept.run, kept.record, kept.trials) or (), given.port)
     return command.OK
 
 
