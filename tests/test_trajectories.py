@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import re
+import signal
+import subprocess
+import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -208,6 +213,17 @@ def test_the_server_sees_what_a_run_at_work_adds(server, run):
         assert '"outcome":"resolved"' in asked(server, "/trajectories.data/index.js")[1].partition(LRU)[2]
     finally:
         write_text(report, before)
+
+
+def test_the_command_serves_until_ctrl_c(run):
+    argv = [sys.executable, "-m", "swe_eval.report", str(run.root), "--serve"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as serving:
+        said = serving.stdout.readline()
+        address = re.fullmatch(r"(http://127\.0\.0\.1:\d+/trajectories\.html) until Ctrl-C\n", said)
+        with urllib.request.urlopen(address[1]) as answer:
+            assert b"<title>Trajectories</title>" in answer.read()
+        serving.send_signal(signal.SIGINT)
+    assert serving.returncode == command.OK
 
 
 def test_a_port_that_is_taken_is_one_line(server, run, capsys):

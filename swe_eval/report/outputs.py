@@ -49,7 +49,7 @@ def write_trajectories(folders: Sequence[Path]) -> None:
     from swe_eval.report.trajectories.write import write_trajectories
 
     kept = _one("--trajectories", folders)
-    write_trajectories(_shown(kept), kept.arms)
+    print(f"Trajectories side by side: {write_trajectories(_shown(kept), kept.arms)}")
 
 
 def _export(kind: str, folder: Path | None, runs: Sequence[Kept]) -> None:
