@@ -242,7 +242,7 @@ def test_two_runs_are_not_shown_side_by_side(run, tmp_path, capsys):
 def test_the_run_keeps_its_flags_and_the_report_names_them(run, capsys):
     reported(run)
     said = capsys.readouterr().out
-    assert "bad: 2 looked for commits that HEAD does not lead to (0 resolved): demo__calc-1, demo__lru-3" in said
+    assert "bad: 2 trials looked for commits that HEAD does not lead to (0 resolved): demo__calc-1, demo__lru-3" in said
     [flag] = read_json(run.run_json)["integrity"]["adapters"]["bad"]["flags"]["bad"][LRU]
     assert (flag["evidence"], flag["is_disqualifying"]) == ("git log --all --oneline", False)  # nothing was there
 

@@ -360,8 +360,8 @@ function row(a, b) {
 function cell(side, turn) {
   if (!turn) return make("div", { className: "turn nothing", "aria-hidden": "true" });
   const name = side === "both" ? "A and B" : side.toUpperCase();
-  const about = [turn.seconds ? seconds(turn.seconds) : "", turn.prompt_tokens ? `${count(turn.prompt_tokens, "token")} read, ${turn.completion_tokens.toLocaleString("en")} written` : ""];
-  const head = make("div", { className: "head" }, make("span", { className: `tag ${side}` }, name), make("b", {}, `turn ${turn.number}`), about.filter(Boolean).join(" · "));
+  const about = side === "both" ? "" : effort(turn);
+  const head = make("div", { className: "head" }, make("span", { className: `tag ${side}` }, name), make("b", {}, `turn ${turn.number}`), about);
   const made = make("article", { className: `turn ${side}`, "aria-label": `${name}, turn ${turn.number}` }, head);
   made.dataset.turn = turn.number;
   if (turn.thought) made.append(folding(turn.thought, "thought"));
@@ -374,6 +374,11 @@ function cell(side, turn) {
   }
   if (turn.refused) made.append(folding(turn.refused, "refused"));
   return made;
+}
+
+function effort(turn) {
+  const tokens = `${count(turn.prompt_tokens, "token")} read, ${turn.completion_tokens.toLocaleString("en")} written`;
+  return [turn.seconds ? seconds(turn.seconds) : "", turn.prompt_tokens ? tokens : ""].filter(Boolean).join(" · ");
 }
 
 // Long text shows its first lines; the rest is put into the page when it is asked for.
