@@ -47,6 +47,7 @@ def write_curve(subject: Subject, findings: Findings) -> None:
     """Write both files, if there is a curve."""
     if not (drawn := curves(findings)):
         return
+    # late: it takes most of a second
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

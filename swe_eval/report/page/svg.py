@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from swe_eval.statistics import Interval
 
@@ -105,7 +105,8 @@ class Series:
     points: Sequence[Point]
     band: Sequence[tuple[float, float, float]] = ()
     """As (x, low, high)."""
-    dots: bool = False
+    dots: Sequence[str] = ()
+    """What a mouse over each point says; no dots without it."""
 
 
 def graph(series: Sequence[Series], x: Axis, y: Axis, x_label: str, y_label: str) -> Markup:
@@ -123,10 +124,10 @@ def graph(series: Sequence[Series], x: Axis, y: Axis, x_label: str, y_label: str
     lines = "".join(_band(each, x, y) + _path(each, x, y) for each in series)
     stretched = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">{lines}</svg>'
     dots = [
-        f'<circle class="dot {each.kind}" cx="{x.at(at)}%" cy="{round(100 - y.at(value), 2)}%" r="4"/>'
+        f'<circle class="dot {each.kind}" cx="{x.at(at)}%" cy="{round(100 - y.at(value), 2)}%" r="4">'
+        f"<title>{escape(said)}</title></circle>"
         for each in series
-        if each.dots
-        for at, value in each.points
+        for (at, value), said in zip(each.points, each.dots, strict=False)
     ]
     return _drawing("graph", [*grid, *ys, *xs, *names, stretched, *dots])
 
