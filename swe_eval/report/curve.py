@@ -75,4 +75,7 @@ def _draw(axes: Any, curve: Curve, colour: str) -> None:
     rates = [row.rate for _, row in curve.points]
     lows, highs = [100 * rate.interval.low for rate in rates], [100 * rate.interval.high for rate in rates]
     axes.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(steps, [100 * (rate.mean or 0) for rate in rates], "o-", color=colour, markersize=4, label=curve.name)
+    means = [100 * (rate.mean or 0) for rate in rates]
+    axes.plot(steps, means, "-", color=colour, label=curve.name)
+    faces = [colour if row.is_complete else "white" for _, row in curve.points]
+    axes.scatter(steps, means, s=20, zorder=3, edgecolors=colour, facecolors=faces)

@@ -107,6 +107,8 @@ class Series:
     """As (x, low, high)."""
     dots: Sequence[str] = ()
     """What a mouse over each point says; no dots without it."""
+    hollow: Sequence[bool] = ()
+    """Which of the dots are."""
 
 
 def graph(series: Sequence[Series], x: Axis, y: Axis, x_label: str, y_label: str) -> Markup:
@@ -123,13 +125,14 @@ def graph(series: Sequence[Series], x: Axis, y: Axis, x_label: str, y_label: str
     ]
     lines = "".join(_band(each, x, y) + _path(each, x, y) for each in series)
     stretched = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">{lines}</svg>'
-    dots = [
-        f'<circle class="dot {each.kind}" cx="{x.at(at)}%" cy="{round(100 - y.at(value), 2)}%" r="4">'
-        f"<title>{escape(said)}</title></circle>"
-        for each in series
-        for (at, value), said in zip(each.points, each.dots, strict=False)
-    ]
+    dots = [_dot(each, at, x, y) for each in series for at in range(len(each.dots))]
     return _drawing("graph", [*grid, *ys, *xs, *names, stretched, *dots])
+
+
+def _dot(series: Series, at: int, x: Axis, y: Axis) -> str:
+    (step, value), hollow = series.points[at], " hollow" * series.hollow[at]
+    place = f'cx="{x.at(step)}%" cy="{round(100 - y.at(value), 2)}%" r="4"'
+    return f'<circle class="dot {series.kind}{hollow}" {place}><title>{escape(series.dots[at])}</title></circle>'
 
 
 def _band(series: Series, x: Axis, y: Axis) -> str:

@@ -72,4 +72,4 @@ def _series(curve: Curve, kind: str) -> Series:
     band = [(step, 100 * rate.interval.low, 100 * rate.interval.high) for step, rate in rates]
     means = [(step, 100 * (rate.mean or 0)) for step, rate in rates]
     names = [f"{row.name}: {rate_of(row.rate)}" for _, row in curve.points] if len(rates) <= DOTS else ()
-    return Series(curve.name, kind, means, band, names)
+    return Series(curve.name, kind, means, band, names, [not row.is_complete for _, row in curve.points])
