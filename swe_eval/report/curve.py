@@ -60,6 +60,7 @@ def write_curve(subject: Subject, findings: Findings) -> None:
         level = 100 * (reference.rate.mean or 0)
         axes.axhline(level, color="#555555", linestyle="--", linewidth=1.2, label=reference.name)
     axes.set(xlabel="training step", ylabel="resolved, % of the tasks")
+    axes.set_ylim(bottom=0)
     axes.set_title(f"{subject.title}: resolved by checkpoint, pointwise 95% band", fontsize=11, loc="left")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
