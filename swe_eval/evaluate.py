@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from swe_eval import adapters
+from swe_eval import adapters, tracking
 from swe_eval.benchmark import instances
 from swe_eval.benchmark.instances import Benchmark
 from swe_eval.cluster import slurm
@@ -48,6 +48,7 @@ def evaluate(settings: Settings) -> int:
         UserError: before anything is started; also if there is nothing to grade, and grading alone was asked for.
         OutOfTime: this is a SLURM job whose time is over before all trials could begin; those that did have ended.
     """
+    tracking.check(settings)
     if ROLLOUT in settings.stages:
         for warning in adapters.check(settings):
             print(f"swe_eval: {warning}", file=sys.stderr)
@@ -65,6 +66,8 @@ def evaluate(settings: Settings) -> int:
             roll_out_and_grade(settings, benchmark, run, trials, walltime)
         finally:  # what is there is worth showing, whatever ended the run
             owed = _conclude(settings, run, trials)
+        if GRADE in settings.stages:
+            tracking.track(settings, run)
     if owed and walltime.is_over:
         raise OutOfTime(f"out of this job's time: {owed} of {len(trials)} trials are owed; the same command continues")
     return 1 if owed else 0

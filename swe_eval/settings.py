@@ -358,6 +358,37 @@ class LocalSandbox(Group):
 SandboxSettings = Annotated[DockerSandbox | LocalSandbox, Field(discriminator="kind")]
 
 
+class NoTracking(Group):
+    """``tracking=none``: no tracker of experiments is told."""
+
+    kind: Literal["none"]
+
+
+class WandbTracking(Group):
+    """``tracking=wandb``: Weights & Biases is told the report's figures when a run ends."""
+
+    kind: Literal["wandb"]
+    project: str
+    """Project that the run is put into."""
+    entity: str | None
+    """User or team; null is the one that the key belongs to."""
+    mode: Literal["online", "offline"]
+    """offline keeps the figures in the run directory, for wandb sync."""
+
+
+class MlflowTracking(Group):
+    """``tracking=mlflow``: MLflow is told the report's figures when a run ends."""
+
+    kind: Literal["mlflow"]
+    uri: str | None
+    """Tracking server, or a store (sqlite:///..., file:///...); null is MLFLOW_TRACKING_URI, or mlflow's own."""
+    experiment: str
+    """Experiment that the run is put into; it is made if there is none."""
+
+
+TrackingSettings = Annotated[NoTracking | WandbTracking | MlflowTracking, Field(discriminator="kind")]
+
+
 class Settings(Group):
     """One evaluation."""
 
@@ -381,6 +412,8 @@ class Settings(Group):
     benchmark: BenchmarkSettings
     agent: AgentSettings
     sandbox: SandboxSettings
+    tracking: Annotated[TrackingSettings, Free]
+    """The tracker of experiments that is told the report's figures when a run ends; one that fails costs a line."""
 
     @property
     def adapters(self) -> tuple[AdapterSettings, ...]:
@@ -551,6 +584,6 @@ def _line(error: Any) -> str:
 # pydantic puts the discriminator's value into the path of an error: lora.one.path
 _KINDS = {
     get_args(group.model_fields["kind"].annotation)[0]
-    for union in (LoraSettings, ServingSettings, SandboxSettings)
+    for union in (LoraSettings, ServingSettings, SandboxSettings, TrackingSettings)
     for group in get_args(get_args(union)[0])
 }

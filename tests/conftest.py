@@ -36,7 +36,7 @@ LEFT_OUT: list[str] = []
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     required = os.environ.get("SWE_EVAL_REQUIRE", "").split()
-    groups = {"docker": _why_no_docker, "slurm": _why_no_slurm, "vllm": _why_no_vllm, "browser": _why_no_browser}
+    groups = {"browser": _why_no_browser, "docker": _why_no_docker, "slurm": _why_no_slurm, "vllm": _why_no_vllm}
     for group, why_not in groups.items():
         members = [item for item in items if item.get_closest_marker(group)]
         if not members or not (reason := why_not()):
@@ -63,20 +63,20 @@ def _why_no_docker() -> str:
 
 
 @cache
-def _why_no_browser() -> str:
-    if not CHROMIUM:
-        return "no chromium command (SWE_EVAL_TEST_CHROMIUM)"
-    missing = [name for name in ("playwright", "axe_playwright_python") if not find_spec(name)]
-    return f"this Python has no {missing[0]}" if missing else ""
-
-
-@cache
 def _why_no_slurm() -> str:
     try:
         found = subprocess.run(["sinfo"], capture_output=True, timeout=60)
     except OSError:
         return "no SLURM commands"
     return "" if found.returncode == 0 else "no SLURM controller answers (.ci/slurm start)"
+
+
+@cache
+def _why_no_browser() -> str:
+    if not CHROMIUM:
+        return "no chromium command (SWE_EVAL_TEST_CHROMIUM)"
+    missing = [name for name in ("playwright", "axe_playwright_python") if not find_spec(name)]
+    return f"this Python has no {missing[0]}" if missing else ""
 
 
 @cache

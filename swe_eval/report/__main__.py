@@ -11,6 +11,7 @@ from rich.console import Console
 
 from swe_eval import command
 from swe_eval.errors import InUse, UserError
+from swe_eval.report import outputs
 from swe_eval.report.comparison import find
 from swe_eval.report.report import conclude, show, write_report
 from swe_eval.report.results import Seen
@@ -20,7 +21,7 @@ from swe_eval.report.runs import Kept, Subject, subject_of
 def main() -> None:
     """Console entry point."""
     given = parser().parse_args()
-    sys.exit(command.exit_code(lambda: _follow(given) if given.follow else _report(given)))
+    sys.exit(command.exit_code(lambda: _do(given)))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +33,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--reference", metavar="ARM", help="compare with this arm (otherwise: base, or the first)")
     made.add_argument("--out", type=Path, metavar="DIR", help="write the report there, not beside what it is about")
     made.add_argument("--follow", type=float, metavar="SECONDS", help="make it again, so often, until nothing is owed")
+    outputs.add_arguments(made)
     return made
+
+
+def _do(given: argparse.Namespace) -> int:
+    if given.trajectories:
+        outputs.write_trajectories(given.runs)  # first: the report leads there
+    if given.export or given.serve:
+        return outputs.make(given)
+    return _follow(given) if given.follow else _report(given)
 
 
 def _report(given: argparse.Namespace) -> int:

@@ -7,11 +7,13 @@ from typing import Any
 
 from rich.console import Console
 
+from swe_eval.report.clean import integrity
 from swe_eval.report.comparison import Findings, find
 from swe_eval.report.curve import write_curve
 from swe_eval.report.load import summary
 from swe_eval.report.page.page import write_page
 from swe_eval.report.results import Arm, collect, rollout_seconds, suspicions, totals, write_results
+from swe_eval.report.rows import rows_of
 from swe_eval.report.runs import Kept, Subject, read_run
 from swe_eval.report.tables import print_load, print_owed, print_proof, print_sweep, print_tables
 from swe_eval.report.throughput import throughput
@@ -28,6 +30,7 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     found: dict[str, Any] = {
         "totals": totals(arms),
         "suspicious": suspicions(arms),
+        "integrity": integrity(rows_of(arms), read_json(run.run_json)),
         "load": summary(run.log("load.jsonl")),
         "throughput": throughput(arms),
         "seconds": rollout_seconds(arms),

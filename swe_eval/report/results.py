@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from swebench.harness.infra_failure import TIER_ENVIRONMENT, classify_logs
 
+from swe_eval.report.integrity import Flag, flags_of
 from swe_eval.run_dir import RunDir, Trial, read_json, write_json
 
 SCORED = ("resolved", "unresolved", "empty_patch")
@@ -37,6 +38,8 @@ class Verdict:
     """How the rollout ended."""
     suspicious: Mapping[str, list[str]] = field(default_factory=dict)
     """Paths of the patch that can decide a verdict without a fix, by kind (see ``suspicious.py``)."""
+    flags: Sequence[Flag] = ()
+    """Where it looked for its answer, or its patch decides the verdict (see ``integrity.py``)."""
     rescued: bool = False
     """The patch was never submitted; the runner took it from the repository."""
     turns: int = 0
@@ -150,8 +153,8 @@ def flags_by_instance(arms: Iterable[Arm]) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {}
     for arm in arms:
         for key, verdict in arm.verdicts.items():
-            if verdict.suspicious:
-                found.setdefault(key, set()).update(verdict.suspicious)
+            if kinds := {*verdict.suspicious, *(flag["kind"] for flag in verdict.flags if flag["turn"])}:
+                found.setdefault(key, set()).update(kinds)
     return {key: sorted(kinds) for key, kinds in found.items()}
 
 
@@ -188,6 +191,7 @@ def _verdict(run: RunDir, trial: Trial) -> Verdict:
         outcome=report.get("outcome", "infra"),
         error=report.get("error"),
         suspicious=report.get("suspicious", {}),
+        flags=flags_of(trial.instance_id, {"info": info, "messages": messages}, report.get("suspicious", {})),
         exit_status=info.get("exit_status", ""),
         rescued=info.get("submission_source") == "rescued",
         turns=info.get("model_stats", {}).get("api_calls", 0),

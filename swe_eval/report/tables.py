@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from swe_eval.report.clean import clean_lines, looked_lines
 from swe_eval.report.comparison import Best, Comparison, Findings
 from swe_eval.report.load import load_line
 from swe_eval.report.results import Arm, Verdict
@@ -91,6 +92,7 @@ def _beside(row: Row) -> Iterator[str]:
         yield f"{row.name} ended with {exits}"
     for arm in row.arms:
         yield from flag_lines(arm)
+    yield from clean_lines(row)
 
 
 def _exits(verdicts: Sequence[Verdict]) -> str:
@@ -108,6 +110,7 @@ def flag_lines(arm: Arm) -> Iterator[str]:
         patches = f"{len(ids)} patch{'es touch' if len(ids) > 1 else ' touches'} {kind}"
         shown = f"{', '.join(ids[:SHOWN])}{', ...' * (len(ids) > SHOWN)}"
         yield f"{arm.name}: {patches} ({resolved} resolved): {shown}"
+    yield from looked_lines(arm)
 
 
 def proof_lines(proof: Mapping[str, Any]) -> Iterator[str]:

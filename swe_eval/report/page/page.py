@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,6 +12,7 @@ from markupsafe import Markup
 
 from swe_eval import __version__
 from swe_eval.report import words
+from swe_eval.report.clean import clean_lines
 from swe_eval.report.comparison import Comparison, Findings
 from swe_eval.report.page import arms, card, effort, flips, sweep, tasks
 from swe_eval.report.results import flags_by_instance
@@ -83,7 +85,10 @@ def content_of(subject: Subject, findings: Findings) -> dict[str, Any]:
         "effort": effort.effort(rows),
         "servers": effort.servers(subject),
         "proof": list(_proof(subject)),
-        "integrity": [line for arm in subject.arms for line in flag_lines(arm)],
+        "integrity": [
+            *chain.from_iterable(map(flag_lines, subject.arms)),
+            *chain.from_iterable(map(clean_lines, rows)),
+        ],
         "caveats": list(_caveats(subject, findings)),
         "power": arms.power_graph(findings.comparisons),
         "card": card.card(subject),
