@@ -23,3 +23,7 @@ class SandboxError(InfraError):
 
 class ServingError(InfraError):
     """The model server did not start, died, or does not answer."""
+
+
+class OutOfTime(SweEvalError):
+    """Trials are owed, and SLURM leaves this job too little time to begin one. Exit code 75."""

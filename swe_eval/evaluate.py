@@ -17,7 +17,9 @@ from rich.console import Console
 from swe_eval import adapters, tracking
 from swe_eval.benchmark import instances
 from swe_eval.benchmark.instances import Benchmark
-from swe_eval.errors import UserError
+from swe_eval.cluster import slurm
+from swe_eval.cluster.walltime import Walltime
+from swe_eval.errors import OutOfTime, UserError
 from swe_eval.mini import write_registry
 from swe_eval.plan import identify, pairs, plan, what_is_owed
 from swe_eval.progress import Progress
@@ -44,6 +46,7 @@ def evaluate(settings: Settings) -> int:
 
     Raises:
         UserError: before anything is started; also if there is nothing to grade, and grading alone was asked for.
+        OutOfTime: this is a SLURM job whose time is over before all trials could begin; those that did have ended.
     """
     tracking.check(settings)
     if ROLLOUT in settings.stages:
@@ -58,13 +61,22 @@ def evaluate(settings: Settings) -> int:
     identity = identify(settings, benchmark)
     with run.claimed(identity):
         record(run, settings, identity, trials, pairs(settings), benchmark.difficulties)
+        walltime = _walltime(settings, run)
         try:
-            roll_out_and_grade(settings, benchmark, run, trials)
+            roll_out_and_grade(settings, benchmark, run, trials, walltime)
         finally:  # what is there is worth showing, whatever ended the run
             owed = _conclude(settings, run, trials)
         if GRADE in settings.stages:
             tracking.track(settings, run)
+    if owed and walltime.is_over:
+        raise OutOfTime(f"out of this job's time: {owed} of {len(trials)} trials are owed; the same command continues")
     return 1 if owed else 0
+
+
+def _walltime(settings: Settings, run: RunDir) -> Walltime:
+    """Of this SLURM job, if it is one; what earlier jobs' rollouts took says nothing of gradings alone."""
+    earlier = read_json(run.run_json).get("seconds", {}) if ROLLOUT in settings.stages else {}
+    return Walltime(slurm.end_of_this_job, earlier.values())
 
 
 def _conclude(settings: Settings, run: RunDir, trials: Sequence[Trial]) -> int:
@@ -100,7 +112,9 @@ def record(
     write_text(run.config_yaml, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
 
-def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, trials: Sequence[Trial]) -> None:
+def roll_out_and_grade(
+    settings: Settings, benchmark: Benchmark, run: RunDir, trials: Sequence[Trial], walltime: Walltime
+) -> None:
     """Do every stage of every trial that is owed; a server is started only if a rollout is."""
     work = what_is_owed(settings, run, trials)
     progress = Progress(trials, work.done, Console())
@@ -123,7 +137,7 @@ def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, tr
         for together in _needed(rounds(settings) if work.to_roll_out else [], work.to_roll_out, progress.say):
             rolling = [trial for trial in work.to_roll_out if trial.adapter in {arm.name for arm in arms_of(together)}]
             gate = Gate(admission.most_agents(settings.workers), pauses=not takes_turns(together))
-            schedule = Schedule(gate, settings.grade_workers)
+            schedule = Schedule(gate, settings.grade_workers, walltime)
             with (
                 _server(together, prover, run, progress.say) as server,
                 _admission(settings, run, progress.say, server, gate),

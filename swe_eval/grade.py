@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from swe_eval import command
+from swe_eval.cluster.walltime import Walltime
 from swe_eval.errors import UserError
 from swe_eval.settings import GRADE, NAME, Settings, result_settings
 
@@ -59,7 +60,7 @@ def _grade(settings: Settings, predictions: str | None) -> int:
         for trial, row in zip(trials, rows, strict=True):
             write_text(run.prediction(trial), row["model_patch"])
         try:
-            roll_out_and_grade(settings, benchmark, run, trials)
+            roll_out_and_grade(settings, benchmark, run, trials, Walltime())
         finally:
             owed = conclude(run, trials, [])
     return 1 if owed else 0

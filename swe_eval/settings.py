@@ -142,8 +142,8 @@ class CheckpointsLora(_WithAdapters):
     """``lora=checkpoints``: what a training run has written so far, each checkpoint an arm."""
 
     kind: Annotated[Literal["checkpoints"], Free]
-    run: Annotated[str, Free]
-    """Directory with ``checkpoint-<step>`` directories; arms are named ``<run>-<step>``."""
+    run: Annotated[str | tuple[str, ...], Free]
+    """Directory with ``checkpoint-<step>`` directories, several, or a glob of them; arms are named ``<run>-<step>``."""
     every: Annotated[PositiveInt, Free]
     """Take each n-th checkpoint, counted from the last one."""
     first: Annotated[NonNegativeInt | None, Free]
@@ -152,6 +152,10 @@ class CheckpointsLora(_WithAdapters):
     """Last step to take; null is the latest."""
     with_base: Annotated[bool, Free]
     """Evaluate the bare base model too, as the arm to compare with."""
+    per_job: Annotated[PositiveInt, Free]
+    """Arms that share a job and its server in a sweep of ``experiment=checkpoints``; one run has all of them."""
+    only: Annotated[tuple[str, ...] | None, Free]
+    """Names of the arms to take, whatever ``every``, ``first`` and ``last`` say; a sweep gives every job its own."""
     adapters: Annotated[tuple[AdapterSettings, ...], Free]
     """Found in ``run``."""
 

@@ -36,14 +36,15 @@ LEFT_OUT: list[str] = []
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     required = os.environ.get("SWE_EVAL_REQUIRE", "").split()
-    for group, why_not in {"docker": _why_no_docker, "vllm": _why_no_vllm, "browser": _why_no_browser}.items():
-        members = [item for item in items if group in item.keywords]
+    groups = {"browser": _why_no_browser, "docker": _why_no_docker, "slurm": _why_no_slurm, "vllm": _why_no_vllm}
+    for group, why_not in groups.items():
+        members = [item for item in items if item.get_closest_marker(group)]
         if not members or not (reason := why_not()):
             continue
         if group in required:
             pytest.exit(f"SWE_EVAL_REQUIRE={group}: {reason}", returncode=1)
         config.hook.pytest_deselected(items=members)
-        items[:] = [item for item in items if group not in item.keywords]
+        items[:] = [item for item in items if not item.get_closest_marker(group)]
         LEFT_OUT.append(f"left out: the {len(members)} tests of the group {group}: {reason}")
 
 
@@ -59,6 +60,15 @@ def _why_no_docker() -> str:
     except OSError:
         return "no docker command"
     return "" if found.returncode == 0 else f"no Docker engine, or no image {BASE_IMAGE} in it (SWE_EVAL_TEST_IMAGE)"
+
+
+@cache
+def _why_no_slurm() -> str:
+    try:
+        found = subprocess.run(["sinfo"], capture_output=True, timeout=60)
+    except OSError:
+        return "no SLURM commands"
+    return "" if found.returncode == 0 else "no SLURM controller answers (.ci/slurm start)"
 
 
 @cache

@@ -9,11 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from swe_eval.report.results import Arm
-from swe_eval.report.rows import Rate, Row, rows_of
+from swe_eval.report.rows import UNEVEN, Rate, Row, rows_of
 from swe_eval.statistics import Paired, Repeated, benjamini_hochberg, holm, leave_one_out, select
-
-UNEVEN = 0.01
-"""Adapters whose infra rates differ by more are not compared: what is missing may not be missing by chance."""
 
 Pairs = Mapping[str, Sequence[tuple[bool, bool]]]
 """By instance: whether A and B resolved it, in each sample for which both have a verdict; one sample at least."""

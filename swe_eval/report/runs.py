@@ -144,8 +144,8 @@ def is_begun(folder: Path) -> bool:
 
 def step_of(name: str) -> tuple[str, int] | None:
     """The training run and the step that an arm's name ends with (``grpo-300``); None if it does not."""
-    found = re.fullmatch(r"(.*?)[-_]?(\d+)", name.rpartition("/")[2])
-    return (found[1] or name, int(found[2])) if found else None
+    found = re.fullmatch(r"(.*)[-_](\d+)", name.rpartition("/")[2])
+    return (found[1], int(found[2])) if found else None
 
 
 def _jobs(folder: Path) -> int:

@@ -127,12 +127,14 @@ def _how_sure(found: Paired | Repeated) -> Iterator[str]:
     interval = span(found.interval.low, found.interval.high)
     yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) between {interval}."
     if found.p_value > ALPHA and not found.interval.low <= 0 <= found.interval.high:
-        yield "That interval leaves 0 out; on so few tasks the test is the stricter of the two, and the verdict is its."
+        yield "That interval leaves 0 out, but on so few tasks the test is the stricter of the two, and decides."
 
 
 def _power(found: Paired | Repeated) -> Iterator[str]:
     if found.detectable is None:
-        yield f"With {_tasks(found.n)} on which the arms disagree as often, none is noticed four times in five."
+        apart = sum(found.counts[kind] for kind in ("only_a", "only_b", "a_ahead", "b_ahead") if kind in found.counts)
+        few = f"the arms disagree on only {_tasks(apart)}"
+        yield f"Not even the largest true difference would be noticed in four of five runs like this one: {few}."
     else:
         least = f"{100 * found.detectable:.1f} points"
         yield f"A run like this one notices a true difference of {least} or more four times in five; smaller ones less."

@@ -14,7 +14,7 @@ from swe_eval import __version__
 from swe_eval.report import words
 from swe_eval.report.clean import clean_lines
 from swe_eval.report.comparison import Comparison, Findings
-from swe_eval.report.integrity import contamination
+from swe_eval.report.integrity.contamination import contamination
 from swe_eval.report.page import arms, card, effort, flips, sweep, tasks
 from swe_eval.report.results import flags_by_instance
 from swe_eval.report.runs import Subject
@@ -159,9 +159,9 @@ def _caveats(subject: Subject, findings: Findings) -> Iterator[str]:
     if len(findings.comparisons) <= tasks.FEW:
         for comparison in findings.comparisons:
             yield from _hangs_on(comparison, f"{comparison.b} against {comparison.a}")
+    yield contamination(subject.runs[0].record)
     if len({kept.run.root for kept in subject.runs}) > 1:
         yield "The arms did not all run at the same time: what drifts between runs (load, hardware) is not shared."
-    yield contamination(subject.runs[0].record)
 
 
 def _hangs_on(comparison: Comparison, name: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from swe_eval.statistics import Interval
 
@@ -105,7 +105,10 @@ class Series:
     points: Sequence[Point]
     band: Sequence[tuple[float, float, float]] = ()
     """As (x, low, high)."""
-    dots: bool = False
+    dots: Sequence[str] = ()
+    """What a mouse over each point says; no dots without it."""
+    hollow: Sequence[bool] = ()
+    """Which of the dots are."""
 
 
 def graph(series: Sequence[Series], x: Axis, y: Axis, x_label: str, y_label: str) -> Markup:
@@ -122,13 +125,14 @@ def graph(series: Sequence[Series], x: Axis, y: Axis, x_label: str, y_label: str
     ]
     lines = "".join(_band(each, x, y) + _path(each, x, y) for each in series)
     stretched = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">{lines}</svg>'
-    dots = [
-        f'<circle class="dot {each.kind}" cx="{x.at(at)}%" cy="{round(100 - y.at(value), 2)}%" r="4"/>'
-        for each in series
-        if each.dots
-        for at, value in each.points
-    ]
+    dots = [_dot(each, at, x, y) for each in series for at in range(len(each.dots))]
     return _drawing("graph", [*grid, *ys, *xs, *names, stretched, *dots])
+
+
+def _dot(series: Series, at: int, x: Axis, y: Axis) -> str:
+    (step, value), hollow = series.points[at], " hollow" * series.hollow[at]
+    place = f'cx="{x.at(step)}%" cy="{round(100 - y.at(value), 2)}%" r="4"'
+    return f'<circle class="dot {series.kind}{hollow}" {place}><title>{escape(series.dots[at])}</title></circle>'
 
 
 def _band(series: Series, x: Axis, y: Axis) -> str:
