@@ -103,6 +103,7 @@ def _steps(settings: Settings) -> dict[str, int]:
 
 
 def _to_wandb(tracking: WandbTracking, settings: Settings, run: RunDir) -> None:
+    os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it would advertise it, and trace what is no call of ours
     import wandb
 
     told = figures(run, _steps(settings))
