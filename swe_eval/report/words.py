@@ -152,15 +152,15 @@ def _fragile(comparison: Comparison) -> Iterator[str]:
 def _of_many(findings: Findings) -> Verdict:
     judged = [comparison for comparison in findings.comparisons if not comparison.is_refused and comparison.paired.n]
     tones = Counter(map(_tone, judged))
+    kinds = {"better": "more", "worse": "fewer"}
+    shown = [f"{tones[tone]} {_resolve(tones[tone])} {compared}" for tone, compared in kinds.items() if tones[tone]]
     reference, of = findings.rows[0].name, len(findings.comparisons)
-    more, fewer = tones["better"], tones["worse"]
-    shown = [f"{count} {word}" for count, word in ((more, "more"), (fewer, "fewer")) if count]
     if shown:
-        headline = f"Of {of} arms, {' and '.join(shown)} tasks than {reference}, beyond what luck explains."
-        headline = headline.replace(" more", f" resolve{'s' * (more == 1)} more", 1) if more else headline
+        headline = f"Of {of} arms, {' and '.join(shown)} tasks than {reference}, and luck does not explain it."
     else:
         headline = f"None of {of} arms is shown to differ from {reference}."
-    return Verdict(headline, list(_many_sentences(findings, judged)), "better" if more and not fewer else "open")
+    tone = "better" if tones["better"] and not tones["worse"] else "open"
+    return Verdict(headline, list(_many_sentences(findings, judged)), tone)
 
 
 def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterator[str]:
@@ -203,6 +203,10 @@ def rate_of(rate: Rate) -> str:
 
 def _tasks(n: int) -> str:
     return f"{n:,} task{'s' * (n != 1)}"
+
+
+def _resolve(n: int) -> str:
+    return "resolves" if n == 1 else "resolve"
 
 
 def _were(n: int) -> str:
