@@ -167,7 +167,7 @@ def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterato
     reference = findings.rows[0]
     yield f"{reference.name}, which the others are compared with, resolves {rate_of(reference.rate)}."
     if findings.best:
-        yield from _best(findings.best)
+        yield from _best(findings.best, len(findings.rows))
     elif any(comparison.is_refused for comparison in findings.comparisons):
         yield "No best one is named while more of one arm than of another is without a verdict."
     yield (
@@ -178,13 +178,13 @@ def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterato
         yield f"{left} get no verdict: nothing in common is scored, or much more of one arm than of the other is owed."
 
 
-def _best(best: Best) -> Iterator[str]:
-    against = ""
+def _best(best: Best, arms: int) -> Iterator[str]:
+    against, among = "", f" of the {best.of} arms that owe as little" if best.of < arms else ""
     if best.paired:
         low, high = best.paired.interval.low, best.paired.interval.high
         against = f", {points(best.paired.difference)} points against {best.against} (likely between {span(low, high)})"
     yield (
-        f"Best is {best.name}. The best of several always looks better than it is, so it was chosen on one half of the "
+        f"Best{among} is {best.name}. The best of several always looks better than it is, so it was chosen on one half of the "
         f"tasks ({percent(best.chosen)} there) and measured on the other: {rate_of(best.confirmed)}{against}."
     )
 
