@@ -165,11 +165,11 @@ def _of_many(findings: Findings) -> Verdict:
 
 def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterator[str]:
     reference = findings.rows[0]
-    yield f"{reference.name}, which the others are compared with, resolves {rate_of(reference.rate)}."
     if findings.best:
         yield from _best(findings.best, len(findings.rows))
     elif any(comparison.is_refused for comparison in findings.comparisons):
         yield "No best one is named while more of one arm than of another is without a verdict."
+    yield f"{reference.name}, which the others are compared with, resolves {rate_of(reference.rate)}."
     yield (
         f"{len(findings.comparisons)} comparisons are made at once, so each p-value is adjusted for all of them "
         "(Holm): without that, one in twenty equal arms would look different."
@@ -184,8 +184,8 @@ def _best(best: Best, arms: int) -> Iterator[str]:
         low, high = best.paired.interval.low, best.paired.interval.high
         against = f", {points(best.paired.difference)} points against {best.against} (likely between {span(low, high)})"
     yield (
-        f"Best{among} is {best.name}. The best of several always looks better than it is, so it was chosen on one half of the "
-        f"tasks ({percent(best.chosen)} there) and measured on the other: {rate_of(best.confirmed)}{against}."
+        f"Best{among} is {best.name}. The best of several always looks better than it is, so it was chosen on one half "
+        f"of the tasks ({percent(best.chosen)} there) and measured on the other: {rate_of(best.confirmed)}{against}."
     )
 
 
