@@ -81,6 +81,7 @@ def content_of(subject: Subject, findings: Findings) -> dict[str, Any]:
         "differences": None if is_sweep else arms.difference_lines(findings.comparisons),
         "swept": sweep.sweep_table(findings) if is_sweep else None,
         "curve": sweep.sweep_curve(findings),
+        "matrix": sweep.sweep_matrix(findings) if is_sweep else None,
         "flips": flips.flips(subject, findings),
         "ended": effort.ended(rows),
         "effort": effort.effort(rows),

@@ -6,8 +6,9 @@ screen readers: the numbers stand beside it in the table that it illustrates, or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import ceil, floor, log10
 
 from markupsafe import Markup, escape
@@ -93,6 +94,25 @@ def histogram(values: Sequence[float], axis: Axis, bins: int = 24) -> Markup:
         if count
     ]
     return _drawing("histogram", drawn)
+
+
+def matrix(rows: Sequence[Sequence[bool]]) -> Markup:
+    """A line for each row, filled where it is true; as high as the drawing, as wide as the screen."""
+    drawn = "".join(
+        f"M{start} {at}h{length}v.86h-{length}z" for at, row in enumerate(rows) for start, length in _runs(row)
+    )
+    width, height = len(rows[0]) if rows else 1, len(rows) or 1
+    box = f'viewBox="0 0 {width} {height}" preserveAspectRatio="none" width="100%" height="100%"'
+    return _drawing("matrix", [f'<svg {box}><path d="{drawn}"/></svg>'])
+
+
+def _runs(row: Sequence[bool]) -> Iterator[tuple[int, int]]:
+    at = 0
+    for is_filled, members in groupby(row):
+        length = len(list(members))
+        if is_filled:
+            yield at, length
+        at += length
 
 
 @dataclass(frozen=True)

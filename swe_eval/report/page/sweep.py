@@ -16,6 +16,8 @@ from swe_eval.report.words import rate_of
 
 DOTS = 60
 """Checkpoints of a curve that still have a dot each."""
+HALF = 0.5
+"""Of the samples of an instance, to be resolved in the matrix."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,14 @@ def sweep_curve(findings: Findings) -> tuple[Markup, list[tuple[str, str]]] | No
         level = 100 * (reference.rate.mean or 0)
         series.append(Series(reference.name, "reference", [(x.low, level), (x.high, level)]))
     return svg.graph(series, x, y, "training step", "resolved, %"), [(each.kind, each.name) for each in series]
+
+
+def sweep_matrix(findings: Findings) -> Markup:
+    """Every arm a line, every instance a column, those that most arms resolve first."""
+    ids = sorted({key for row in findings.rows for key in row.rates})
+    often = {key: sum(row.rates.get(key, 0) for row in findings.rows) for key in ids}
+    ids.sort(key=lambda key: -often[key])
+    return svg.matrix([[row.rates.get(key, 0) >= HALF for key in ids] for row in findings.rows])
 
 
 def _series(curve: Curve, kind: str) -> Series:
