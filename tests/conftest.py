@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from swe_eval.command import conf_dir
 from swe_eval.errors import UserError
+from swe_eval.sandbox.sandbox import connect
 from swe_eval.serving.vllm_env import find_python
 from swe_eval.settings import Settings, settings_from
 
@@ -24,14 +25,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 
 BASE_IMAGE = os.environ.get("SWE_EVAL_TEST_IMAGE", "swe-eval-test:latest")
 """Has git, python3 and pytest; the demo's images are built on it."""
-
+DEMO_IMAGES = os.environ.get("SWE_EVAL_TEST_IMAGES", "docker-daemon:")
+"""Where skopeo finds the demo's images by their names; ``docker-archive:FILE:`` where Docker is another user's."""
 
 LEFT_OUT: list[str] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     required = os.environ.get("SWE_EVAL_REQUIRE", "").split()
-    for group, why_not in {"docker": _why_no_docker, "vllm": _why_no_vllm}.items():
+    for group, why_not in GROUPS.items():
         members = [item for item in items if group in item.keywords]
         if not members or not (reason := why_not()):
             continue
@@ -63,6 +65,37 @@ def _why_no_vllm() -> str:
     except UserError as error:
         return str(error)
     return ""
+
+
+@cache
+def _why_no_podman() -> str:
+    if not (why_not := _why_not("sandbox=podman")):
+        found = subprocess.run(["podman", "image", "exists", f"docker.io/library/{BASE_IMAGE}"])
+        return "" if found.returncode == 0 else f"no image {BASE_IMAGE} in Podman"
+    return why_not
+
+
+@cache
+def _why_no_bubblewrap() -> str:
+    return _why_not("sandbox=bubblewrap")
+
+
+def _why_not(*overrides: str) -> str:
+    """The only lines that a user would see, too."""
+    try:
+        connect(settings_from(compose_tree(*overrides)), "tests")
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+GROUPS = {
+    "docker": _why_no_docker,
+    "podman": _why_no_podman,
+    "bubblewrap": _why_no_bubblewrap,
+    "vllm": _why_no_vllm,
+}
+"""Why the tests of a group cannot be run, if so."""
 
 
 @pytest.fixture

@@ -11,51 +11,26 @@ from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
 from swe_eval.sandbox import owner
 from swe_eval.sandbox.capture import capture
-from swe_eval.sandbox.images import Images, last_line
+from swe_eval.sandbox.engine import EngineLibrary, last_line
+from swe_eval.sandbox.images import Images
 from swe_eval.sandbox.sandbox import Completed, Purpose
-from swe_eval.sandbox.shell import Shell, command_script, put_script
-from swe_eval.settings import DockerSandbox as DockerSettings
+from swe_eval.sandbox.shell import PID_1, WORKDIR, ShellSandbox
+from swe_eval.settings import EngineSandbox as EngineSettings
 
-WORKDIR, FILES = "/testbed", "/tmp/swe_eval"
 LABEL = "swe_eval.run"
 OWNER = "swe_eval.owner"
-# Process 1 reaps, ends by itself after a day, and on USR1 ends all others; a command cannot end it. It never forks: it
-# would have to end when no process is left to be had.
-PID_1 = """
-trap '' {1..31}
-trap : CHLD ALRM
-trap 'kill -KILL -1' USR1
-exec 3<> <(:)
-while [ $SECONDS -lt 86400 ]; do read -r -t 1 -u 3; done
-"""
 PATIENCE = 60.0
 """Seconds that an engine may be away."""
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
 """What root of an image needs for files and processes of its other users: ``chown``, ``su``, package managers."""
 
 
-class DockerSandbox:
+class DockerSandbox(ShellSandbox):
     """A running container."""
 
     def __init__(self, executable: str, container: str) -> None:
+        super().__init__([executable, "exec", "-i", "-w", "/", container], self._kill_all)
         self._executable, self.container = executable, container
-        self._shell = Shell([executable, "exec", "-i", "-w", "/", container], self._kill_all)
-
-    def run(self, command: str, *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
-        """See ``Sandbox.run``."""
-        return self._shell.run(command_script(command, cwd=WORKDIR, env=env), timeout=timeout)
-
-    def put(self, name: str, data: bytes) -> str:
-        """See ``Sandbox.put``."""
-        path = f"{FILES}/{name}"
-        written = self._shell.run(put_script(path, data), timeout=60)
-        if written.returncode:
-            raise SandboxError(f"cannot write {path} in the container: {written.text.strip()[-500:]}")
-        return path
-
-    def close(self) -> None:
-        """Leave the container."""
-        self._shell.close()
 
     def _kill_all(self) -> None:
         done = capture([self._executable, "kill", "--signal", "USR1", self.container], timeout=60)
@@ -66,15 +41,22 @@ class DockerSandbox:
 class DockerSandboxes:
     """See ``Sandboxes``."""
 
-    def __init__(self, settings: DockerSettings, run_id: str) -> None:
+    kind = "docker"
+    image_root = ".DockerRootDir"
+    """What its ``info`` calls the directory of the images."""
+
+    def __init__(self, settings: EngineSettings, run_id: str) -> None:
         self._settings, self._run_id = settings, run_id
-        self.images = Images(self._docker, settings)
+        library = EngineLibrary(self._docker, self.kind, self.image_root, settings.build_args, self.called)
+        self.images: Images = Images(library, start_timeout=settings.start_timeout, min_free_gb=settings.min_free_gb)
         try:
             answer = self._docker("info", timeout=60)
         except SandboxError as error:
-            raise UserError(f"sandbox.executable={error}; write the name of the docker command") from None
+            raise UserError(f"sandbox.executable={error}; write the name of the {self.kind} command") from None
         if answer.returncode:
-            raise UserError(f"sandbox=docker: no engine answers ({last_line(answer)}); start it, or write sandbox=...")
+            raise UserError(
+                f"sandbox={self.kind}: no engine answers ({last_line(answer)}); start it, or write sandbox=..."
+            )
 
     @contextmanager
     def start(self, instance: Instance, purpose: Purpose) -> Iterator[DockerSandbox]:
@@ -83,11 +65,15 @@ class DockerSandboxes:
         sandbox = DockerSandbox(self._settings.executable, container)
         with self.images.using(instance):
             try:
-                self._start_container(container, instance.image, purpose)
+                self._start_container(container, self.called(instance.image), purpose)
                 yield sandbox
             finally:
                 sandbox.close()
                 self._docker("rm", "--force", "--volumes", container, timeout=120)
+
+    def called(self, image: str) -> str:
+        """An image's name as this engine wants it."""
+        return image
 
     @property
     def digests(self) -> Mapping[str, str]:
