@@ -70,7 +70,7 @@ def _why_no_vllm() -> str:
 @cache
 def _why_no_podman() -> str:
     if not (why_not := _why_not("sandbox=podman")):
-        found = subprocess.run(["podman", "image", "exists", f"docker.io/library/{BASE_IMAGE}"])
+        found = subprocess.run(["podman", "image", "exists", BASE_IMAGE])
         return "" if found.returncode == 0 else f"no image {BASE_IMAGE} in Podman"
     return why_not
 

@@ -22,6 +22,7 @@ import pytest
 from conftest import BASE_IMAGE
 from minisweagent.exceptions import Submitted
 from sandbox_fixtures import CONTAINERS, ENGINES, OVERRIDES, is_running, what_is_left
+from test_process import eventually
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
@@ -282,9 +283,10 @@ class TestEnd:
             assert is_ready.wait(60)
             killed.kill()
             killed.join()
-            assert len(what_is_left(kind, run_id)) == 1
-            with sandboxes(chosen, run_id):
-                assert what_is_left(kind, run_id) == []
+            if kind in ("local", "docker"):  # what others keep does not outlive the process at all
+                assert len(what_is_left(kind, run_id)) == 1
+                sandboxes(chosen, run_id).__enter__()
+            assert eventually(lambda: what_is_left(kind, run_id) == [], 5)
             assert sandbox.run("echo on", timeout=60) == Completed(b"on\n", 0)
 
 
@@ -403,7 +405,7 @@ class TestContainer:
             runs[0].kill()
             runs[0].join()
             with sandboxes(chosen, run_id):
-                assert [len(what_is_left(kind, name)) for name in others] == [0, 1]
+                assert eventually(lambda: [len(what_is_left(kind, name)) for name in others] == [0, 1])
         finally:
             for process in runs:
                 process.kill()

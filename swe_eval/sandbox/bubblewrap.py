@@ -10,22 +10,19 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import selectors
 import signal
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.cache import cache_dir
 from swe_eval.errors import SandboxError
 from swe_eval.sandbox import owner
-from swe_eval.sandbox.capture import kill_group
 from swe_eval.sandbox.docker import CAPABILITIES
 from swe_eval.sandbox.images import Images
+from swe_eval.sandbox.keeper import Keeper
 from swe_eval.sandbox.node import overlay_that_works
 from swe_eval.sandbox.sandbox import Purpose
 from swe_eval.sandbox.shell import PID_1, ShellSandbox
@@ -52,16 +49,21 @@ CLEAN = {"PATH": os.environ.get("PATH", PATH)}
 class BubblewrapSandbox(ShellSandbox):
     """A process that keeps the namespaces, and what it is told from outside."""
 
-    def __init__(self, folder: Path, keeper: subprocess.Popen[bytes], pid_1: int, enter: Sequence[str]) -> None:
-        super().__init__(enter, self._kill_all)
+    def __init__(self, folder: Path, keeper: Keeper, pid_1: int, enter: Sequence[str]) -> None:
+        super().__init__(enter, self.kill_all)
         self.folder, self.pid_1 = folder, pid_1
         self._keeper, self._name = keeper, owner.name_of(pid_1)
 
     def end(self) -> None:
         """With everything in it, whatever it is at; its files are gone when this returns."""
-        end(self._keeper, self.folder)
+        _end(self._keeper, self.folder)
 
-    def _kill_all(self) -> None:
+    def kill_all(self) -> None:
+        """Every process in it but its first.
+
+        Raises:
+            SandboxError: it has ended.
+        """
         if owner.is_gone(self._name):
             raise SandboxError("the sandbox died")
         with suppress(ProcessLookupError):
@@ -131,34 +133,32 @@ class BubblewrapSandboxes:
         spaces = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox"]
         spaces += [] if has_network else ["--unshare-net"]
         command = [*self._limits(), "bwrap", *options, *spaces, "--as-pid-1", "--info-fd", "4", "--"]
-        keeper = subprocess.Popen(
+        keeper = Keeper(
             [
                 *("unshare", "--user", "--map-root-user", "--mount", "sh", str(SCRIPT)),
                 *(str(self.store.layers), self.store.lower(record), str(folder), self._overlay),
-                *(*command, "bash", "-p", "-c", f"echo ready{PID_1}"),
+                *(*command, "bash", "-p", "-c", PID_1),
             ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=CLEAN,
-            start_new_session=True,  # an interrupt at the terminal is ours to hear
+            CLEAN,
         )
-        sandbox = watched = None
-        try:
+        with ExitStack() as stack:
+            stack.callback(_end, keeper, folder)
             (folder / "owner").write_text(f"{by}{owner.name_of(keeper.pid)}\n")
-            pid_1 = _child(keeper, record.image)
+            pid_1 = self._pid_1(keeper, record.image)
             sandbox = BubblewrapSandbox(folder, keeper, pid_1, self._enter(keeper.pid, pid_1, options, has_network))
-            watched = Watched(self._watch_limits(), folder / "upper", sandbox._kill_all)
-            self._watchdog.add(pid_1, watched)
+            stack.callback(sandbox.close)
+            stack.enter_context(self._watchdog.watching(pid_1, self._watched(sandbox)))
             self._open.add(sandbox)
+            stack.callback(self._open.discard, sandbox)
             yield sandbox
-        finally:
-            if watched:
-                self._watchdog.remove(watched)
-            if sandbox:
-                self._open.discard(sandbox)
-                sandbox.close()
-            end(keeper, folder)
+
+    def _pid_1(self, keeper: Keeper, image: str) -> int:
+        try:
+            told = keeper.wait_until_ready(STARTING)
+        except SandboxError as error:
+            raise SandboxError(f"cannot start {image}: {error}") from error
+        pid: int = json.loads(told)["child-pid"]
+        return pid
 
     def _enter(self, keeper: int, pid_1: int, options: Sequence[str], has_network: bool) -> list[str]:
         """The command that runs in the sandbox what is appended to it."""
@@ -176,9 +176,10 @@ class BubblewrapSandboxes:
         own_count = [f"--nproc={settings.pids_limit + 8}"] if counts_per_namespace() else []
         return ["prlimit", "--core=0", f"--fsize={nbytes(settings.disk)}", *own_count, "--"]
 
-    def _watch_limits(self) -> Limits:
+    def _watched(self, sandbox: BubblewrapSandbox) -> Watched:
         settings = self._settings
-        return Limits(nbytes(settings.memory), settings.pids_limit, nbytes(settings.disk))
+        limits = Limits(nbytes(settings.memory), settings.pids_limit, nbytes(settings.disk))
+        return Watched(limits, sandbox.kill_all, sandbox.folder / "upper")
 
 
 def _make(folder: Path, has_network: bool) -> None:
@@ -211,35 +212,9 @@ def _environment(record: Record) -> list[str]:
     return ["--clearenv", *(word for key, value in variables.items() for word in ("--setenv", key, value))]
 
 
-def _child(keeper: subprocess.Popen[bytes], image: str) -> int:
-    """The pid of the sandbox's process 1, once that is at work.
-
-    Raises:
-        SandboxError: it does not come to that; with what was said.
-    """
-    assert keeper.stdout
-    said, deadline = b"", time.monotonic() + STARTING
-    with selectors.DefaultSelector() as selector:
-        selector.register(keeper.stdout, selectors.EVENT_READ)
-        while not said.endswith(b"ready\n"):
-            left = deadline - time.monotonic()
-            if left <= 0 or not selector.select(left) or not (data := os.read(keeper.stdout.fileno(), 1 << 16)):
-                lines = said.decode("utf-8", "replace").strip().splitlines() or ["no answer in time"]
-                raise SandboxError(f"cannot start {image}: {lines[-1]}")
-            said += data
-    pid: int = json.loads(said.removesuffix(b"ready\n"))["child-pid"]
-    return pid
-
-
-def end(keeper: subprocess.Popen[bytes], folder: Path) -> None:
-    """Have it end its sandbox and remove the files, and see that it is done."""
-    assert keeper.stdin and keeper.stdout
-    keeper.stdin.close()
-    try:
-        keeper.wait(ENDING)
-    except subprocess.TimeoutExpired:
-        kill_group(keeper)
-    keeper.stdout.close()
+def _end(keeper: Keeper, folder: Path) -> None:
+    """Its files are gone when this returns."""
+    keeper.end(ENDING)
     if folder.exists():
         remove_tree(folder)
 

@@ -29,10 +29,15 @@ class DockerSandbox(ShellSandbox):
     """A running container."""
 
     def __init__(self, executable: str, container: str) -> None:
-        super().__init__([executable, "exec", "-i", "-w", "/", container], self._kill_all)
+        super().__init__([executable, "exec", "-i", "-w", "/", container], self.kill_all)
         self._executable, self.container = executable, container
 
-    def _kill_all(self) -> None:
+    def kill_all(self) -> None:
+        """Every process in it but its first.
+
+        Raises:
+            SandboxError: it has ended, or the engine has.
+        """
         done = capture([self._executable, "kill", "--signal", "USR1", self.container], timeout=60)
         if done.returncode:
             raise SandboxError(f"the container died, or its engine: {last_line(done)}")
@@ -44,10 +49,12 @@ class DockerSandboxes:
     kind = "docker"
     image_root = ".DockerRootDir"
     """What its ``info`` calls the directory of the images."""
+    label_format = '{{.Label "%s"}}'
+    """A label in what its ``ps`` prints."""
 
     def __init__(self, settings: EngineSettings, run_id: str) -> None:
         self._settings, self._run_id = settings, run_id
-        library = EngineLibrary(self._docker, self.kind, self.image_root, settings.build_args, self.called)
+        library = EngineLibrary(self._docker, self.kind, self.image_root, settings.build_args)
         self.images: Images = Images(library, start_timeout=settings.start_timeout, min_free_gb=settings.min_free_gb)
         try:
             answer = self._docker("info", timeout=60)
@@ -63,17 +70,11 @@ class DockerSandboxes:
         """See ``Sandboxes.start``. A missing image is built if the instance has a build context, else pulled."""
         container = f"swe_eval-{secrets.token_hex(8)}"
         sandbox = DockerSandbox(self._settings.executable, container)
-        with self.images.using(instance):
+        with self.images.using(instance), self._running(sandbox, instance.image, purpose):
             try:
-                self._start_container(container, self.called(instance.image), purpose)
                 yield sandbox
             finally:
                 sandbox.close()
-                self._docker("rm", "--force", "--volumes", container, timeout=120)
-
-    def called(self, image: str) -> str:
-        """An image's name as this engine wants it."""
-        return image
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -104,22 +105,27 @@ class DockerSandboxes:
 
     def remove_all(self) -> None:
         """See ``Sandboxes.remove_all``; containers of other runs, too, once the process that started them is gone."""
-        columns = f'{{{{.ID}}}} {{{{.Label "{LABEL}"}}}} {{{{.Label "{OWNER}"}}}}'
+        columns = " ".join(["{{.ID}}", self.label_format % LABEL, self.label_format % OWNER])
         listed = self._docker("ps", "--all", "--filter", f"label={LABEL}", "--format", columns, timeout=60)
         rows = [row for line in listed.text.splitlines() if len(row := line.split(" ")) == 3]
         if left := [row[0] for row in rows if row[1] == self._run_id or owner.is_gone(row[2])]:
             self._docker("rm", "--force", "--volumes", *left, timeout=300)
 
-    def _start_container(self, name: str, image: str, purpose: Purpose) -> None:
+    @contextmanager
+    def _running(self, sandbox: DockerSandbox, image: str, purpose: Purpose) -> Iterator[None]:
+        arguments = [*self._arguments(sandbox.container, purpose), image, "-p", "-c", PID_1]
+        try:
+            done = self._docker("run", "--detach", *arguments, timeout=self._settings.start_timeout)
+            if done.returncode:
+                raise SandboxError(f"cannot start {image}: {last_line(done)}")
+            yield
+        finally:
+            self._docker("rm", "--force", "--volumes", sandbox.container, timeout=120)
+
+    def _arguments(self, name: str, purpose: Purpose) -> list[str]:
         labels = (f"{LABEL}={self._run_id}", f"{OWNER}={owner.this_process()}", f"{LABEL}.purpose={purpose}")
-        done = self._docker(
-            *("run", "--detach", "--rm", "--name", name, *(f"--label={label}" for label in labels)),
-            *self._limits(purpose),
-            *("--workdir", WORKDIR, "--entrypoint", "bash", image, "-p", "-c", PID_1),
-            timeout=self._settings.start_timeout,
-        )
-        if done.returncode:
-            raise SandboxError(f"cannot start {image}: {last_line(done)}")
+        told = [f"--label={label}" for label in labels]
+        return ["--rm", "--name", name, *told, *self._limits(purpose), "--workdir", WORKDIR, "--entrypoint", "bash"]
 
     def _limits(self, purpose: Purpose) -> Iterator[str]:
         settings = self._settings

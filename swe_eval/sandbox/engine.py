@@ -12,6 +12,7 @@ from swe_eval.benchmark.instances import Instance
 from swe_eval.cache import cache_dir
 from swe_eval.errors import SandboxError
 from swe_eval.sandbox.sandbox import Completed
+from swe_eval.sandbox.store.registry import Reference
 
 Engine = Callable[..., Completed]
 """``engine(*arguments, timeout=seconds)``."""
@@ -22,32 +23,25 @@ class EngineLibrary:
 
     place = "the engine keeps images"
 
-    def __init__(
-        self, engine: Engine, name: str, root: str, build_args: Mapping[str, str], called: Callable[[str], str] = str
-    ) -> None:
-        """Nothing is asked yet.
-
-        Args:
-            root: what ``info --format`` calls the directory of the images.
-            called: an image's name as the engine wants it.
-        """
-        self._engine, self._name, self._root, self._build_args, self._called = engine, name, root, build_args, called
+    def __init__(self, engine: Engine, name: str, root: str, build_args: Mapping[str, str]) -> None:
+        """``root``: what ``info --format`` calls the directory of the images."""
+        self._engine, self._name, self._root, self._build_args = engine, name, root, build_args
         self._pulled = _Pulled(cache_dir() / ("images" if name == "docker" else f"images-{name}"))
 
     def sizes(self, images: Sequence[str]) -> dict[str, int]:
         """See ``Library.sizes``; two questions, however many they are."""
         listed = self._engine("images", "--format", "{{.Repository}}:{{.Tag}}", timeout=60).text.split()
-        here = [name for name in images if tagged(self._called(name)) in listed]
-        names = map(self._called, here)
-        asked = self._engine("image", "inspect", "--format", "{{.Size}}", *names, timeout=60).text if here else ""
+        names = {short(name) for name in listed}
+        here = [name for name in images if short(name) in names]
+        asked = self._engine("image", "inspect", "--format", "{{.Size}}", *here, timeout=60).text if here else ""
         sizes = [int(size) for size in asked.split() if size.isdecimal()]
         return dict.fromkeys(here, 0) | dict(zip(here, sizes, strict=False))
 
     def digest(self, image: str) -> str:
         """See ``Library.digest``."""
         ask = "{{if .RepoDigests}}{{index .RepoDigests 0}}{{else}}{{.Id}}{{end}}"
-        found = self._engine("image", "inspect", "--format", ask, self._called(image), timeout=60)
-        return "" if found.returncode else found.text.strip().rpartition("@")[2]
+        found = self._engine("image", "inspect", "--format", ask, image, timeout=60)
+        return "" if found.returncode else found.text.split()[-1].rpartition("@")[2]
 
     def can_build(self, instance: Instance) -> bool:
         """A task of a task repo has a Dockerfile."""
@@ -56,12 +50,12 @@ class EngineLibrary:
     def build(self, instance: Instance, timeout: float) -> None:
         """See ``Library.build``."""
         arguments = [f"--build-arg={key}={value}" for key, value in self._build_args.items()]
-        command = ["build", "--force-rm", "--tag", self._called(instance.image), *arguments, str(instance.context)]
+        command = ["build", "--force-rm", "--tag", instance.image, *arguments, str(instance.context)]
         self._do(f"{self._name} build", *command, timeout=timeout)
 
     def pull(self, image: str, timeout: float) -> None:
         """See ``Library.pull``."""
-        self._do(f"{self._name} pull", "pull", "--quiet", self._called(image), timeout=timeout)
+        self._do(f"{self._name} pull", "pull", "--quiet", full(image), timeout=timeout)
         self._pulled.add(image)
 
     @contextmanager
@@ -78,7 +72,7 @@ class EngineLibrary:
 
     def remove(self, image: str) -> bool:
         """See ``Library.remove``."""
-        if self._engine("rmi", self._called(image), timeout=300).returncode:
+        if self._engine("rmi", image, timeout=300).returncode:
             return False
         self._pulled.forget(image)
         return True
@@ -125,9 +119,15 @@ class _Pulled:
         return self._folder / image.replace("/", "%")
 
 
-def tagged(image: str) -> str:
-    """With the tag that it has if it names none."""
-    return image if ":" in image.rpartition("/")[2] else f"{image}:latest"
+def full(image: str) -> str:
+    """With its registry, which Podman does not guess."""
+    found = Reference.parse(image)
+    return f"{found.host}/{found.repository}{'@' if ':' in found.tag else ':'}{found.tag}"
+
+
+def short(image: str) -> str:
+    """As ``full``, also for an image that Podman has built and calls this machine's."""
+    return full(image.removeprefix("localhost/"))
 
 
 def last_line(done: Completed) -> str:

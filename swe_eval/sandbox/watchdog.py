@@ -11,10 +11,12 @@ import os
 import signal
 import threading
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from swe_eval.errors import SandboxError
 
 LOOK = 0.25
 """Seconds between two looks at memory and processes."""
@@ -29,7 +31,7 @@ class Limits:
 
     memory: int
     pids: int
-    disk: int
+    disk: float
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,9 @@ class Watched:
     """A sandbox."""
 
     limits: Limits
-    folder: Path
-    """Of the files that it has written."""
     kill_all: Callable[[], None]
+    written: Path | None = None
+    """Folder of the files that it has written, if that is ours to see."""
 
 
 class Watchdog:
@@ -50,19 +52,24 @@ class Watchdog:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def add(self, pid: int, watched: Watched) -> None:
-        """From now on; ``pid``: any process of the sandbox, which has a process space of its own."""
+    @contextmanager
+    def watching(self, pid: int, watched: Watched) -> Iterator[None]:
+        """Inside the block; ``pid``: any process of the sandbox, which has a process space of its own."""
+        try:
+            space = _space(str(pid))
+        except OSError as error:
+            raise SandboxError("the sandbox died") from error
         with self._changed:
-            self._watched[_space(str(pid))] = watched
+            self._watched[space] = watched
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
                 self._thread.start()
-
-    def remove(self, watched: Watched) -> None:
-        """It has ended, or will."""
-        with self._changed:
-            self._watched = {space: each for space, each in self._watched.items() if each is not watched}
-            self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                del self._watched[space]
+                self._changed.notify()
 
     def _watch(self) -> None:
         looks = 0
@@ -89,7 +96,7 @@ def _enforce(watched: Watched, pids: list[int], *, with_disk: bool) -> None:
     if by_size and sum(size for size, _ in by_size) > limits.memory:
         if sum(_proportional(pid) for _, pid in by_size) > limits.memory:
             os.kill(by_size[-1][1], signal.SIGKILL)
-    elif with_disk and _written(watched.folder, limits.disk) > limits.disk:
+    elif with_disk and watched.written and _nbytes(watched.written, limits.disk) > limits.disk:
         watched.kill_all()
 
 
@@ -123,7 +130,7 @@ def _proportional(pid: int) -> int:
     return _resident(pid)
 
 
-def _written(folder: Path, enough: int) -> int:
+def _nbytes(folder: Path, enough: float) -> int:
     """Bytes on disk below it, or a little more than enough of them."""
     total, folders = 0, [str(folder)]
     while folders and total <= enough:
