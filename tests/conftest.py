@@ -19,7 +19,7 @@ from swe_eval.sandbox.sandbox import connect
 from swe_eval.serving.vllm_env import find_python
 from swe_eval.settings import Settings, settings_from
 
-pytest_plugins = ["sandbox_fixtures", "serving_fixtures", "vllm_fixtures"]
+pytest_plugins = ["registry_fixtures", "sandbox_fixtures", "serving_fixtures", "vllm_fixtures"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 

@@ -103,8 +103,9 @@ class RegistryImage:
         url, headers = f"{self._reference.url}/{path}", {"Accept": ", ".join(accept)}
         try:
             answer = self._client.get(url, headers=headers)
-            if answer.status_code == 401 and "authorization" not in self._client.headers:
-                self._client.headers["authorization"] = self._authorization(answer.headers.get("www-authenticate", ""))
+            is_asked = answer.status_code == 401 and "authorization" not in self._client.headers
+            if is_asked and (given := self._authorization(answer.headers.get("www-authenticate", ""))):
+                self._client.headers["authorization"] = given
                 answer = self._client.get(url, headers=headers)
             _refuse(answer)
         except httpx.HTTPError as error:
@@ -112,10 +113,10 @@ class RegistryImage:
         return answer.content
 
     def _authorization(self, challenge: str) -> str:
-        """What the registry asks for: the user's own name and password, or a token, also for nobody in particular."""
+        """What the registry asks for: the user's name and password, or a token, which anybody may have; or nothing."""
         kept = _credentials(HUB_KEY if self._reference.host == HUB else self._reference.host)
         if not challenge.lower().startswith("bearer "):
-            return f"Basic {kept}"
+            return f"Basic {kept}" if kept else ""
         asked = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
         answer = self._client.get(
             asked.pop("realm"), params=asked, headers={"Authorization": f"Basic {kept}"} if kept else {}
