@@ -6,14 +6,17 @@ the user's own (cgroups v1, or a node that delegates none) Podman ignores limits
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from math import inf
+from pathlib import Path
 
-from swe_eval.errors import SandboxError
+from swe_eval.errors import SandboxError, UserError
 from swe_eval.sandbox.docker import DockerSandbox, DockerSandboxes
 from swe_eval.sandbox.keeper import Keeper
+from swe_eval.sandbox.node import SHARED, file_system, sub_ids
 from swe_eval.sandbox.sandbox import Purpose
 from swe_eval.sandbox.shell import ATTACHED_PID_1
 from swe_eval.sandbox.watchdog import Limits, Watchdog, Watched
@@ -32,6 +35,9 @@ class PodmanSandboxes(DockerSandboxes):
 
     def __init__(self, settings: EngineSandbox, run_id: str) -> None:
         super().__init__(settings, run_id)
+        told = self._docker("info", "--format", "{{.Store.GraphDriverName}} {{.Store.GraphRoot}}", timeout=60)
+        if os.geteuid() and (why_not := _why_not_rootless(*told.text.split()[-2:])):
+            raise UserError(f"sandbox=podman: {why_not}")
         self._watchdog = Watchdog()
 
     @contextmanager
@@ -59,3 +65,14 @@ class PodmanSandboxes(DockerSandboxes):
     def _has_cgroups(self) -> bool:
         told = self._docker("info", "--format", "{{.Host.CgroupControllers}}", timeout=60)
         return "memory" in told.text and "pids" in told.text
+
+
+def _why_not_rootless(driver: str, root: str) -> str:
+    if not sub_ids():
+        return "this user has no ids to give away in /etc/subuid; ask for some, or write sandbox=bubblewrap"
+    if (kind := file_system(Path(root))) in SHARED:
+        return f"its images are on {kind}, which holds none; set graphroot in storage.conf to a directory on a local disk"
+    if driver == "vfs":
+        advice = 'set driver = "overlay" in storage.conf, and run podman system reset'
+        return f"its storage driver is vfs, which copies a whole image for every sandbox; {advice}"
+    return ""
