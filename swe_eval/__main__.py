@@ -6,10 +6,11 @@ from swe_eval.settings import Settings
 
 def main() -> None:
     """Console entry point."""
-    command.run(_evaluate)
+    command.run(evaluated)
 
 
-def _evaluate(settings: Settings) -> int:
+def evaluated(settings: Settings) -> int:
+    """The exit code of an evaluation."""
     from swe_eval.evaluate import evaluate  # late: --help and mistakes in the command line answer in a second
 
     return evaluate(settings)

@@ -21,11 +21,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import swe_eval.resolvers  # noqa: F401 - conf/ uses them
-from swe_eval.errors import SweEvalError, UserError
+import swe_eval.cluster.config  # conf/ uses both
+import swe_eval.resolvers
+from swe_eval.errors import OutOfTime, SweEvalError, UserError
 from swe_eval.settings import PACKAGE, Settings, flatten, settings_from
 
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, BAD_INPUT, OUT_OF_TIME, INTERRUPTED = 0, 1, 2, 75, 130
 GC_THRESHOLD = 50_000
 """Objects between two collections; with 700, Python's own, they take a fifth of the time of the imports."""
 
@@ -37,14 +38,20 @@ def conf_dir() -> Path:
 
 
 def run(task: Callable[[Settings], int]) -> NoReturn:
-    """Run ``task`` on the configuration that the command line composes, and exit.
+    """Run ``task`` on the configuration that the command line composes, and exit; the exit codes are ``main``'s."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    leave(main(task))
 
-    Exit codes: 0 done, 1 something failed or is owed, 2 bad input, 130 interrupted.
+
+def main(task: Callable[[Settings], int]) -> int:
+    """Run ``task`` on the configuration that ``sys.argv`` composes.
+
+    Returns:
+        0 done, 1 something failed or is owed, 2 bad input, 75 out of the SLURM job's time, 130 interrupted.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises what it otherwise prints over many lines
     gc.set_threshold(GC_THRESHOLD)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     codes = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -52,12 +59,17 @@ def run(task: Callable[[Settings], int]) -> NoReturn:
         codes.append(exit_code(lambda: task(settings_from(_resolved(config)))))
 
     codes.append(exit_code(composed))
-    if INTERRUPTED in codes:  # a thread may still wait for a model's answer
+    return max(codes)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process."""
+    if code == INTERRUPTED:  # a thread may still wait for a model's answer
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(INTERRUPTED)
     gc.freeze()  # or all that was imported is gone through again, for a second or more
-    sys.exit(max(codes))
+    sys.exit(code)
 
 
 def settings_of(*overrides: str) -> Settings:
@@ -76,6 +88,8 @@ def exit_code(call: Callable[[], int | None]) -> int:
         return _say(str(error), BAD_INPUT)
     except (HydraException, OmegaConfBaseException) as error:
         return _say(_explain(error), BAD_INPUT)
+    except OutOfTime as error:
+        return _say(str(error), OUT_OF_TIME)
     except SweEvalError as error:
         return _say(str(error), FAILED)
     except OSError as error:  # the disk is full, a file system went away: nothing is lost, nothing is scored
@@ -86,8 +100,11 @@ def exit_code(call: Callable[[], int | None]) -> int:
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
     tree: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # every job of a sweep has its own run directory
         tree["output_dir"] = HydraConfig.get().runtime.output_dir
+    elif launcher != "basic":
+        raise UserError(f"hydra/launcher={launcher}: launches the jobs of a sweep; write -m before the overrides")
     return tree
 
 
@@ -104,6 +121,8 @@ def _explain(error: Exception) -> str:
         return found[1]
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/(.+?)'", text)):
         group, option = found.groups()
+        if group == "hydra/launcher" and option in swe_eval.cluster.config.NEEDING_SUBMITIT:
+            return "hydra/launcher: submitit is not installed; write pip install 'swe_eval[slurm]'"
         options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
         return f"{group}={option}: no such option; write one of {', '.join(options)}"
     if found := re.search(r"Could not override '(.+?)'", text):
@@ -111,14 +130,15 @@ def _explain(error: Exception) -> str:
     if found := re.search(r"Interpolation key '(.+?)' not found|Missing mandatory value: (\S+)", text):
         key = found[1] or found[2]
         return f"{key}: needs a value: write {key}=..."
-    return f"command line: {text.strip().splitlines()[0]}"
+    why = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
+    return f"command line: {text.strip().splitlines()[0]}{why}"
 
 
 def _nearest(field: str) -> str:
     """What was probably meant, from every field of every option."""
     known = {path.name for path in conf_dir().iterdir()}
     for file in conf_dir().rglob("*.yaml"):
-        group = "" if file.parent == conf_dir() else f"{file.parent.name}."
+        group = "".join(f"{part}." for part in file.relative_to(conf_dir()).parent.parts)
         tree = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         known |= {f"{group}{key}" for key, _ in flatten(tree)}  # type: ignore[arg-type]
     if field in known:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from swe_eval import command
+from swe_eval import command, tracking
 from swe_eval.adapters import BACKENDS, MUST_MERGE, Examined, examine, model_folder, read_base, refusals
 from swe_eval.benchmark.instances import Benchmark
 from swe_eval.errors import UserError
@@ -40,6 +40,7 @@ def _doctor(settings: Settings) -> int:
     if examined:
         console.print(adapter_table(examined))
     findings += [finding for each in examined for finding in _adapter(each, settings)]
+    findings += [_guarded(lambda: _tracking(settings))] if settings.tracking.kind != "none" else []
     findings += [_guarded(lambda: _server(settings)), *(check_machine(settings) if has_model else [])]
     findings += [*check_slurm(os.environ), *_sandbox(settings)]
     findings += _benchmark_and_run(settings, has_model, with_run=not _has_problem(findings))
@@ -107,6 +108,11 @@ def _adapter(examined: Examined, settings: Settings) -> Iterator[Finding]:
     if not problems:
         merged = "will be merged: " if examined.verdicts[backend].kind == MUST_MERGE else ""
         yield Finding("ok", f"lora: {examined.name}: {merged}serving={backend} applies all of it")
+
+
+def _tracking(settings: Settings) -> Finding:
+    tracking.check(settings)
+    return Finding("ok", f"tracking={settings.tracking.kind}: it is installed")
 
 
 def _server(settings: Settings) -> Finding:

@@ -9,6 +9,10 @@ class UserError(SweEvalError):
     """Input that cannot work. One line: the field, what is wrong, what to write instead. Exit code 2."""
 
 
+class InUse(UserError):
+    """Another process is at work in the run directory."""
+
+
 class InfraError(SweEvalError):
     """Our side failed: the trial is recorded as ``infra``, never scored, and owed to the next run."""
 
@@ -19,3 +23,7 @@ class SandboxError(InfraError):
 
 class ServingError(InfraError):
     """The model server did not start, died, or does not answer."""
+
+
+class OutOfTime(SweEvalError):
+    """Trials are owed, and SLURM leaves this job too little time to begin one. Exit code 75."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 from rich.console import Console
 
-from swe_eval import adapters
+from swe_eval import adapters, tracking
 from swe_eval.benchmark import instances
 from swe_eval.benchmark.instances import Benchmark
-from swe_eval.errors import UserError
+from swe_eval.cluster import slurm
+from swe_eval.cluster.walltime import Walltime
+from swe_eval.errors import OutOfTime, UserError
 from swe_eval.mini import write_registry
 from swe_eval.plan import identify, pairs, plan, what_is_owed
 from swe_eval.progress import Progress
@@ -43,7 +46,9 @@ def evaluate(settings: Settings) -> int:
 
     Raises:
         UserError: before anything is started; also if there is nothing to grade, and grading alone was asked for.
+        OutOfTime: this is a SLURM job whose time is over before all trials could begin; those that did have ended.
     """
+    tracking.check(settings)
     if ROLLOUT in settings.stages:
         for warning in adapters.check(settings):
             print(f"swe_eval: {warning}", file=sys.stderr)
@@ -55,12 +60,23 @@ def evaluate(settings: Settings) -> int:
         raise UserError(f"stages=[grade]: nothing is rolled out in {run.root}; write stages=[rollout,grade]")
     identity = identify(settings, benchmark)
     with run.claimed(identity):
-        record(run, settings, identity, trials, pairs(settings))
+        record(run, settings, identity, trials, pairs(settings), benchmark.difficulties)
+        walltime = _walltime(settings, run)
         try:
-            roll_out_and_grade(settings, benchmark, run, trials)
+            roll_out_and_grade(settings, benchmark, run, trials, walltime)
         finally:  # what is there is worth showing, whatever ended the run
             owed = _conclude(settings, run, trials)
+        if GRADE in settings.stages:
+            tracking.track(settings, run)
+    if owed and walltime.is_over:
+        raise OutOfTime(f"out of this job's time: {owed} of {len(trials)} trials are owed; the same command continues")
     return 1 if owed else 0
+
+
+def _walltime(settings: Settings, run: RunDir) -> Walltime:
+    """Of this SLURM job, if it is one; what earlier jobs' rollouts took says nothing of gradings alone."""
+    earlier = read_json(run.run_json).get("seconds", {}) if ROLLOUT in settings.stages else {}
+    return Walltime(slurm.end_of_this_job, earlier.values())
 
 
 def _conclude(settings: Settings, run: RunDir, trials: Sequence[Trial]) -> int:
@@ -77,6 +93,7 @@ def record(
     identity: dict[str, Any],
     trials: Sequence[Trial],
     comparisons: Sequence[tuple[str, str]] = (),
+    difficulties: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write ``config.yaml`` and ``run.json``: what produced this each time it was continued, and what belongs to it."""
     kept = read_json(run.run_json)
@@ -89,12 +106,15 @@ def record(
         "invocations": calls,
         "trials": by_arm,
         "comparisons": comparisons,
+        "difficulties": kept.get("difficulties", {}) | difficulties,
     }
     write_json(run.run_json, kept | said)
     write_text(run.config_yaml, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
 
-def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, trials: Sequence[Trial]) -> None:
+def roll_out_and_grade(
+    settings: Settings, benchmark: Benchmark, run: RunDir, trials: Sequence[Trial], walltime: Walltime
+) -> None:
     """Do every stage of every trial that is owed; a server is started only if a rollout is."""
     work = what_is_owed(settings, run, trials)
     progress = Progress(trials, work.done, Console())
@@ -117,7 +137,7 @@ def roll_out_and_grade(settings: Settings, benchmark: Benchmark, run: RunDir, tr
         for together in _needed(rounds(settings) if work.to_roll_out else [], work.to_roll_out, progress.say):
             rolling = [trial for trial in work.to_roll_out if trial.adapter in {arm.name for arm in arms_of(together)}]
             gate = Gate(admission.most_agents(settings.workers), pauses=not takes_turns(together))
-            schedule = Schedule(gate, settings.grade_workers)
+            schedule = Schedule(gate, settings.grade_workers, walltime)
             with (
                 _server(together, prover, run, progress.say) as server,
                 _admission(settings, run, progress.say, server, gate),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from swe_eval import command
+from swe_eval.cluster.walltime import Walltime
 from swe_eval.errors import UserError
 from swe_eval.settings import GRADE, NAME, Settings, result_settings
 
@@ -55,11 +56,11 @@ def _grade(settings: Settings, predictions: str | None) -> int:
     }
     trials = [Trial(row["model_name_or_path"], row["instance_id"]) for row in rows]
     with run.claimed(identity):
-        record(run, settings, identity, trials)
+        record(run, settings, identity, trials, difficulties=benchmark.difficulties)
         for trial, row in zip(trials, rows, strict=True):
             write_text(run.prediction(trial), row["model_patch"])
         try:
-            roll_out_and_grade(settings, benchmark, run, trials)
+            roll_out_and_grade(settings, benchmark, run, trials, Walltime())
         finally:
             owed = conclude(run, trials, [])
     return 1 if owed else 0

@@ -12,7 +12,7 @@ import sys
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from swe_eval import command
 from swe_eval.errors import UserError
@@ -65,7 +65,7 @@ def _pull(settings: Settings, images: Images) -> int:
 
 
 def _list(library: Library) -> int:
-    table = Table("image", "GB", "unused, days", "digest", box=SIMPLE)
+    table = Table(Column("image", overflow="fold"), "GB", "unused, days", Column("digest", overflow="fold"), box=SIMPLE)
     ages = library.ours()
     sizes = library.sizes([*ages])
     for image, age in ages.items():

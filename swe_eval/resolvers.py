@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from glob import glob, has_magic
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from swe_eval.errors import UserError
 from swe_eval.settings import BASE, PACKAGE
+
+if TYPE_CHECKING:
+    from swe_eval.adapters.checkpoints import Checkpoint
 
 
 def bundled(relative: str) -> str:
@@ -32,23 +38,87 @@ def stem(path: str) -> str:
 
 def adapter_names(lora: Mapping[str, Any]) -> str:
     """What to call a run of these arms."""
-    return str(lora.get("name") or stem(lora.get("run", "")) or {"none": BASE}.get(lora["kind"], lora["kind"]))
+    runs = "-".join(stem(run) for run in _several(lora.get("run")))
+    name = lora.get("name") or runs or {"none": BASE}.get(lora["kind"], lora["kind"])
+    return re.sub(r"[^A-Za-z0-9._-]+", "", str(name)).strip("-")
 
 
-def checkpoints(run: str, every: int, first: int | None, last: int | None, with_base: bool) -> list[dict[str, Any]]:
-    """The arms of ``lora=checkpoints``; what is left out is said on standard error."""
-    from swe_eval.adapters.checkpoints import choose, find_checkpoints
-
-    if not isinstance(every, int) or every < 1:
-        raise UserError(f"lora.every: should be a number from 1 on, not {every!r}")
-    found, skipped = find_checkpoints(Path(run))
-    for line in skipped:
-        print(f"swe_eval: {line}", file=sys.stderr)
-    if not (chosen := choose(found, every, first, last)):
-        raise UserError(f"lora.run={run}: none of its {len(found)} checkpoints is an adapter that was asked for")
-    base = [{"name": BASE, "path": None}] if with_base else []
-    return base + [{"name": f"{stem(run)}-{each.step}", "path": str(each.path)} for each in chosen]
+def checkpoints(*, _parent_: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The arms of ``lora=checkpoints``, in which it stands; those of ``only`` if it is given."""
+    lora = _parent_
+    if lora["only"] is None:
+        return _chosen(lora)
+    by_name = {arm["name"]: arm for arm in all_arms(lora)}
+    if missing := [name for name in lora["only"] if name not in by_name]:
+        raise UserError(f"lora.only: not among the checkpoints of lora.run: {', '.join(missing)}")
+    return [by_name[name] for name in lora["only"]]
 
 
-for resolver in (bundled, tiny_model, stem, adapter_names, checkpoints):
+def checkpoint_jobs(lora: Mapping[str, Any]) -> str:
+    """The values of ``lora.only`` in a sweep, as Hydra has them on the command line: ``per_job`` arms in each."""
+    size = _positive(lora, "per_job")
+    names = [arm["name"] for arm in _chosen(lora)]
+    return ",".join(f"[{','.join(names[first : first + size])}]" for first in range(0, len(names), size))
+
+
+def span(names: Sequence[str] | None) -> str:
+    """What to call the job that has these arms."""
+    if not names:
+        return "all"
+    return names[0] if len(names) == 1 else f"{names[0]}-to-{names[-1]}"
+
+
+def _chosen(lora: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The arms, the base model first if it is one; what is left out is said on standard error."""
+    from swe_eval.adapters.checkpoints import choose
+
+    every, first, last = _positive(lora, "every"), lora["first"], lora["last"]
+    chosen, there = [], 0
+    for run, found, skipped in _found(lora):
+        for line in skipped:
+            _say_once(line)
+        there += len(found)
+        chosen += [_arm(run, each) for each in choose(found, every, first, last)]
+    if not chosen:
+        raise UserError(f"lora.run={lora['run']}: none of its {there} checkpoints is an adapter that was asked for")
+    return ([{"name": BASE, "path": None}] if lora["with_base"] else []) + chosen
+
+
+def all_arms(lora: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The base model, and every checkpoint that is whole by now."""
+    yield {"name": BASE, "path": None}
+    for run, found, _ in _found(lora):
+        yield from (_arm(run, each) for each in found)
+
+
+def _found(lora: Mapping[str, Any]) -> Iterator[tuple[str, list[Checkpoint], list[str]]]:
+    """By training run: see ``find_checkpoints``."""
+    from swe_eval.adapters.checkpoints import find_checkpoints
+
+    for given in _several(lora["run"]):
+        for run in sorted(glob(given)) if has_magic(given) else [given]:
+            yield run, *find_checkpoints(Path(run))
+
+
+def _several(given: str | Sequence[str] | None) -> Sequence[str]:
+    return [given] if isinstance(given, str) else given or []
+
+
+def _arm(run: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"name": f"{stem(run)}-{checkpoint.step}", "path": str(checkpoint.path)}
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(f"swe_eval: {line}", file=sys.stderr)
+
+
+def _positive(lora: Mapping[str, Any], key: str) -> int:
+    value = lora[key]
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"lora.{key}: should be a number from 1 on, not {value!r}")
+    return value
+
+
+for resolver in (bundled, tiny_model, stem, adapter_names, checkpoints, checkpoint_jobs, span):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
-from swe_eval.errors import UserError
+from swe_eval.errors import InUse, UserError
 
 PART = ".swe_eval-part"
 """Ending of a file that is being written."""
@@ -163,13 +163,14 @@ class RunDir:
             identity: everything that the numbers depend on, flat: ``{"agent.max_turns": 30, ...}``.
 
         Raises:
-            UserError: another process is at work in it, or it holds the results of another configuration.
+            InUse: another process is at work in it.
+            UserError: it holds the results of another configuration.
         """
         with self._lock_file() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"output_dir={self.root}: in use by another process; wait, or write name=...") from None
+                raise InUse(f"output_dir={self.root}: in use by another process; wait, or write name=...") from None
             except OSError as error:  # Lustre mounted without -o flock
                 why = f"its file system locks no files ({error.strerror})"
                 raise UserError(f"output_dir={self.root}: {why}; write output_dir=... on another one") from None
@@ -222,11 +223,16 @@ def now() -> str:
 
 
 def write_text(path: Path, text: str) -> None:
+    """``write_bytes`` of text; surrogates are bytes that are not UTF-8."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file that is seen whole or not at all: aside, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     with os.fdopen(handle, "wb") as file:
-        file.write(text.encode("utf-8", "surrogateescape"))
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.chmod(part, 0o644)  # mkstemp makes it private; a shared run directory is read by others

@@ -144,8 +144,8 @@ class CheckpointsLora(_WithAdapters):
     """``lora=checkpoints``: what a training run has written so far, each checkpoint an arm."""
 
     kind: Annotated[Literal["checkpoints"], Free]
-    run: Annotated[str, Free]
-    """Directory with ``checkpoint-<step>`` directories; arms are named ``<run>-<step>``."""
+    run: Annotated[str | tuple[str, ...], Free]
+    """Directory with ``checkpoint-<step>`` directories, several, or a glob of them; arms are named ``<run>-<step>``."""
     every: Annotated[PositiveInt, Free]
     """Take each n-th checkpoint, counted from the last one."""
     first: Annotated[NonNegativeInt | None, Free]
@@ -154,6 +154,10 @@ class CheckpointsLora(_WithAdapters):
     """Last step to take; null is the latest."""
     with_base: Annotated[bool, Free]
     """Evaluate the bare base model too, as the arm to compare with."""
+    per_job: Annotated[PositiveInt, Free]
+    """Arms that share a job and its server in a sweep of ``experiment=checkpoints``; one run has all of them."""
+    only: Annotated[tuple[str, ...] | None, Free]
+    """Names of the arms to take, whatever ``every``, ``first`` and ``last`` say; a sweep gives every job its own."""
     adapters: Annotated[tuple[AdapterSettings, ...], Free]
     """Found in ``run``."""
 
@@ -411,6 +415,37 @@ SandboxSettings = Annotated[
 ]
 
 
+class NoTracking(Group):
+    """``tracking=none``: no tracker of experiments is told."""
+
+    kind: Literal["none"]
+
+
+class WandbTracking(Group):
+    """``tracking=wandb``: Weights & Biases is told the report's figures when a run ends."""
+
+    kind: Literal["wandb"]
+    project: str
+    """Project that the run is put into."""
+    entity: str | None
+    """User or team; null is the one that the key belongs to."""
+    mode: Literal["online", "offline"]
+    """offline keeps the figures in the run directory, for wandb sync."""
+
+
+class MlflowTracking(Group):
+    """``tracking=mlflow``: MLflow is told the report's figures when a run ends."""
+
+    kind: Literal["mlflow"]
+    uri: str | None
+    """Tracking server, or a store (sqlite:///..., file:///...); null is MLFLOW_TRACKING_URI, or mlflow's own."""
+    experiment: str
+    """Experiment that the run is put into; it is made if there is none."""
+
+
+TrackingSettings = Annotated[NoTracking | WandbTracking | MlflowTracking, Field(discriminator="kind")]
+
+
 class Settings(Group):
     """One evaluation."""
 
@@ -434,6 +469,8 @@ class Settings(Group):
     benchmark: BenchmarkSettings
     agent: AgentSettings
     sandbox: SandboxSettings
+    tracking: Annotated[TrackingSettings, Free]
+    """The tracker of experiments that is told the report's figures when a run ends; one that fails costs a line."""
 
     @property
     def adapters(self) -> tuple[AdapterSettings, ...]:
@@ -616,6 +653,6 @@ def _line(error: Any) -> str:
 # pydantic puts the discriminator's value into the path of an error: lora.one.path
 _KINDS = {
     get_args(group.model_fields["kind"].annotation)[0]
-    for union in (LoraSettings, ServingSettings, SandboxSettings)
+    for union in (LoraSettings, ServingSettings, SandboxSettings, TrackingSettings)
     for group in get_args(get_args(union)[0])
 }

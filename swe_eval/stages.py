@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import InfraError, SandboxError
@@ -68,6 +69,8 @@ class Stages:
 
     def _has_rolled_out(self, trial: Trial, how: str) -> bool:
         """Say so; returns whether it is to be graded now."""
+        if self._is_in_doubt(trial, self._run.prediction(trial)):
+            return False
         if GRADE in self._settings.stages:
             self._progress.rolled_out(trial, how)
             return True
@@ -88,11 +91,24 @@ class Stages:
             )
         except Exception as error:
             self._failed(trial, "grading", error)
-        else:
+            return
+        if not self._is_in_doubt(trial, self._run.report(trial)):
             self._progress.ended(trial, report["outcome"], f"graded in {report['seconds']:.1f} s")
             before = self._run.previous_outcome(trial)
             if before not in (None, report["outcome"]):
                 self._progress.say(f"{trial}: {report['outcome']} now, {before} before")
+
+    def _is_in_doubt(self, trial: Trial, done: Path) -> bool:
+        """Whether the run is being stopped: what ends just then is not believed, and owed again.
+
+        SLURM stops a job by a signal to all its processes. One of them may have been the command that this trial was
+        at, which then looks as if it had failed by itself.
+        """
+        if self._is_stopping():
+            done.unlink(missing_ok=True)
+            self._progress.stopped(trial)
+            return True
+        return False
 
     def _failed(self, trial: Trial, stage: str, error: Exception) -> None:
         """Ours: recorded, not scored, owed again. What fails while the run is being stopped is no failure."""

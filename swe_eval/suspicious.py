@@ -17,6 +17,9 @@ CONFIGURATION = {"conftest.py", "pytest.ini", ".pytest.ini", "tox.ini", "setup.c
 """What pytest reads before it collects; of the last three it is a section, and the whole file is named."""
 START_UP = {"sitecustomize.py", "usercustomize.py"}
 """What Python runs before anything else, as it does the lines of ``*.pth``."""
+DECISIVE = ("test configuration", "start-up files")
+"""The kinds that can turn any verdict. The instance's tests are restored before they are run, and another test file is
+mostly a new test, which nobody runs."""
 _TEST_FILE = re.compile(r"(.*/)?(tests?|testing)/.*|(.*/)?(test_[^/]*|[^/]*_test|tests)\.py")
 _HEADER = re.compile(r"^(?:--- a/|\+\+\+ b/|rename to )(\S+)", re.MULTILINE)
 
@@ -30,12 +33,13 @@ def suspicious(model_patch: str, test_patch: str) -> dict[str, list[str]]:
     judged = set(_paths(test_patch))
     found: dict[str, list[str]] = {}
     for path in _paths(model_patch):
-        if kind := "the instance's tests" if path in judged else _kind(path):
+        if kind := "the instance's tests" if path in judged else kind_of(path):
             found.setdefault(kind, []).append(path)
     return found
 
 
-def _kind(path: str) -> str | None:
+def kind_of(path: str) -> str | None:
+    """What a path is to the tests; None if nothing."""
     name = PurePosixPath(path).name
     if name in CONFIGURATION:
         return "test configuration"

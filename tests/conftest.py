@@ -6,7 +6,9 @@ import os
 import subprocess
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -28,19 +30,22 @@ BASE_IMAGE = os.environ.get("SWE_EVAL_TEST_IMAGE", "swe-eval-test:latest")
 DEMO_IMAGES = os.environ.get("SWE_EVAL_TEST_IMAGES", "docker-daemon:")
 """Where skopeo finds the demo's images by their names; ``docker-archive:FILE:`` where Docker is another user's."""
 
+CHROMIUM = os.environ.get("SWE_EVAL_TEST_CHROMIUM") or which("chromium")
+
+
 LEFT_OUT: list[str] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     required = os.environ.get("SWE_EVAL_REQUIRE", "").split()
     for group, why_not in GROUPS.items():
-        members = [item for item in items if group in item.keywords]
+        members = [item for item in items if item.get_closest_marker(group)]
         if not members or not (reason := why_not()):
             continue
         if group in required:
             pytest.exit(f"SWE_EVAL_REQUIRE={group}: {reason}", returncode=1)
         config.hook.pytest_deselected(items=members)
-        items[:] = [item for item in items if group not in item.keywords]
+        items[:] = [item for item in items if not item.get_closest_marker(group)]
         LEFT_OUT.append(f"left out: the {len(members)} tests of the group {group}: {reason}")
 
 
@@ -59,6 +64,23 @@ def _why_no_docker() -> str:
 
 
 @cache
+def _why_no_slurm() -> str:
+    try:
+        found = subprocess.run(["sinfo"], capture_output=True, timeout=60)
+    except OSError:
+        return "no SLURM commands"
+    return "" if found.returncode == 0 else "no SLURM controller answers (.ci/slurm start)"
+
+
+@cache
+def _why_no_browser() -> str:
+    if not CHROMIUM:
+        return "no chromium command (SWE_EVAL_TEST_CHROMIUM)"
+    missing = [name for name in ("playwright", "axe_playwright_python") if not find_spec(name)]
+    return f"this Python has no {missing[0]}" if missing else ""
+
+
+@cache
 def _why_no_vllm() -> str:
     try:
         find_python(settings_from(compose_tree("serving=vllm")).serving)  # type: ignore[arg-type]
@@ -69,10 +91,10 @@ def _why_no_vllm() -> str:
 
 @cache
 def _why_no_podman() -> str:
-    if not (why_not := _why_not("sandbox=podman")):
-        found = subprocess.run(["podman", "image", "exists", BASE_IMAGE])
-        return "" if found.returncode == 0 else f"no image {BASE_IMAGE} in Podman"
-    return why_not
+    if why_not := _why_not("sandbox=podman"):
+        return why_not
+    found = subprocess.run(["podman", "image", "exists", BASE_IMAGE], capture_output=True)
+    return "" if found.returncode == 0 else f"no image {BASE_IMAGE} in Podman (SWE_EVAL_TEST_IMAGE)"
 
 
 @cache
@@ -81,7 +103,9 @@ def _why_no_bubblewrap() -> str:
 
 
 def _why_not(*overrides: str) -> str:
-    """The only lines that a user would see, too."""
+    """The lines that a user would see, too."""
+    if os.geteuid() == 0:
+        return "it is for users who are not root"
     try:
         connect(settings_from(compose_tree(*overrides)), "tests")
     except UserError as error:
@@ -90,9 +114,11 @@ def _why_not(*overrides: str) -> str:
 
 
 GROUPS = {
+    "browser": _why_no_browser,
+    "bubblewrap": _why_no_bubblewrap,
     "docker": _why_no_docker,
     "podman": _why_no_podman,
-    "bubblewrap": _why_no_bubblewrap,
+    "slurm": _why_no_slurm,
     "vllm": _why_no_vllm,
 }
 """Why the tests of a group cannot be run, if so."""

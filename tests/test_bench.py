@@ -30,6 +30,8 @@ FIGURES = {
     "admission": {"auto_over_best_fixed"},
     "pipeline": {"step_overhead_ratio", "grading_ratio", "job_ratio", "critical_path_ratio", "runner_rss_mb"},
     "statistics": {"coverage_50", "coverage_500", "false_positive_50", "false_positive_500"},
+    "sweep_report": {"seconds", "rss_mb", "from_files_seconds", "from_files_rss_mb", "page_mb"},
+    "page": {"first_paint_ms", "filter_ms", "size_mb"},
     "serving": {"throughput_ratio_16", "reuse_speedup_20_turns", "reuse_speedup_own", "mixed_adapters_ratio"},
 }
 
@@ -38,9 +40,10 @@ IN_DOCKER = {"sandboxes": ["--base", BASE_IMAGE], "pipeline": ["--base", BASE_IM
 """Options of those that need an engine."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.docker) if name in IN_DOCKER else name for name in FIGURES]
-)
+GROUPS = {**dict.fromkeys(IN_DOCKER, pytest.mark.docker), "page": pytest.mark.browser}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=GROUPS.get(name, ())) for name in FIGURES])
 def test_a_benchmark_ends_with_one_json_object_of_its_figures(name):
     command = [sys.executable, "-m", f"bench.{name}", "--quick", *IN_DOCKER.get(name, ())]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=300)

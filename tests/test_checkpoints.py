@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from test_command import swe_eval
 
 from swe_eval.adapters import CONFIG, WEIGHTS
 from swe_eval.adapters.checkpoints import Checkpoint, choose, find_checkpoints
+from swe_eval.resolvers import checkpoint_jobs, span
 
 STEPS = (100, 200, 1000)
 
@@ -79,3 +81,41 @@ def test_what_names_no_arm_is_one_line(more, line, run, tmp_path):
     done = swe_eval("swe_eval", "lora=checkpoints", f"lora.run={run}", *more, cwd=tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert done.stderr.startswith(line.format(run))
+
+
+def test_several_training_runs_are_a_list_or_a_glob(run):
+    other = shutil.copytree(run, run.parent / "sft")
+    for given in (f"[{run},{other}]", f"{run.parent}/*"):
+        lora = compose_tree("lora=checkpoints", f"lora.run={given}", "lora.last=100", "lora.with_base=false")["lora"]
+        assert [arm["name"] for arm in lora["adapters"]] == ["grpo-100", "sft-100"]
+
+
+@pytest.mark.parametrize(
+    ("per_job", "jobs"),
+    [(1, "[base],[grpo-100],[grpo-200],[grpo-1000]"), (3, "[base,grpo-100,grpo-200],[grpo-1000]")],
+)
+def test_a_sweep_gives_each_job_as_many_arms_as_it_is_told(per_job, jobs, run):
+    assert (
+        checkpoint_jobs(compose_tree("lora=checkpoints", f"lora.run={run}", f"lora.per_job={per_job}")["lora"]) == jobs
+    )
+
+
+def test_a_job_of_a_sweep_has_its_own_arms_whatever_training_has_written_since(run):
+    """`every` counts from the last: one that came meanwhile would leave out those that the job was made for."""
+    job = ["experiment=checkpoints", f"lora.run={run}", "lora.every=2", "lora.only=[base,grpo-200]"]
+    assert [arm["name"] for arm in compose_tree(*job)["lora"]["adapters"]] == ["base", "grpo-200"]
+
+
+def test_a_job_whose_checkpoint_is_gone_is_one_line(run, tmp_path):
+    done = swe_eval("swe_eval", "lora=checkpoints", f"lora.run={run}", "lora.only=[grpo-300]", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "swe_eval: lora.only: not among the checkpoints of lora.run: grpo-300\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "called"), [(None, "all"), (["base"], "base"), (["a-1", "a-2", "a-3"], "a-1-to-a-3")]
+)
+def test_a_job_is_called_after_its_arms(names, called):
+    assert span(names) == called

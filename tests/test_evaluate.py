@@ -68,6 +68,7 @@ def test_a_run_leaves_the_files_of_the_design(settings, tmp_path, capsys):
     ]
     expected = {name.format(arm) for name in per_arm for arm in ("bad", "good")}
     expected |= {"run.json", "config.yaml", "results/comparison.json", "evaluation/good/demo__lru-3/test_output.txt"}
+    expected |= {"results/trials.jsonl", "report.html", "report.md"}
     assert {name for name in files(tmp_path / "run") if not name.startswith((".", "logs/"))} == expected
     assert "1/1 = 100.0% [20.7, 100.0]" in capsys.readouterr().out
 
@@ -191,6 +192,7 @@ def test_samples_are_arms_with_their_own_seeds(settings, tmp_path):
         "good.s1.json",
         "good.s2.json",
         "comparison.json",
+        "trials.jsonl",
     }
 
 
@@ -300,13 +302,20 @@ def test_the_report_of_a_run_is_made_again_from_its_files(settings, tmp_path, ca
     assert {name: (tmp_path / "run" / name).read_text() for name in derived} == before
 
 
-def test_a_run_at_work_is_not_written_beside(settings, tmp_path):
+def test_a_run_at_work_is_shown_as_far_as_it_is_and_left_alone(settings, tmp_path):
     with scripted_endpoint(solve) as endpoint:
-        evaluate(settings(*external(endpoint, "good", tasks=TASKS[:1])))
+        evaluate(settings(*external(endpoint, "good")))
     run = RunDir(tmp_path / "run")
-    with run.claimed(read_json(run.run_json)["identity"]):
+    (run.root / f"evaluation/good/{TASKS[0]}/report.json").unlink()
+    record = read_json(run.run_json)
+    write_json(run.run_json, record | {"invocations": record["invocations"] * 2})
+    kept = times(run.run_json, *run.root.glob("predictions/*.jsonl"), *run.root.glob("results/good.json"))
+    with run.claimed(record["identity"]):
         code, out = reported("run", cwd=tmp_path)
-    assert (code, "in use by another process" in out) == (2, True)
+    assert (code, "The run is at work" in out, "1/1 = 100.0%" in out) == (1, True, True), out
+    assert "1 without a verdict (infra)" in out
+    assert "1 of 2 trials have no verdict yet" in (run.root / "report.html").read_text()
+    assert times(*kept) == kept
 
 
 def test_arms_of_two_runs_are_compared_with_the_first(settings, tmp_path):

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from conftest import compose_tree
 
+from swe_eval.images import parser as images_parser
 from swe_eval.merging.__main__ import parser
 from swe_eval.report.__main__ import parser as report_parser
 from swe_eval.settings import PACKAGE, settings_from
+from swe_eval.watch import parser as watch_parser
 
 ROOT = Path(__file__).parents[1]
 COMMAND = re.compile(r"^ {4}(python -m swe_eval.*)$", re.MULTILINE)
@@ -38,15 +40,20 @@ def check(command: str, run: Path | None = None) -> None:
     if door == "swe_eval.report":
         report_parser().parse_args(arguments)
         return
-    assert door in ("swe_eval", "swe_eval.serve", "swe_eval.grade", "swe_eval.doctor")
+    if door == "swe_eval.watch":
+        _, arguments = watch_parser().parse_known_args(arguments)
+    if door == "swe_eval.images":
+        _, arguments = images_parser().parse_known_args(arguments)
+        door = "swe_eval"
+    assert door in ("swe_eval", "swe_eval.serve", "swe_eval.grade", "swe_eval.doctor", "swe_eval.watch")
     if "--predictions" in arguments:
         at = arguments.index("--predictions")
         del arguments[at : at + 2]
-    arguments = [f"lora.run={run}" if a.startswith("lora.run=") else a for a in arguments if a != "--help"]
-    settings_from(compose_tree(*arguments))
+    arguments = [f"lora.run={run}" if a.startswith("lora.run=") else a for a in arguments if a not in ("--help", "-m")]
+    settings_from(compose_tree(*[re.sub(r"(shard=[^,]*),.*", r"\1", a) for a in arguments]))
 
 
-@pytest.mark.parametrize("command", COMMAND.findall(text("README.md")))
+@pytest.mark.parametrize("command", COMMAND.findall(text("README.md") + text("docs/sandboxes.md")))
 def test_every_command_composes(command, tmp_path):
     (tmp_path / "checkpoint-1").symlink_to(PACKAGE / "benchmark" / "demo" / "adapter")
     check(command, tmp_path)

@@ -10,6 +10,7 @@ from rich.console import Console
 from swe_eval.report.comparison import Findings, find
 from swe_eval.report.results import Arm, Verdict, suspicions
 from swe_eval.report.tables import print_tables
+from swe_eval.report.words import verdict
 from swe_eval.statistics import Repeated
 
 
@@ -130,3 +131,40 @@ def test_the_best_of_three_is_measured_where_it_was_not_chosen():
 
 def test_no_best_is_named_while_one_arm_misses_more():
     assert found(arm("base", "U" * 50), arm("one", "R" * 50), arm("two", "I" * 2 + "R" * 48)).best is None
+
+
+def in_words(*arms: Arm) -> str:
+    said = verdict(found(*arms))
+    return " ".join([said.headline, *said.sentences])
+
+
+def test_a_newcomer_reads_how_sure_a_difference_is():
+    said = in_words(arm("base", "U" * 7), arm("demo", "R" * 5 + "U" * 2))
+    assert said.startswith("demo looks better than base, but this run is too small to rule out luck.")
+    assert "Of 7 tasks that both were scored on, demo resolved 5 and base resolved 0" in said
+    assert "luck alone would set them at least this far apart about once in 16 runs (exact p = 0.0625)" in said
+    assert "the true one is likely (95%) between +21.2 and +91.8 points" in said
+    assert "If the true difference is the one seen, about 10 such tasks are needed" in said
+
+
+def test_a_newcomer_reads_which_arm_is_better():
+    better, worse = arm("rl", "R" * 30 + "U" * 70), arm("base", "R" * 10 + "U" * 90)
+    assert in_words(worse, better).startswith("rl resolves more tasks than base, and luck does not explain it.")
+    assert in_words(better, worse).startswith("base resolves fewer tasks than rl, and luck does not explain it.")
+    assert verdict(found(worse, better)).tone == "better"
+
+
+def test_a_newcomer_is_told_no_verdict_where_there_is_none():
+    assert in_words(arm("base", "U" * 50), arm("rl", "I" * 2 + "R" * 48)).startswith(
+        "No verdict yet on rl against base"
+    )
+    assert in_words(arm("base", "I"), arm("rl", "R")).startswith("rl and base have no task in common")
+    assert in_words(arm("base", "RU" * 20), arm("rl", "UR" * 20)).startswith("rl and base resolve equally many tasks")
+    assert in_words(arm("base", "II")) == "Nothing is scored yet."
+
+
+def test_a_newcomer_reads_that_the_best_of_many_looks_better_than_it_is():
+    said = in_words(arm("base", "U" * 40), arm("one", "RU" * 20), arm("two", "U" * 40))
+    assert said.startswith("Of 2 arms, 1 resolves more tasks than base, beyond what luck explains.")
+    assert "Best is one. The best of several always looks better than it is" in said
+    assert "2 comparisons are made at once" in said

@@ -9,11 +9,12 @@ from swe_eval.command import conf_dir
 from swe_eval.errors import UserError
 from swe_eval.settings import PACKAGE, Settings, result_settings, settings_from
 
-OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in conf_dir().glob("*/*.yaml"))
+OPTIONS = sorted(f"{path.parent.relative_to(conf_dir())}={path.stem}" for path in conf_dir().glob("*/**/*.yaml"))
 NEEDED = {
     "lora=list": ["lora.adapters=[{name: a, path: /a}]"],
     "lora=ab": ["lora.baseline=/a", "lora.trained=/b"],
     "lora=checkpoints": ["lora.run=TMP"],
+    "experiment=checkpoints": ["lora.run=TMP"],
     "lora=adapter": ["lora.path=/a/step-9"],
     "lora=baseline": ["lora.path=/a"],
     "lora=trained": ["lora.path=/a"],

@@ -41,6 +41,12 @@ def find_checkpoints(run: Path) -> tuple[list[Checkpoint], list[str]]:
     return whole, skipped
 
 
+def step_of(folder: Path) -> int | None:
+    """The step in the name of an adapter's directory, or of one above it (``global_step_300/actor/lora_adapter``)."""
+    names = [folder.name, *(parent.name for parent in folder.parents)][:3]
+    return next((int(found[1]) for name in names if (found := _STEP.search(name))), None)
+
+
 def choose(
     checkpoints: Iterable[Checkpoint], every: int = 1, first: int | None = None, last: int | None = None
 ) -> list[Checkpoint]:

@@ -50,6 +50,12 @@ class Benchmark:
     instances: tuple[Instance, ...]
     fingerprint: str
 
+    @property
+    def difficulties(self) -> dict[str, str]:
+        """By instance_id, where the dataset has the column: see ``order.DIFFICULTIES``."""
+        rated = ((instance.instance_id, instance.row.get("difficulty")) for instance in self.instances)
+        return {instance_id: str(difficulty) for instance_id, difficulty in rated if difficulty}
+
 
 def load(settings: BenchmarkSettings) -> Benchmark:
     """Load and select.

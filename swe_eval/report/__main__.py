@@ -1,41 +1,86 @@
-"""``python -m swe_eval.report RUN``: its tables and results again; of several runs: every arm against the first."""
+"""``python -m swe_eval.report RUN...``: tables, page and results again; several runs compared; a sweep as one curve."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+import time
 from pathlib import Path
 
+from rich.console import Console
+
 from swe_eval import command
-from swe_eval.errors import UserError
-from swe_eval.report.report import Kept, compare_runs, conclude, read_run
+from swe_eval.errors import InUse, UserError
+from swe_eval.report import outputs
+from swe_eval.report.comparison import find
+from swe_eval.report.report import conclude, show, write_report
+from swe_eval.report.results import Seen
+from swe_eval.report.runs import Kept, Subject, subject_of
 
 
 def main() -> None:
     """Console entry point."""
-    folders = parser().parse_args().runs
-    sys.exit(command.exit_code(lambda: _report(folders)))
+    given = parser().parse_args()
+    sys.exit(command.exit_code(lambda: _do(given)))
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m swe_eval.report", description=__doc__)
-    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory: outputs/<name>")
+    made.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="outputs/<name>, or a sweep: multirun_outputs/<name>"
+    )
+    made.add_argument("--reference", metavar="ARM", help="compare with this arm (otherwise: base, or the first)")
+    made.add_argument("--out", type=Path, metavar="DIR", help="write the report there, not beside what it is about")
+    made.add_argument("--follow", type=float, metavar="SECONDS", help="make it again, so often, until nothing is owed")
+    outputs.add_arguments(made)
     return made
 
 
-def _report(folders: Sequence[Path]) -> int:
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise UserError("a run is given twice; name each once")
-    runs = [read_run(folder) for folder in folders]
-    owed = _again(*runs) if len(runs) == 1 else compare_runs(runs)
-    return command.FAILED if owed else command.OK
+def _do(given: argparse.Namespace) -> int:
+    if given.trajectories:
+        outputs.write_trajectories(given.runs)  # first: the report leads there
+    if given.export or given.serve:
+        return outputs.make(given)
+    return _follow(given) if given.follow else _report(given)
 
 
-def _again(kept: Kept) -> int:
-    with kept.run.claimed(kept.identity):  # it writes: not beside a run at work
-        return conclude(kept.run, kept.trials, kept.comparisons)
+def _report(given: argparse.Namespace) -> int:
+    subject = subject_of(given.runs, given.reference, given.out)
+    if subject.kind == "run" and not given.reference and not given.out:
+        return command.FAILED if _again(subject.runs[0], subject) else command.OK
+    return _show(subject)
+
+
+def _again(kept: Kept, subject: Subject) -> int:
+    """Everything anew, from the files; of a run at work nothing is written but the page."""
+    try:
+        with kept.run.claimed(kept.identity):
+            return conclude(kept.run, kept.trials, kept.comparisons)
+    except InUse:
+        Console().print("The run is at work; this is what there is so far.")
+        _show(subject)
+        return subject.owed
+
+
+def _show(subject: Subject, refresh: float | None = None) -> int:
+    findings = find(subject.arms, subject.comparisons)
+    write_report(subject, findings, refresh if subject.owed else None)
+    console = Console()
+    show(console, subject, findings)
+    console.print(f"The report is {subject.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    return command.FAILED if subject.owed else command.OK
+
+
+def _follow(given: argparse.Namespace) -> int:
+    if given.follow <= 0:
+        raise UserError(f"--follow {given.follow:g}: write seconds, such as 60")
+    seen: Seen = {}
+    while True:
+        subject = subject_of(given.runs, given.reference, given.out, seen)
+        if not _show(subject, given.follow):
+            return command.OK
+        time.sleep(given.follow)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Comparison:
     @cached_property
     def without(self) -> dict[str, float]:
         """By repository: the difference on all the others; empty if there are no others."""
-        return leave_one_out(self.differences, _repository)
+        return leave_one_out(self.differences, repository_of)
 
     @property
     def turned_by(self) -> list[str]:
@@ -178,6 +178,6 @@ def _as_json(found: Paired | Repeated) -> dict[str, Any]:
     }
 
 
-def _repository(instance_id: str) -> str:
+def repository_of(instance_id: str) -> str:
     """SWE-bench's names end with the number of the pull request: ``django__django-11099``."""
     return instance_id.rpartition("-")[0] or instance_id

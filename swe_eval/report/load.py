@@ -14,7 +14,7 @@ POINTS = 60
 
 def summary(path: Path) -> dict[str, Any]:
     """Mean and peak of every gauge, the counts' sums, the course of the agents; empty if there are no lines."""
-    lines = _lines(path)
+    lines = read_load(path)
     if not lines:
         return {}
     hits, queries = (sum(line[name] for line in lines) for name in ("prefix_hits", "prefix_queries"))
@@ -44,7 +44,8 @@ def _gauge(values: Sequence[float | None]) -> dict[str, float] | None:
     return {"mean": fmean(told), "peak": max(told)} if told else None
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def read_load(path: Path) -> list[dict[str, Any]]:
+    """The lines of the file; none if there is none, or it is damaged."""
     try:
         return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     except (OSError, ValueError):

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from swebench.harness.infra_failure import TIER_ENVIRONMENT, classify_logs
 
+from swe_eval.report.integrity import Flag, flags_of
 from swe_eval.run_dir import RunDir, Trial, read_json, write_json
 
 SCORED = ("resolved", "unresolved", "empty_patch")
 
 
-@dataclass(frozen=True)
+class Call(NamedTuple):
+    """One answer of the model."""
+
+    ended: float
+    """Seconds since 1970."""
+    seconds: float
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What is known of one trial."""
 
@@ -27,6 +38,8 @@ class Verdict:
     """How the rollout ended."""
     suspicious: Mapping[str, list[str]] = field(default_factory=dict)
     """Paths of the patch that can decide a verdict without a fix, by kind (see ``suspicious.py``)."""
+    flags: Sequence[Flag] = ()
+    """Where it looked for its answer, or its patch decides the verdict (see ``integrity.py``)."""
     rescued: bool = False
     """The patch was never submitted; the runner took it from the repository."""
     turns: int = 0
@@ -36,8 +49,8 @@ class Verdict:
     completion_tokens: int = 0
     seconds: float = 0.0
     """Of the rollout."""
-    call_seconds: Sequence[float] = ()
-    """Of each answer of the model."""
+    calls: Sequence[Call] = ()
+    """The model's answers of which the duration is known; none where the verdict is read from ``trials.jsonl``."""
 
     @property
     def is_scored(self) -> bool:
@@ -61,13 +74,38 @@ class Arm:
         return {key: verdict.outcome == "resolved" for key, verdict in self.verdicts.items() if verdict.is_scored}
 
 
-def collect(run: RunDir, trials: Iterable[Trial]) -> list[Arm]:
-    """Read the verdicts of these trials; the order of the arms is kept."""
+Seen: TypeAlias = dict[Path, tuple[tuple[int, ...], Verdict]]
+"""By a trial's report: the verdict, and when the files that it was read from were changed last."""
+
+
+def collect(run: RunDir, trials: Iterable[Trial], seen: Seen | None = None) -> list[Arm]:
+    """Read the verdicts of these trials; the order of the arms is kept.
+
+    Args:
+        run: where.
+        trials: of which.
+        seen: what was read before is not read again; what is read now is added. For who looks at a run at work.
+    """
     arms: dict[str, Arm] = {}
     for trial in trials:
         arm = arms.setdefault(trial.arm, Arm(trial.arm, trial.adapter))
-        arm.verdicts[trial.instance_id] = _verdict(run, trial)
+        arm.verdicts[trial.instance_id] = _verdict(run, trial) if seen is None else _remembered(run, trial, seen)
     return list(arms.values())
+
+
+def _remembered(run: RunDir, trial: Trial, seen: Seen) -> Verdict:
+    changed = tuple(map(_changed, (run.trajectory(trial), run.prediction(trial), run.report(trial))))
+    before = seen.get(run.report(trial))
+    if not before or before[0] != changed:
+        seen[run.report(trial)] = before = (changed, _verdict(run, trial))
+    return before[1]
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def write_results(run: RunDir, trials: Sequence[Trial], arms: Sequence[Arm]) -> None:
@@ -84,7 +122,7 @@ def totals(arms: Iterable[Arm]) -> dict[str, dict[str, float | None]]:
 
 def _totals(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
     kinds = ("turns", "prompt_tokens", "completion_tokens", "seconds")
-    calls = [seconds for verdict in verdicts for seconds in verdict.call_seconds]
+    calls = [call.seconds for verdict in verdicts for call in verdict.calls]
     told = [verdict for verdict in verdicts if verdict.cached_tokens is not None]
     cached, of = sum(v.cached_tokens or 0 for v in told), sum(v.prompt_tokens for v in told)
     return {
@@ -108,6 +146,16 @@ def rollout_seconds(arms: Sequence[Arm]) -> dict[str, float]:
 def suspicions(arms: Iterable[Arm]) -> dict[str, dict[str, Mapping[str, list[str]]]]:
     """By arm and instance; the official results have no place for them."""
     return {arm.name: {key: v.suspicious for key, v in arm.verdicts.items() if v.suspicious} for arm in arms}
+
+
+def flags_by_instance(arms: Iterable[Arm]) -> dict[str, list[str]]:
+    """The kinds of flags that the trials of an instance have, in any arm."""
+    found: dict[str, set[str]] = {}
+    for arm in arms:
+        for key, verdict in arm.verdicts.items():
+            if kinds := {*verdict.suspicious, *(flag["kind"] for flag in verdict.flags if flag["turn"])}:
+                found.setdefault(key, set()).update(kinds)
+    return {key: sorted(kinds) for key, kinds in found.items()}
 
 
 def swebench_report(run: RunDir, arm: Arm) -> dict[str, Any]:
@@ -143,6 +191,7 @@ def _verdict(run: RunDir, trial: Trial) -> Verdict:
         outcome=report.get("outcome", "infra"),
         error=report.get("error"),
         suspicious=report.get("suspicious", {}),
+        flags=flags_of(trial.instance_id, {"info": info, "messages": messages}, report.get("suspicious", {})),
         exit_status=info.get("exit_status", ""),
         rescued=info.get("submission_source") == "rescued",
         turns=info.get("model_stats", {}).get("api_calls", 0),
@@ -150,8 +199,13 @@ def _verdict(run: RunDir, trial: Trial) -> Verdict:
         cached_tokens=sum(told) if told else None,
         completion_tokens=sum(usage.get("completion_tokens", 0) for usage in usages),
         seconds=info.get("seconds", 0.0),
-        call_seconds=[extra["seconds"] for extra in extras if "seconds" in extra],
+        calls=[_call(extra) for extra in extras if "seconds" in extra],
     )
+
+
+def _call(extra: Mapping[str, Any]) -> Call:
+    usage = extra["response"].get("usage") or {}
+    return Call(extra.get("timestamp", 0.0), extra["seconds"], usage.get("completion_tokens", 0))
 
 
 def _trajectory(run: RunDir, trial: Trial) -> tuple[dict[str, Any], list[dict[str, Any]]]:

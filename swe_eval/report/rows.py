@@ -68,7 +68,7 @@ class Row:
         found = {key: [tried for tried in tries if tried is not None] for key, tries in self.tries().items()}
         return {key: tries for key, tries in found.items() if tries}
 
-    @property
+    @cached_property
     def rates(self) -> dict[str, float]:
         """By instance: the fraction of the scored samples that is resolved."""
         return {key: fmean(tries) for key, tries in self.scored.items()}

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from swe_eval.report.clean import clean_lines, looked_lines
 from swe_eval.report.comparison import Best, Comparison, Findings
 from swe_eval.report.load import load_line
 from swe_eval.report.results import Arm, Verdict
@@ -34,15 +35,26 @@ def print_tables(console: Console, findings: Findings) -> None:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if findings.comparisons:
         console.print(_comparison_table(findings.comparisons))
-    for line in chain(chain.from_iterable(map(_below, findings.comparisons)), _best(findings.best)):
+    for line in chain(chain.from_iterable(map(below_lines, findings.comparisons)), _best(findings.best)):
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    if owed := sum(row.count("infra") for row in findings.rows):
+
+
+def print_sweep(console: Console, findings: Findings) -> None:
+    """Print a line for each arm, against the first, and which is best."""
+    console.print(_sweep_table(findings))
+    for line in _best(findings.best):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_owed(console: Console, rows: Sequence[Row]) -> None:
+    """Print how many trials have no verdict, if some have none."""
+    if owed := sum(row.count("infra") for row in rows):
         console.print(f"{owed} without a verdict (infra): never scored, owed; the same command runs them again.")
 
 
 def print_proof(console: Console, proof: Mapping[str, Any]) -> None:
     """Print what ``run.json`` has of the proof that the arms are what they are called."""
-    for line in _proof(proof) if proof else ():
+    for line in proof_lines(proof) if proof else ():
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -79,7 +91,8 @@ def _beside(row: Row) -> Iterator[str]:
     if exits := _exits(row.verdicts):
         yield f"{row.name} ended with {exits}"
     for arm in row.arms:
-        yield from _suspicious(arm)
+        yield from flag_lines(arm)
+    yield from clean_lines(row)
 
 
 def _exits(verdicts: Sequence[Verdict]) -> str:
@@ -89,16 +102,19 @@ def _exits(verdicts: Sequence[Verdict]) -> str:
     return listed + (f" ({rescued} unsubmitted patch{'es' * (rescued > 1)} rescued)" if rescued else "")
 
 
-def _suspicious(arm: Arm) -> Iterator[str]:
+def flag_lines(arm: Arm) -> Iterator[str]:
+    """A line for each kind of flag."""
     for kind in sorted({kind for verdict in arm.verdicts.values() for kind in verdict.suspicious}):
         ids = sorted(key for key, verdict in arm.verdicts.items() if kind in verdict.suspicious)
         resolved = sum(arm.verdicts[key].outcome == "resolved" for key in ids)
         patches = f"{len(ids)} patch{'es touch' if len(ids) > 1 else ' touches'} {kind}"
         shown = f"{', '.join(ids[:SHOWN])}{', ...' * (len(ids) > SHOWN)}"
         yield f"{arm.name}: {patches} ({resolved} resolved): {shown}"
+    yield from looked_lines(arm)
 
 
-def _proof(proof: Mapping[str, Any]) -> Iterator[str]:
+def proof_lines(proof: Mapping[str, Any]) -> Iterator[str]:
+    """What the proof in ``run.json`` says."""
     off = proof["off_reference"] or {}
     if not proof["distances"] and not off:
         yield "the server has no second model to tell this one from; lora.proof=reference holds it against transformers"
@@ -123,6 +139,22 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
     return table
 
 
+def _sweep_table(findings: Findings) -> Table:
+    reference = findings.rows[0].name
+    against = [f"- {escape(reference)} \\[95%]", "p", "Holm p"] if findings.comparisons else []
+    table = Table("arm", "resolved \\[95%]", *against, "infra", "Mtok", "h", box=SIMPLE, collapse_padding=True)
+    compared = {comparison.b: comparison for comparison in findings.comparisons}
+    for row in findings.rows:
+        found = compared.get(row.name)
+        ps = [_p(found, found.paired.p_value), _p(found, found.p_holm)] if found else ["", ""]
+        figures = [_headline(found) if found else "", *ps] if against else []
+        tokens = sum(verdict.prompt_tokens + verdict.completion_tokens for verdict in row.verdicts)
+        hours = sum(verdict.seconds for verdict in row.verdicts) / 3600
+        ours = [str(row.count("infra")), f"{tokens / 1e6:.1f}", f"{hours:.1f}"]
+        table.add_row(row.name, escape(_mean(row.rate)), *map(escape, figures), *ours)
+    return table
+
+
 def _headline(comparison: Comparison) -> str:
     return "-" if not comparison.paired.n or comparison.is_refused else _difference(comparison.paired)
 
@@ -136,7 +168,8 @@ def _p(comparison: Comparison, value: float) -> str:
     return "-" if comparison.is_refused else f"{value:.3g}"
 
 
-def _below(comparison: Comparison) -> Iterator[str]:
+def below_lines(comparison: Comparison) -> Iterator[str]:
+    """What a comparison can bear."""
     found, name = comparison.paired, f"{comparison.a} vs {comparison.b}"
     if comparison.is_refused:
         uneven = f"{100 * comparison.uneven:.1f} points"

@@ -18,6 +18,10 @@ KEEP = 8 << 20
 """Bytes kept of the head of an output, and as many of its tail."""
 CAP = 256 << 20
 """Bytes after which a command is killed. (``yes`` took 15 GB of the stock runner in 5 s, and then the machine.)"""
+TOLD = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+"""Exit codes of a command that a signal ended which SLURM, or a terminal, may have sent to this process, too."""
+A_MOMENT = 0.5
+"""Seconds by which it has noticed: until then nobody believes such a command (see ``Stages``)."""
 LONG = 32_000
 """Characters of a command that may be too many for an argument (the kernel takes 131,071 bytes)."""
 
@@ -53,8 +57,10 @@ def capture(
         kill_group(process)
         assert process.stdout
         process.stdout.close()
-    code = process.returncode
-    return Completed(output, code if code >= 0 else 128 - code, timed_out)  # as a shell says it
+    code = process.returncode if process.returncode >= 0 else 128 - process.returncode  # as a shell says it
+    if code in TOLD:
+        time.sleep(A_MOMENT)
+    return Completed(output, code, timed_out)
 
 
 def argument(command: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
+from swe_eval.cluster.walltime import Walltime
 from swe_eval.run_dir import Trial
 from swe_eval.scheduling.gate import Gate, Turns
 
@@ -13,8 +15,8 @@ from swe_eval.scheduling.gate import Gate, Turns
 class Schedule:
     """Two pools: a trial that was rolled out goes to the graders at once, while others still roll."""
 
-    def __init__(self, gate: Gate, grade_workers: int) -> None:
-        self._gate = gate
+    def __init__(self, gate: Gate, grade_workers: int, walltime: Walltime | None = None) -> None:
+        self._gate, self._walltime = gate, walltime or Walltime()
         self._rollers = ThreadPoolExecutor(gate.agents, thread_name_prefix="rollout")
         self._graders = ThreadPoolExecutor(grade_workers, thread_name_prefix="grading")
         self._stopping = threading.Event()
@@ -32,7 +34,7 @@ class Schedule:
         grade: Callable[[Trial], None],
         on_interrupt: Callable[[], None],
     ) -> None:
-        """Do all of it, in the given order as far as several at once have one.
+        """Do all of it that there is time for, in the given order as far as several at once have one.
 
         Args:
             roll_out: begins each turn by the leave of ``Turns``; returns whether the trial can be graded now.
@@ -46,15 +48,27 @@ class Schedule:
         def roll_out_then_grade(trial: Trial) -> None:
             turns = self._gate.turns(trial)
             try:
-                is_gradable = turns.begin() and roll_out(trial, turns)
+                may_begin = turns.begin() and self._walltime.allows_another()
+                began = time.monotonic()
+                is_gradable = may_begin and roll_out(trial, turns)
             finally:
                 self._gate.leave(trial)
             if is_gradable:
-                self._graders.submit(self._guarded, grade, trial)
+                self._graders.submit(self._guarded, grade_begun, trial, began)
+            elif may_begin:
+                self._walltime.took(time.monotonic() - began)
+
+        def grade_begun(trial: Trial, began: float) -> None:
+            grade(trial)
+            self._walltime.took(time.monotonic() - began)
+
+        def grade_alone(trial: Trial) -> None:
+            if self._walltime.allows_another():
+                grade(trial)
 
         self._gate.expect(to_roll_out)
         for trial in to_grade:
-            self._graders.submit(self._guarded, grade, trial)
+            self._graders.submit(self._guarded, grade_alone, trial)
         rolling = [self._rollers.submit(self._guarded, roll_out_then_grade, trial) for trial in to_roll_out]
         try:
             wait(rolling)
@@ -69,11 +83,11 @@ class Schedule:
         if self._failure:
             raise self._failure
 
-    def _guarded(self, stage: Callable[[Trial], object], trial: Trial) -> None:
+    def _guarded(self, stage: Callable[..., object], *arguments: object) -> None:
         if self.is_stopping():
             return
         try:
-            stage(trial)
+            stage(*arguments)
         except BaseException as error:  # raised again by run(), in the main thread
             self._failure = self._failure or error
             self._stop()

@@ -3,7 +3,7 @@
 from swe_eval.statistics.family import benjamini_hochberg, holm, leave_one_out, select
 from swe_eval.statistics.interval import Interval, over_instances, wilson
 from swe_eval.statistics.paired import Paired
-from swe_eval.statistics.power import ALPHA, MOST, POWER, detectable, needed
+from swe_eval.statistics.power import ALPHA, MOST, POWER, detectable, needed, power
 from swe_eval.statistics.repeated import Repeated, pass_at, pass_hat
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "over_instances",
     "pass_at",
     "pass_hat",
+    "power",
     "select",
     "wilson",
 ]

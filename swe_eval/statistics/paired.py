@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import sqrt
 
 import numpy as np
@@ -42,7 +43,7 @@ class Paired:
         """Resolved rate of B less that of A, in [-1, 1]; 0 without pairs."""
         return (self.only_b - self.only_a) / self.n if self.n else 0.0
 
-    @property
+    @cached_property
     def interval(self) -> Interval:
         """95% interval of the difference: square-and-add of Wilson intervals with the pairs' correlation.
 
@@ -63,7 +64,7 @@ class Paired:
         margins = np.prod([count * (self.n - count) for count in resolved], dtype=float)
         return float(corrected / sqrt(margins)) if margins else 0.0
 
-    @property
+    @cached_property
     def detectable(self) -> float | None:
         """The difference that this many pairs, disagreeing this often, would have shown; see ``detectable``."""
         return detectable(self.n, (self.only_a + self.only_b) / self.n) if self.n else None
@@ -72,7 +73,7 @@ class Paired:
         """Pairs, disagreeing this often, that would show ``difference``; see ``needed``."""
         return needed(difference, (self.only_a + self.only_b) / self.n) if self.n else None
 
-    @property
+    @cached_property
     def p_value(self) -> float:
         """Exact two-sided McNemar test (McNemar 1947): a fair coin on the pairs in which the arms disagree."""
         discordant = self.only_a + self.only_b

@@ -27,9 +27,9 @@ def detectable(n: int, discordance: float) -> float | None:
     Returns:
         A difference of rates in (0, discordance]; None if even the largest possible one would mostly be missed.
     """
-    if not discordance or _power(n, discordance, discordance) < POWER:
+    if not discordance or power(n, discordance, discordance) < POWER:
         return None
-    return float(brentq(lambda difference: _power(n, discordance, difference) - POWER, 0.0, discordance, xtol=1e-5))
+    return float(brentq(lambda difference: power(n, discordance, difference) - POWER, 0.0, discordance, xtol=1e-5))
 
 
 def needed(difference: float, discordance: float) -> int | None:
@@ -43,11 +43,12 @@ def needed(difference: float, discordance: float) -> int | None:
     """
     if not difference:
         return None
-    found = bisect_left(range(MOST + 1), True, key=lambda n: _power(n, discordance, abs(difference)) >= POWER)
+    found = bisect_left(range(MOST + 1), True, key=lambda n: power(n, discordance, abs(difference)) >= POWER)
     return found if found <= MOST else None
 
 
-def _power(n: int, discordance: float, difference: float) -> float:
+def power(n: int, discordance: float, difference: float) -> float:
+    """How often the exact McNemar test at ``ALPHA`` finds a true difference, in [0, 1]; arguments as above."""
     fewest, most = binom.interval(1 - 1e-12, n, discordance)  # beyond, no outcome changes a digit that matters
     disagreeing = np.arange(fewest, most + 1)
     # few enough wins of one arm that the test rejects: the largest k with 2 P(X <= k) <= ALPHA, or -1

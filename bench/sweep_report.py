@@ -1,0 +1,118 @@
+"""``python -m bench.sweep_report``: the report of a sweep of 200 checkpoints on 500 instances of made results.
+
+Every run directory has the files that a concluded run leaves: trajectories (three turns; real ones are longer, and are
+not read), predictions, verdicts, ``run.json`` and the table of its trials. ``python -m swe_eval.report`` is then run on
+the sweep, as a process of its own:
+
+- ``seconds``: from its start to its end, with every import, ``comparison.json``, ``report.html``, ``report.md`` and the
+  curve; the median of three.
+- ``rss_mb``: the most memory that it had.
+- ``from_files_seconds``, ``from_files_rss_mb``: the same where no run has its table, as while all of them are at work
+  or were made by an older version; every file of every trial is read, once.
+- ``page_mb``: the size of ``report.html``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from bench.made import instance_ids, make_run
+from swe_eval.report.results import collect
+from swe_eval.report.runs import read_run
+from swe_eval.report.trials import CONCLUDED, trials_jsonl, write_trials
+from swe_eval.run_dir import RunDir, read_json, write_json
+
+CHECKPOINTS, INSTANCES, ROUNDS = 200, 500, 3
+STEP = 50
+"""Of training, between two checkpoints."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """By one process."""
+
+    seconds: float
+    rss_mb: float
+
+
+def make_sweep(folder: Path, checkpoints: int, instances: int) -> list[RunDir]:
+    """A run directory for the base model and for each checkpoint, which get better and level off."""
+    arms = {"base": 0.2} | {f"grpo-{STEP * at}": 0.2 + 0.12 * at / (at + 40) for at in range(1, checkpoints + 1)}
+    ids = instance_ids(instances)
+    with ProcessPoolExecutor() as pool:
+        made = [pool.submit(_make, folder / name, name, rate, ids) for name, rate in arms.items()]
+        return [RunDir(each.result()) for each in made]
+
+
+def _make(folder: Path, name: str, rate: float, ids: Sequence[str]) -> Path:
+    run = make_run(folder, {name: rate}, ids)
+    kept = read_run(folder)
+    write_trials(run, collect(run, kept.trials))
+    record = read_json(run.run_json)
+    write_json(run.run_json, record | {CONCLUDED: len(record["invocations"])})
+    return folder
+
+
+def report(sweep: Path) -> Spent:
+    """Make the report."""
+    began = time.perf_counter()
+    process = os.posix_spawn(
+        sys.executable, [sys.executable, "-m", "swe_eval.report", str(sweep)], os.environ, file_actions=_silent()
+    )
+    _, status, usage = os.wait4(process, 0)
+    seconds = time.perf_counter() - began
+    if os.waitstatus_to_exitcode(status) not in (0, 1):  # 1: a few trials are owed
+        raise RuntimeError(f"swe_eval.report ended with {os.waitstatus_to_exitcode(status)}")
+    return Spent(seconds, usage.ru_maxrss / 1024)
+
+
+def _silent() -> list[tuple[int, int, str, int, int]]:
+    return [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.sweep_report")
+    parser.add_argument("--quick", action="store_true", help="three checkpoints of ten instances: whether it runs")
+    is_quick = parser.parse_args().quick
+    checkpoints, instances = (3, 10) if is_quick else (CHECKPOINTS, INSTANCES)
+    machine = f"{checkpoints} checkpoints and the base model, {instances} instances, {os.cpu_count()} cores, load "
+    machine += f"{os.getloadavg()[0]:.1f} at the start"
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = Path(folder) / "sweep"
+        runs = make_sweep(sweep, checkpoints, instances)
+        told = [report(sweep) for _ in range(1 if is_quick else ROUNDS)]
+        page_mb = (sweep / "report.html").stat().st_size / 1e6
+        for run in runs:
+            trials_jsonl(run).unlink()
+        read = report(sweep)
+    table = Table("", "seconds", "memory, MB", box=SIMPLE)
+    table.add_row("report", f"{median(each.seconds for each in told):.1f}", f"{max(each.rss_mb for each in told):.0f}")
+    table.add_row("  without the tables of trials", f"{read.seconds:.1f}", f"{read.rss_mb:.0f}")
+    Console().print(table, machine)
+    figures = {
+        "seconds": median(each.seconds for each in told),
+        "rss_mb": max(each.rss_mb for each in told),
+        "from_files_seconds": read.seconds,
+        "from_files_rss_mb": read.rss_mb,
+        "page_mb": page_mb,
+    }
+    print(json.dumps({name: float(f"{figure:.4g}") for name, figure in figures.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""How long ``--trajectories`` and ``--serve`` take on 500 instances x 2 arms with trajectories as large as real ones.
+
+python -m bench.trajectories [--instances N] [--turns N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from bench.made import instance_ids, make_run
+from swe_eval.report.runs import read_run
+from swe_eval.report.trajectories.data import Shown
+from swe_eval.report.trajectories.server import make_server
+from swe_eval.run_dir import RunDir, Trial, read_json
+
+LOOKS = (
+    "grep -rn 'def resolve' --include=*.py . | head -40",
+    "sed -n '120,220p' package/core/query.py",
+    "git log --oneline -5",
+    "python -m pytest -q tests/test_query.py 2>&1 | tail -30",
+    "cat > reproduce.py <<'EOF'\nfrom package.core import query\n\nprint(query.resolve('a'))\nEOF\npython reproduce.py",
+    "git diff",
+)
+"""What agents do, turn after turn."""
+
+
+def fill(run: RunDir, trials: list[Trial], turns: int, characters: int) -> None:
+    """Give the trajectories of a made run thoughts, commands and outputs; the first turns are the same in every arm."""
+    for trial in trials:
+        data = read_json(run.trajectory(trial))
+        data["messages"] = _messages(trial, turns, characters)
+        data["info"]["model_stats"] = {"api_calls": turns}
+        run.trajectory(trial).write_text(json.dumps(data, indent=1))
+
+
+def _messages(trial: Trial, turns: int, characters: int) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = [
+        {"role": "system", "content": "You fix bugs."},
+        {"role": "user", "content": "The issue."},
+    ]
+    same = random.Random(trial.instance_id).randrange(1, max(2, turns // 3))
+    for turn in range(turns):
+        drawn = random.Random(repr((trial.instance_id, turn, turn >= same and trial.adapter)))
+        command = f"cd /testbed && {drawn.choice(LOOKS)}"
+        thought = f"Turn {turn + 1}: I look at what {drawn.choice(('resolve', 'query', 'the test'))} does."
+        output = _output(drawn, characters)
+        usage = {"prompt_tokens": 3_000 + 900 * turn, "completion_tokens": 120}
+        extra = {"actions": [{"command": command}], "response": {"usage": usage, "choices": []}, "seconds": 2.5}
+        made += [
+            {"role": "assistant", "content": thought, "extra": extra},
+            {
+                "role": "user",
+                "content": output,
+                "extra": {"raw_output": output, "returncode": int(drawn.random() < 0.1)},
+            },
+        ]
+    return made
+
+
+def _output(drawn: random.Random, characters: int) -> str:
+    lines = drawn.randrange(1, max(2, characters // 30))
+    return "".join(f"package/core/query.py:{drawn.randrange(999)}: value = {drawn.random()}\n" for _ in range(lines))
+
+
+def main() -> None:
+    """Console entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--instances", type=int, default=500)
+    parser.add_argument("--turns", type=int, default=50)
+    parser.add_argument("--characters", type=int, default=6_000, help="of an output, at most")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(Path(folder) / "run", {"base": 0.3, "rl": 0.35}, instance_ids(given.instances))
+        kept = read_run(run.root)
+        fill(run, list(kept.trials), given.turns, given.characters)
+        size = sum(path.stat().st_size for path in run.root.rglob("*.traj.json"))
+        print(f"{given.instances} instances x 2 arms x {given.turns} turns: {size / 1e6:.0f} MB of trajectories")
+        _write(run)
+        _serve(run, kept)
+
+
+def _write(run: RunDir) -> None:
+    (run.root / "config.yaml").write_text("{}")
+    started = time.monotonic()
+    command = [sys.executable, "-m", "swe_eval.report", str(run.root), "--trajectories"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.monotonic() - started
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    data = [path.stat().st_size for path in (run.root / "trajectories.data").iterdir()]
+    print(
+        f"--trajectories: {seconds:.1f} s, peak {peak:.0f} MB; {sum(data) / 1e6:.0f} MB of data, "
+        f"{sum(data) / len(data) / 1e3:.0f} kB an instance"
+    )
+
+
+def _serve(run: RunDir, kept: Any) -> None:
+    with make_server(Shown(run, kept.trials, kept.comparisons)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{server.server_port}/trajectories.data/"
+        some = kept.trials[0].instance_id
+        for what, name in (("the first list", "index"), ("an instance", some), ("the list again", "index")):
+            started = time.monotonic()
+            with urllib.request.urlopen(f"{base}{name}.js") as answer:
+                answer.read()
+            print(f"--serve: {what} after {time.monotonic() - started:.2f} s")
+        server.shutdown()
+
+
+if __name__ == "__main__":
+    main()

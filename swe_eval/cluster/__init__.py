@@ -1,0 +1,1 @@
+"""Sweeps on a cluster: SLURM's launcher, the time that a job has, what a sweep leaves."""

@@ -1,0 +1,77 @@
+"""The clean score: the official one without what a flag can explain. It stands beside the official, never instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from swe_eval.report.integrity import MEANING, Flag, contamination
+from swe_eval.report.results import Arm, Verdict
+from swe_eval.report.rows import Row
+
+SHOWN = 3
+"""Instances that a line names."""
+
+
+def is_clean(verdict: Verdict) -> bool:
+    """Whether no flag of it can have shown the fix or decided the verdict."""
+    return not any(flag["is_disqualifying"] for flag in verdict.flags)
+
+
+def cleaned(row: Row) -> Row:
+    """The row with what is resolved and not clean counted as unresolved."""
+    return Row(row.name, [replace(arm, verdicts=_cleaned(arm)) for arm in row.arms])
+
+
+def looked_lines(arm: Arm) -> Iterator[str]:
+    """A line for each kind of flag that its trajectories have."""
+    for kind, meaning in MEANING.items():
+        ids = sorted(key for key, verdict in arm.verdicts.items() if any(_is(flag, kind) for flag in verdict.flags))
+        if ids:
+            resolved = sum(arm.verdicts[key].outcome == "resolved" for key in ids)
+            shown = f"{', '.join(ids[:SHOWN])}{', ...' * (len(ids) > SHOWN)}"
+            yield f"{arm.name}: {len(ids)} {meaning} ({resolved} resolved): {shown}"
+
+
+def clean_lines(row: Row) -> Iterator[str]:
+    """The clean score, where it differs from the official one."""
+    clean = cleaned(row)
+    if left := row.count("resolved") - clean.count("resolved"):
+        ends = f"[{100 * clean.rate.interval.low:.1f}, {100 * clean.rate.interval.high:.1f}]"
+        yield f"{row.name}: clean {clean.rate.mean or 0:.1%} {ends}, without {left} resolved that a flag can explain"
+
+
+def integrity(rows: Iterable[Row], record: Mapping[str, Any]) -> dict[str, Any]:
+    """For ``run.json``: the official and the clean score of every adapter, every flag, and what is known beside.
+
+    Args:
+        record: what is in ``run.json`` so far.
+    """
+    return {
+        "contamination": contamination(record),
+        "adapters": {
+            row.name: {
+                "raw": row.rate.as_json(),
+                "clean": cleaned(row).rate.as_json(),
+                "flags": {arm.name: _flagged(arm) for arm in row.arms},
+            }
+            for row in rows
+        },
+    }
+
+
+def _cleaned(arm: Arm) -> dict[str, Verdict]:
+    return {
+        key: verdict if is_clean(verdict) or verdict.outcome != "resolved" else replace(verdict, outcome="unresolved")
+        for key, verdict in arm.verdicts.items()
+    }
+
+
+def _is(flag: Flag, kind: str) -> bool:
+    """Of a trajectory; what a patch touches the tables name by its files."""
+    return flag["kind"] == kind and flag["turn"] is not None
+
+
+def _flagged(arm: Arm) -> dict[str, list[Any]]:
+    return {key: list(verdict.flags) for key, verdict in sorted(arm.verdicts.items()) if verdict.flags}

@@ -1,0 +1,77 @@
+"""A sweep's curve as files for slides and papers: ``curve.svg`` and ``curve.png``, by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import cycle
+from typing import Any
+
+from swe_eval.report.comparison import Findings
+from swe_eval.report.rows import Row
+from swe_eval.report.runs import Subject, step_of
+from swe_eval.run_dir import write_bytes
+
+DPI = 160
+COLOURS = ("#0b6bcb", "#c2410c", "#6d28d9", "#047857")
+"""Of the training runs; told apart by the colour-blind too, in this order."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The checkpoints of one training run, by step."""
+
+    name: str
+    points: Sequence[tuple[int, Row]]
+
+
+def curves(findings: Findings) -> list[Curve]:
+    """A curve for each training run of which two checkpoints are scored, as the arms' names tell them."""
+    found: dict[str, list[tuple[int, Row]]] = {}
+    for row in findings.rows:
+        if row.rate.n and (at := step_of(row.name)):
+            found.setdefault(at[0], []).append((at[1], row))
+    ordered = {name: sorted(points, key=lambda point: point[0]) for name, points in found.items()}
+    return [Curve(name, points) for name, points in ordered.items() if len(points) > 1]
+
+
+def reference_of(findings: Findings) -> Row | None:
+    """The arm that the curves are compared with, if it is scored and no point of them."""
+    first = findings.rows[0]
+    is_point = any(first is row for curve in curves(findings) for _, row in curve.points)
+    return first if first.rate.n and not is_point else None
+
+
+def write_curve(subject: Subject, findings: Findings) -> None:
+    """Write both files, if there is a curve."""
+    if not (drawn := curves(findings)):
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for curve, colour in zip(drawn, cycle(COLOURS), strict=False):
+        _draw(axes, curve, colour)
+    if reference := reference_of(findings):
+        level = 100 * (reference.rate.mean or 0)
+        axes.axhline(level, color="#555555", linestyle="--", linewidth=1.2, label=reference.name)
+    axes.set(xlabel="training step", ylabel="resolved, % of the tasks")
+    axes.set_title(f"{subject.title}: resolved by checkpoint, pointwise 95% band", fontsize=11, loc="left")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    for kind in ("svg", "png"):
+        with BytesIO() as file:
+            figure.savefig(file, format=kind, dpi=DPI)
+            write_bytes(subject.folder / f"curve.{kind}", file.getvalue())
+
+
+def _draw(axes: Any, curve: Curve, colour: str) -> None:
+    steps = [step for step, _ in curve.points]
+    rates = [row.rate for _, row in curve.points]
+    lows, highs = [100 * rate.interval.low for rate in rates], [100 * rate.interval.high for rate in rates]
+    axes.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(steps, [100 * (rate.mean or 0) for rate in rates], "o-", color=colour, markersize=4, label=curve.name)

@@ -1,0 +1,53 @@
+"""What it takes to make the numbers again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from swe_eval.report.runs import BARE, Kept, Subject
+from swe_eval.run_dir import ARM
+
+FEW = 6
+"""Runs that still have a card each."""
+
+
+def card(subject: Subject) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What it takes to make this again, run by run: headings, each with names and values."""
+    shown = subject.runs if len(subject.runs) <= FEW else [subject.runs[0], subject.runs[-1]]
+    return [(kept.run.root.name, list(_facts(kept))) for kept in shown]
+
+
+def _facts(kept: Kept) -> Iterator[tuple[str, str]]:
+    calls, identity = kept.record.get("invocations", []), kept.identity
+    last: Mapping[str, Any] = calls[-1] if calls else {}
+    if last:
+        yield "Command", command_of(last["command"])
+        yield "Commit", f"{last['commit'] or 'not from a checkout'}, swe_eval {last['swe_eval']}"
+        yield "Began, went on", f"{calls[0]['started']}, {len(calls)} call{'s' * (len(calls) > 1)}"
+        gpus = ", ".join(last["gpus"]) or "no GPU"
+        yield "Machine", f"{last['host']}, {last['cpus']} cores, {gpus}, {last['platform']}"
+        packages = {"python": last["python"], **last["packages"]}
+        yield "Packages", ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+    yield "Dataset", f"{identity.get('benchmark.name')}, fingerprint {identity.get('benchmark.fingerprint')}"
+    if "model.base_model" in identity:
+        yield "Base model", f"{identity['model.base_model']}, {identity.get('model.dtype')}"
+    for key, digest in identity.items():
+        if key.startswith(ARM):
+            yield f"Arm {key.removeprefix(ARM)}", "base model, no adapter" if digest == BARE else str(digest)
+    if images := kept.record.get("images"):
+        yield "Images", f"{len(images)}, their digests are in run.json"
+
+
+def settings(kept: Kept) -> list[tuple[str, str]]:
+    """Everything that the numbers depend on."""
+    return [(key, str(value)) for key, value in kept.identity.items() if not key.startswith(ARM)]
+
+
+def command_of(argv: Sequence[str]) -> str:
+    """What was typed."""
+    door = Path(argv[0]).stem if argv else ""
+    module = "swe_eval" if door in ("__main__", "swe-eval") else f"swe_eval.{door}"
+    return shlex.join(["python", "-m", module, *argv[1:]])

@@ -1,0 +1,150 @@
+"""How trials ended, and what they took of turns, tokens, time and the server."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+from typing import Any
+
+from markupsafe import Markup
+
+from swe_eval.report.load import load_line, read_load
+from swe_eval.report.page import svg
+from swe_eval.report.page.svg import Axis, Series
+from swe_eval.report.results import Verdict
+from swe_eval.report.rows import Row
+from swe_eval.report.runs import Kept, Subject
+
+OUTCOMES = {"resolved": "resolved", "unresolved": "unresolved", "empty_patch": "empty patch", "infra": "infra"}
+"""With what they are called."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the trials of an arm ended."""
+
+    name: str
+    counts: Mapping[str, int]
+    bar: Markup
+    exits: Sequence[tuple[str, int]]
+    rescued: int
+
+
+def ended(rows: Iterable[Row]) -> list[Ended]:
+    """Of each arm: its outcomes and exit statuses."""
+    return [_ended(row) for row in rows]
+
+
+def _ended(row: Row) -> Ended:
+    verdicts = row.verdicts
+    counts = {outcome: row.count(outcome) for outcome in OUTCOMES}
+    exits = Counter(verdict.exit_status for verdict in verdicts if verdict.exit_status).most_common()
+    rescued = sum(verdict.rescued for verdict in verdicts)
+    return Ended(row.name, counts, svg.stacked(list(counts.items())), exits, rescued)
+
+
+def ending_sentences(rows: Sequence[Row]) -> Iterator[str]:
+    """Where two arms end differently: the exit status whose share differs most."""
+    if len(rows) != 2 or not all(row.verdicts for row in rows):
+        return
+    a, b = ({status: count / len(row.verdicts) for status, count in _ended(row).exits} for row in rows)
+    apart = {status: b.get(status, 0) - a.get(status, 0) for status in sorted({*a, *b})}
+    if not apart or abs(apart[status := max(apart, key=lambda status: abs(apart[status]))]) < 0.1:
+        return
+    yield (
+        f"{status} ended {a.get(status, 0):.0%} of the rollouts of {rows[0].name} and {b.get(status, 0):.0%} "
+        f"of those of {rows[1].name}."
+    )
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What the rollouts of an arm took."""
+
+    name: str
+    cells: Sequence[str]
+    turns: Markup
+
+
+EFFORT = ("turns", "prompt tokens", "cached", "written tokens", "seconds", "90th percentile")
+"""Medians of a rollout, but for the cached part of all prompts, and the seconds that one rollout in ten exceeds."""
+
+
+def effort(rows: Iterable[Row]) -> tuple[list[Effort], Axis] | None:
+    """Of each arm with rollouts of which something is known; None if of none is."""
+    known = [(row, found) for row in rows if (found := [verdict for verdict in row.verdicts if verdict.turns])]
+    if not known:
+        return None
+    axis = Axis.over([0, *(verdict.turns for _, found in known for verdict in found)])
+    return [_effort(row.name, found, axis) for row, found in known], axis
+
+
+def _effort(name: str, verdicts: Sequence[Verdict], axis: Axis) -> Effort:
+    told = [verdict for verdict in verdicts if verdict.cached_tokens is not None]
+    of = sum(verdict.prompt_tokens for verdict in told)
+    seconds = [verdict.seconds for verdict in verdicts]
+    cells = [
+        f"{median(verdict.turns for verdict in verdicts):g}",
+        f"{median(verdict.prompt_tokens for verdict in verdicts):,.0f}",
+        f"{sum(verdict.cached_tokens or 0 for verdict in told) / of:.0%}" if of else "-",
+        f"{median(verdict.completion_tokens for verdict in verdicts):,.0f}",
+        f"{median(seconds):,.1f}",
+        f"{quantiles(seconds, n=10)[-1]:,.1f}" if len(seconds) > 1 else "-",
+    ]
+    return Effort(name, cells, svg.histogram([verdict.turns for verdict in verdicts], axis))
+
+
+@dataclass(frozen=True)
+class Server:
+    """How the model server was used in one run."""
+
+    run: str
+    sentences: Sequence[str]
+    speed: Markup | None
+    load: Markup | None
+
+
+def servers(subject: Subject) -> list[Server]:
+    """Of each run that knows; of a sweep's runs there are too many."""
+    found = [_server(kept) for kept in subject.runs] if subject.kind != "sweep" else []
+    return [server for server in found if server.sentences]
+
+
+def _server(kept: Kept) -> Server:
+    load, speed = kept.record.get("load") or {}, kept.record.get("throughput") or {}
+    said = []
+    if speed:
+        part = speed["mean"] / speed["best"] if speed["best"] else 0
+        said.append(
+            f"The model wrote {speed['mean']:,.0f} tokens per second over {_took(speed['seconds'])}, and "
+            f"{speed['best']:,.0f} in its best stretch: on the whole {part:.0%} of the speed that the server has shown."
+        )
+    if load:
+        said.append(f"{load_line(load)}.")
+    return Server(kept.run.root.name, said, _speed(speed), _load(read_load(kept.run.log("load.jsonl"))))
+
+
+def _speed(speed: Mapping[str, Any]) -> Markup | None:
+    course = [(at / 60, rate) for at, rate in speed.get("course", ())]
+    if len(course) < 3:
+        return None
+    x, y = Axis.over(at for at, _ in course), Axis.over([0, *(rate for _, rate in course)])
+    return svg.graph([Series("tokens per second", "b", course)], x, y, "minutes", "tokens written per second")
+
+
+def _load(lines: Sequence[Mapping[str, Any]]) -> Markup | None:
+    if len(lines) < 3:
+        return None
+    course = {name: [(float(at), float(line[name])) for at, line in enumerate(lines)] for name in ("agents", "running")}
+    x, y = Axis(0, len(lines) - 1, ()), Axis.over([0, *(value for each in course.values() for _, value in each)])
+    kinds = {"agents": "a", "running": "b"}
+    drawn = [Series(name, kinds[name], course[name]) for name in kinds]
+    return svg.graph(drawn, x, y, "over the run", "rollouts (grey), requests computed (blue)")
+
+
+def _took(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,68 @@
+"""The checkpoints of a sweep: a table, and their curve over training steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from swe_eval.report.comparison import Comparison, Findings
+from swe_eval.report.curve import Curve, curves, reference_of
+from swe_eval.report.page import svg
+from swe_eval.report.page.arms import in_percent
+from swe_eval.report.page.svg import Axis, Series
+from swe_eval.report.rows import Row
+
+DOTS = 60
+"""Checkpoints of a curve that still have a dot each."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """An arm as a row of a sweep's table."""
+
+    row: Row
+    comparison: Comparison | None
+    drawing: Markup
+    tokens: float
+    """Millions, read and written."""
+    hours: float
+    """Of all rollouts together."""
+    is_best: bool
+
+
+def sweep_table(findings: Findings) -> list[Swept]:
+    """Every arm, against the first."""
+    compared = {comparison.b: comparison for comparison in findings.comparisons}
+    ends = [100 * row.rate.interval.high for row in findings.rows if row.rate.n]
+    axis, best = Axis.over([0, *ends]), findings.best.name if findings.best else None
+    return [_swept(row, compared.get(row.name), axis, row.name == best) for row in findings.rows]
+
+
+def _swept(row: Row, comparison: Comparison | None, axis: Axis, is_best: bool) -> Swept:
+    verdicts = row.verdicts
+    tokens = sum(verdict.prompt_tokens + verdict.completion_tokens for verdict in verdicts) / 1e6
+    drawing = svg.whisker(axis, 100 * (row.rate.mean or 0), in_percent(row.rate.interval), "b" if comparison else "a")
+    return Swept(row, comparison, drawing, tokens, sum(verdict.seconds for verdict in verdicts) / 3600, is_best)
+
+
+def sweep_curve(findings: Findings) -> tuple[Markup, list[tuple[str, str]]] | None:
+    """Resolved over training steps with its band, and the legend as (class, name); None if there is no curve."""
+    if not (drawn := curves(findings)):
+        return None
+    reference = reference_of(findings)
+    rates = [row.rate for curve in drawn for _, row in curve.points] + ([reference.rate] if reference else [])
+    y = Axis.over([0, *(100 * rate.interval.high for rate in rates)])
+    x = Axis.over(step for curve in drawn for step, _ in curve.points)
+    series = [_series(curve, f"c{at % 4}") for at, curve in enumerate(drawn)]
+    if reference:
+        level = 100 * (reference.rate.mean or 0)
+        series.append(Series(reference.name, "reference", [(x.low, level), (x.high, level)]))
+    return svg.graph(series, x, y, "training step", "resolved, %"), [(each.kind, each.name) for each in series]
+
+
+def _series(curve: Curve, kind: str) -> Series:
+    rates = [(step, row.rate) for step, row in curve.points]
+    band = [(step, 100 * rate.interval.low, 100 * rate.interval.high) for step, rate in rates]
+    means = [(step, 100 * (rate.mean or 0)) for step, rate in rates]
+    return Series(curve.name, kind, means, band, dots=len(rates) <= DOTS)

@@ -1,0 +1,94 @@
+"""Every instance as a row: what became of it in each arm."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from swe_eval.report.comparison import Findings, repository_of
+from swe_eval.report.results import Verdict
+from swe_eval.report.rows import Row
+from swe_eval.report.runs import Subject
+
+SIGNS = {
+    **{"resolved": "\N{CHECK MARK}", "unresolved": "\N{MULTIPLICATION X}"},
+    **{"empty_patch": "\N{EMPTY SET}", "infra": "!"},
+}
+FEW = 6
+"""Arms that still have a column each."""
+KINDS = {
+    "gained": "only {b} resolved it",
+    "lost": "only {a} resolved it",
+    "some": "some arms resolved it",
+    "all": "every arm resolved it",
+    "none": "no arm resolved it",
+    "owed": "without a verdict in some arm",
+}
+"""Of an instance: how the arms' verdicts lie to each other."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """An instance as a row of the last table."""
+
+    instance_id: str
+    repository: str
+    difficulty: str
+    kind: str
+    """Of ``KINDS``."""
+    cells: Sequence[str]
+    """The outcome in each arm, where the arms are few."""
+    resolved: int
+    """By how many arms, of ``of`` that are scored."""
+    of: int
+    turns: int
+    seconds: float
+    """Of all its rollouts together; ``turns`` likewise."""
+    flags: str
+
+
+def instances(subject: Subject, findings: Findings, flags: Mapping[str, Sequence[str]]) -> list[Told]:
+    """Every instance, the ones that tell the arms apart first."""
+    difficulties = {key: value for kept in subject.runs for key, value in kept.record.get("difficulties", {}).items()}
+    ids = sorted({key for row in findings.rows for arm in row.arms for key in arm.verdicts})
+    told = [_told(key, findings.rows, difficulties.get(key, ""), flags.get(key, ())) for key in ids]
+    order = [*KINDS]
+    return sorted(told, key=lambda each: order.index(each.kind))
+
+
+def _told(instance_id: str, rows: Sequence[Row], difficulty: str, flags: Sequence[str]) -> Told:
+    found = [[arm.verdicts[instance_id] for arm in row.arms if instance_id in arm.verdicts] for row in rows]
+    flat = [verdict for verdicts in found for verdict in verdicts]
+    rates = [row.rates.get(instance_id) for row in rows]
+    return Told(
+        instance_id,
+        repository_of(instance_id),
+        difficulty,
+        _kind(rates),
+        [_outcome(verdicts) for verdicts in found] if len(rows) <= FEW else (),
+        sum(bool(rate) for rate in rates),
+        sum(rate is not None for rate in rates),
+        sum(verdict.turns for verdict in flat),
+        sum(verdict.seconds for verdict in flat),
+        ", ".join(flags),
+    )
+
+
+def _kind(rates: Sequence[float | None]) -> str:
+    told = [rate for rate in rates if rate is not None]
+    if len(told) < len(rates):
+        return "owed"
+    if len(told) == 2 and told[0] != told[1]:
+        return "gained" if told[1] > told[0] else "lost"
+    if not any(told):
+        return "none"
+    return "all" if all(told) else "some"
+
+
+def _outcome(verdicts: Sequence[Verdict]) -> str:
+    """Of several samples, the one that most have, and ``resolved`` if any is."""
+    if not verdicts:
+        return ""
+    outcomes = [verdict.outcome for verdict in verdicts]
+    return "resolved" if "resolved" in outcomes else Counter(outcomes).most_common(1)[0][0]

@@ -1,0 +1,1 @@
+"""Any two trajectories of an instance side by side: a page, and its data a file per instance or served as asked for."""

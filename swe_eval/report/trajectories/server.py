@@ -1,0 +1,134 @@
+"""``--serve``: a run's page, its data made as it is asked for, and its raw files, to this machine alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
+from threading import Lock
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from swe_eval.errors import UserError
+from swe_eval.report.results import Arm, Verdict, collect
+from swe_eval.report.trajectories.data import Shown, index_of, instance_of
+from swe_eval.report.trajectories.write import DATA, INDEX, PAGE, page, script
+from swe_eval.run_dir import Trial
+
+HOST = "127.0.0.1"
+TEXT = ("diff", "txt", "log", "jsonl", "yaml", "md")
+
+
+class Live:
+    """What the page asks for, of a run that may still be at work: a trial is read again when its files change."""
+
+    def __init__(self, shown: Shown, known: Iterable[Arm]) -> None:
+        self._shown = shown
+        self._lock = Lock()
+        verdicts = {arm.name: arm.verdicts for arm in known}
+        self._kept = {
+            trial: (self._stamp(trial), verdicts[trial.arm][trial.instance_id])
+            for trial in shown.trials
+            if trial.instance_id in verdicts.get(trial.arm, {})
+        }
+
+    def data(self, name: str) -> str | None:
+        """The data file of this name; None if there is no such."""
+        if name == INDEX:
+            arms = [Arm(t.arm, t.adapter, {t.instance_id: self._verdict(t)}) for t in self._shown.trials]
+            return script(INDEX, index_of(self._shown, arms))
+        trials = [trial for trial in self._shown.trials if trial.instance_id == name]
+        verdicts = {trial.arm: self._verdict(trial) for trial in trials}
+        return script("instance", instance_of(self._shown, name, verdicts)) if trials else None
+
+    def _verdict(self, trial: Trial) -> Verdict:
+        stamp = self._stamp(trial)
+        with self._lock:
+            if trial not in self._kept or self._kept[trial][0] != stamp:
+                [arm] = collect(self._shown.run, [trial])
+                self._kept[trial] = (stamp, arm.verdicts[trial.instance_id])
+            return self._kept[trial][1]
+
+    def _stamp(self, trial: Trial) -> list[int]:
+        """When its files were changed last."""
+        run = self._shown.run
+        files = (run.trajectory(trial), run.prediction(trial), run.report(trial))
+        return [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
+
+
+def make_server(shown: Shown, known: Iterable[Arm] = (), port: int = 0) -> ThreadingHTTPServer:
+    """A server on the loopback interface.
+
+    Args:
+        shown: what it shows.
+        known: verdicts as the run's files are now; what is missing is read when it is asked for.
+        port: 0 is a free one.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    live, root = Live(shown, known), str(shown.run.root)
+
+    class Handler(_Handler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, live=live, directory=root)
+
+    try:
+        return ThreadingHTTPServer((HOST, port), Handler)
+    except OSError as error:
+        raise UserError(f"--port {port}: {error.strerror}; write another, or leave it out for a free one") from None
+
+
+def serve(shown: Shown, known: Iterable[Arm], port: int) -> None:
+    """As ``make_server``, until Ctrl-C."""
+    with make_server(shown, known, port) as server:
+        print(f"http://{HOST}:{server.server_port}/{PAGE} until Ctrl-C", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def __init__(self, *args: Any, live: Live, **kwargs: Any) -> None:
+        self._live = live
+        super().__init__(*args, **kwargs)
+
+    def do_GET(self) -> None:
+        path = PurePosixPath(unquote(urlsplit(self.path).path))
+        if not self._is_asked_by_name():
+            self.send_error(421, "Ask by 127.0.0.1 or localhost")
+        elif path == PurePosixPath("/"):
+            self.send_response(302)
+            self.send_header("Location", f"/{PAGE}")
+            self.end_headers()
+        elif path == PurePosixPath(f"/{PAGE}"):
+            self._send(page(), "text/html")
+        elif path.parent == PurePosixPath(f"/{DATA}") and path.suffix == ".js":
+            data = self._live.data(path.name.removesuffix(".js"))
+            self.send_error(404) if data is None else self._send(data, "text/javascript")
+        else:
+            super().do_GET()
+
+    def _is_asked_by_name(self) -> bool:
+        """A page elsewhere can have its own name point here; what it then asks for is not given."""
+        host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
+        return host in (HOST, "localhost")
+
+    def _send(self, text: str, kind: str) -> None:
+        body = text.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def guess_type(self, path: Any) -> str:
+        """Raw files are shown, not downloaded."""
+        suffix = PurePosixPath(str(path)).suffix[1:]
+        return "text/plain; charset=utf-8" if suffix in TEXT else super().guess_type(path)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass

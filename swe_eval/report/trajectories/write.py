@@ -1,0 +1,63 @@
+"""The page and its data as files: ``trajectories.html`` opens from a disk, without a server and without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from swe_eval.benchmark import instances
+from swe_eval.errors import UserError
+from swe_eval.report.results import Arm
+from swe_eval.report.trajectories.data import Shown, index_of, instance_of
+from swe_eval.run_dir import RunDir, Trial, write_text
+from swe_eval.settings import BenchmarkSettings
+
+PAGE, DATA, INDEX = "trajectories.html", "trajectories.data", "index"
+_HERE = Path(__file__).parent
+
+
+def write_trajectories(shown: Shown, arms: Sequence[Arm]) -> Path:
+    """Write the page and a data file per instance, one after the other; returns where the page is."""
+    verdicts = {arm.name: arm.verdicts for arm in arms}
+    folder = shown.run.root / DATA
+    for instance_id in shown.instance_ids:
+        found = {name: each[instance_id] for name, each in verdicts.items() if instance_id in each}
+        write_text(folder / f"{instance_id}.js", script("instance", instance_of(shown, instance_id, found)))
+    write_text(folder / f"{INDEX}.js", script(INDEX, index_of(shown, arms)))
+    write_text(shown.run.root / PAGE, page())
+    return shown.run.root / PAGE
+
+
+def script(kind: str, value: Any) -> str:
+    """A call that gives the page its data, in ASCII."""
+    return f"trajectories.{kind}({json.dumps(value, separators=(',', ':'))});\n"
+
+
+@cache
+def page() -> str:
+    """The page, with its style and its code inside."""
+    html = (_HERE / "page.html").read_text()
+    for kind in ("css", "js"):
+        html = html.replace(f"/*{kind}*/", (_HERE / f"page.{kind}").read_text())
+    return html
+
+
+def shown_of(run: RunDir, trials: Sequence[Trial], comparisons: Sequence[tuple[str, str]]) -> Shown:
+    """A run with its dataset's rows; without them where the dataset cannot be loaded, which the page then says."""
+    try:
+        settings = BenchmarkSettings.model_validate(yaml.safe_load(run.config_yaml.read_text())["benchmark"])
+        rows = {each.instance_id: each.row for each in instances.load(settings).instances}
+    except (OSError, KeyError, TypeError, yaml.YAMLError, ValidationError, UserError) as error:
+        note = f"Reference patches and issues are not shown: the dataset could not be loaded ({_first_line(error)})."
+        return Shown(run, trials, comparisons, notes=[note])
+    return Shown(run, trials, comparisons, rows)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,207 @@
+"""What was found, in sentences that need no statistics to be read; each has its numbers beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from swe_eval.report.comparison import Best, Comparison, Findings
+from swe_eval.report.rows import Rate, Row
+from swe_eval.statistics import ALPHA, MOST, Paired, Repeated
+
+LUCK = 0.2
+"""A p-value over this is no hint of a difference."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer, and what it rests on."""
+
+    headline: str
+    sentences: Sequence[str]
+    tone: str = "open"
+    """``better``, ``worse``, or ``open``: of the last arm against the first."""
+
+
+def verdict(findings: Findings) -> Verdict:
+    """Which arm is better, and how sure that is."""
+    if not findings.comparisons:
+        return Verdict(_alone(findings.rows), list(_missing(findings.rows)))
+    if len(findings.comparisons) > 1:
+        return _of_many(findings)
+    [comparison] = findings.comparisons
+    return Verdict(_headline(comparison), list(_sentences(comparison, findings.rows)), _tone(comparison))
+
+
+def points(difference: float) -> str:
+    """A difference of rates: ``+4.8`` points."""
+    return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def percent(rate: Rate) -> str:
+    """``28.2%``, and ``-`` where nothing is scored."""
+    return "-" if rate.mean is None else f"{rate.mean:.1%}"
+
+
+def chance(p: float) -> str:
+    """How often luck alone does as much."""
+    if p < 1e-4:
+        return "less than once in 10,000 runs"
+    if p > 0.67:
+        return "in most runs"
+    return "in half of all runs" if p > 0.4 else f"about once in {round(1 / p):,} runs"
+
+
+def span(low: float, high: float) -> str:
+    """An interval of differences: ``+1.2 and +18.8 points``."""
+    return f"{points(low)} and {points(high)} points"
+
+
+def _alone(rows: Sequence[Row]) -> str:
+    scored = [row for row in rows if row.rate.n]
+    if not scored:
+        return "Nothing is scored yet."
+    return " ".join(f"{row.name} resolves {percent(row.rate)} of {_tasks(row.rate.n)}." for row in scored)
+
+
+def _headline(comparison: Comparison) -> str:
+    a, b, found = comparison.a, comparison.b, comparison.paired
+    if not found.n:
+        return f"{b} and {a} have no task in common that both are scored on yet."
+    if comparison.is_refused:
+        return f"No verdict yet on {b} against {a}: too much of one of them is missing."
+    if found.p_value <= ALPHA:
+        compared = "more" if found.difference > 0 else "fewer"
+        return f"{b} resolves {compared} tasks than {a}, and luck does not explain it."
+    if not found.difference:
+        return f"{b} and {a} resolve equally many tasks here."
+    if found.p_value <= LUCK:
+        looks = "better" if found.difference > 0 else "worse"
+        return f"{b} looks {looks} than {a}, but this run is too small to rule out luck."
+    return f"This run shows no difference between {b} and {a}."
+
+
+def _tone(comparison: Comparison) -> str:
+    if comparison.is_refused or comparison.p_holm > ALPHA or not comparison.paired.difference:
+        return "open"
+    return "better" if comparison.paired.difference > 0 else "worse"
+
+
+def _sentences(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
+    found = comparison.paired
+    if not found.n:
+        return
+    yield _counts(comparison, rows)
+    if comparison.is_refused:
+        apart = f"{100 * comparison.uneven:.1f} points"
+        yield f"Of one of them {apart} more is without a verdict than of the other; run what is owed first."
+        return
+    yield from _how_sure(found)
+    yield from _power(found)
+    yield from _fragile(comparison)
+
+
+def _counts(comparison: Comparison, rows: Sequence[Row]) -> str:
+    a, b, found = comparison.a, comparison.b, comparison.paired
+    if isinstance(found, Paired):
+        resolved = f"{b} resolved {found.both + found.only_b} and {a} resolved {found.both + found.only_a}"
+        apart = f"{found.only_b} {_were(found.only_b)} resolved by {b} alone, {found.only_a} by {a} alone"
+        return f"Of {_tasks(found.n)} that both were scored on, {resolved}: {apart}."
+    by_name = {row.name: row for row in rows}
+    rates = f"{b} resolved {percent(by_name[b].rate)} and {a} {percent(by_name[a].rate)} of all tries"
+    ahead = f"{b} was ahead on {found.counts['b_ahead']} and {a} on {found.counts['a_ahead']}"
+    return f"Over {_tasks(found.n)}, {rates}; {ahead}."
+
+
+def _how_sure(found: Paired | Repeated) -> Iterator[str]:
+    if not found.difference and found.p_value == 1:
+        yield f"The true difference is likely (95%) between {span(found.interval.low, found.interval.high)}."
+        return
+    kind = "exact p" if isinstance(found, Paired) else "sign-flip p"
+    said = "which is rare enough to believe it" if found.p_value <= ALPHA else "which is too often to believe it"
+    yield (
+        f"If both were equally good, luck alone would set them at least this far apart {chance(found.p_value)} "
+        f"({kind} = {found.p_value:.3g}), {said}: the line is at once in {round(1 / ALPHA)}."
+    )
+    interval = span(found.interval.low, found.interval.high)
+    yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) between {interval}."
+    if found.p_value > ALPHA and not found.interval.low <= 0 <= found.interval.high:
+        yield "That interval leaves 0 out; on so few tasks the test is the stricter of the two, and the verdict is its."
+
+
+def _power(found: Paired | Repeated) -> Iterator[str]:
+    if found.detectable is None:
+        yield f"With {_tasks(found.n)} on which the arms disagree as often, none is noticed four times in five."
+    else:
+        least = f"{100 * found.detectable:.1f} points"
+        yield f"A run like this one notices a true difference of {least} or more four times in five; smaller ones less."
+    seen = abs(found.difference)
+    if seen and found.p_value > ALPHA and not (found.detectable and found.detectable <= seen):
+        takes = found.needed(seen) or f"over {MOST:,}"
+        yield f"If the true difference is the one seen, about {takes} such tasks are needed to notice it that often."
+
+
+def _fragile(comparison: Comparison) -> Iterator[str]:
+    if turned := comparison.turned_by:
+        yield f"It hangs on one repository: without {turned[0]} the other arm is ahead."
+
+
+def _of_many(findings: Findings) -> Verdict:
+    judged = [comparison for comparison in findings.comparisons if not comparison.is_refused and comparison.paired.n]
+    tones = Counter(map(_tone, judged))
+    reference, of = findings.rows[0].name, len(findings.comparisons)
+    more, fewer = tones["better"], tones["worse"]
+    shown = [f"{count} {word}" for count, word in ((more, "more"), (fewer, "fewer")) if count]
+    if shown:
+        headline = f"Of {of} arms, {' and '.join(shown)} tasks than {reference}, beyond what luck explains."
+        headline = headline.replace(" more", f" resolve{'s' * (more == 1)} more", 1) if more else headline
+    else:
+        headline = f"None of {of} arms is shown to differ from {reference}."
+    return Verdict(headline, list(_many_sentences(findings, judged)), "better" if more and not fewer else "open")
+
+
+def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterator[str]:
+    reference = findings.rows[0]
+    yield f"{reference.name}, which the others are compared with, resolves {rate_of(reference.rate)}."
+    if findings.best:
+        yield from _best(findings.best)
+    elif any(comparison.is_refused for comparison in findings.comparisons):
+        yield "No best one is named while more of one arm than of another is without a verdict."
+    yield (
+        f"{len(findings.comparisons)} comparisons are made at once, so each p-value is adjusted for all of them "
+        "(Holm): without that, one in twenty equal arms would look different."
+    )
+    if left := len(findings.comparisons) - len(judged):
+        yield f"{left} get no verdict: nothing in common is scored, or much more of one arm than of the other is owed."
+
+
+def _best(best: Best) -> Iterator[str]:
+    against = ""
+    if best.paired:
+        low, high = best.paired.interval.low, best.paired.interval.high
+        against = f", {points(best.paired.difference)} points against {best.against} (likely between {span(low, high)})"
+    yield (
+        f"Best is {best.name}. The best of several always looks better than it is, so it was chosen on one half of the "
+        f"tasks ({percent(best.chosen)} there) and measured on the other: {rate_of(best.confirmed)}{against}."
+    )
+
+
+def _missing(rows: Sequence[Row]) -> Iterator[str]:
+    for row in rows:
+        if row.rate.n:
+            yield f"{row.name}: {rate_of(row.rate)}. The interval is where the true rate is likely (95%) to be."
+
+
+def rate_of(rate: Rate) -> str:
+    """``28.2% [24.4, 32.3] of 500 tasks``."""
+    interval = f"[{100 * rate.interval.low:.1f}, {100 * rate.interval.high:.1f}]"
+    return f"{percent(rate)} {interval} of {_tasks(rate.n)}"
+
+
+def _tasks(n: int) -> str:
+    return f"{n:,} task{'s' * (n != 1)}"
+
+
+def _were(n: int) -> str:
+    return "was" if n == 1 else "were"

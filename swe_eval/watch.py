@@ -1,0 +1,88 @@
+"""``python -m swe_eval.watch``: a job for each checkpoint as training writes it, until it is told to stop.
+
+It takes the arguments of the sweep, ``python -m swe_eval -m experiment=checkpoints lora.run=...``, and gives that
+command whenever there is a new checkpoint: what is through or in the queue already is left alone, what failed is tried
+again. Ctrl-C, or a file ``stop`` in the sweep's directory, ends it; jobs go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from swe_eval import command
+from swe_eval.cluster.sweep import Sweep
+from swe_eval.errors import UserError
+from swe_eval.resolvers import all_arms
+
+LOOK = 60.0
+"""Seconds between two looks at the training run's directory."""
+
+
+def main() -> None:
+    """Console entry point."""
+    given, overrides = parser().parse_known_args()
+    sys.exit(command.exit_code(lambda: watch(overrides, given.every)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m swe_eval.watch", description=__doc__, allow_abbrev=False)
+    made.add_argument("--every", type=float, default=LOOK, metavar="SECONDS", help="look for checkpoints so often")
+    return made
+
+
+def watch(overrides: Sequence[str], every: float = LOOK) -> int:
+    """Submit what is new, look again every so many seconds.
+
+    Raises:
+        UserError: the sweep is none of checkpoints.
+    """
+    config = _composed(overrides)
+    sweep = Sweep(Path(str(config.hydra.sweep.dir)))
+    sweep.stop.unlink(missing_ok=True)
+    _say(f"watching {config.lora.run}; Ctrl-C, or touch {sweep.stop}, ends it")
+    known: set[str] = set()
+    try:
+        while not sweep.stop.exists():
+            there = {arm["name"] for arm in all_arms(config.lora) if arm["path"]}
+            if there - known:
+                _say(f"new: {', '.join(sorted(there - known))}")
+                if _swept(overrides, config) == command.BAD_INPUT:
+                    return command.BAD_INPUT
+                known = there
+            time.sleep(every)
+    except KeyboardInterrupt:
+        pass
+    _say("stopped; jobs go on, and the sweep's own command waits for them")
+    return command.OK
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    with initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+        config = compose("config", list(overrides), return_hydra_config=True)
+    if config.lora.kind != "checkpoints" or "lora.only" not in (config.hydra.sweeper.params or {}):
+        raise UserError("lora: no checkpoints to watch; write experiment=checkpoints lora.run=...")
+    if config.lora.every != 1:
+        raise UserError(f"lora.every={config.lora.every}: is counted from the last, which none is here; leave it out")
+    return config
+
+
+def _swept(overrides: Sequence[str], config: DictConfig) -> int:
+    at_once = ["hydra.launcher.wait=false"] if "wait" in config.hydra.launcher else []
+    return subprocess.run([sys.executable, "-m", "swe_eval", "-m", *overrides, *at_once]).returncode
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""A run in the forms that others read: every trial in a table, a submission that the leaderboard's scripts take."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import compose_tree
+from scripted import scripted_endpoint
+from test_evaluate import TASKS, external, solve
+from test_trajectories import reported
+
+from swe_eval import command
+from swe_eval.evaluate import evaluate
+from swe_eval.report.export.table import COLUMNS
+from swe_eval.run_dir import RunDir, Trial, read_json
+from swe_eval.settings import settings_from
+
+LRU, CALC = TASKS
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunDir:
+    """`good` resolves two tasks, `bad` submits nothing; every part real but the model."""
+    folder = tmp_path_factory.mktemp("export") / "run"
+    with scripted_endpoint(solve) as endpoint:
+        evaluate(settings_from(compose_tree(f"output_dir={folder}", *external(endpoint, "bad", "good"))))
+    return RunDir(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    for form in ("csv", "parquet", "leaderboard"):
+        assert reported(run, "--export", form, "--to", str(folder)) == command.OK
+    return folder
+
+
+def test_a_row_per_trial_has_what_is_known_of_it(exported):
+    with (exported / "trials.csv").open() as file:
+        rows = {(row["adapter"], row["instance_id"]): row for row in csv.DictReader(file)}
+    assert set(rows) == {(arm, task) for arm in ("bad", "good") for task in (LRU, CALC)}
+    good, bad = rows["good", LRU], rows["bad", LRU]
+    assert (good["outcome"], good["resolved"], good["fail_to_pass"], good["fail_to_pass_failed"]) == (
+        *("resolved", "True"),
+        *("1", "0"),
+    )
+    assert (bad["outcome"], bad["resolved"], bad["fail_to_pass"], bad["patch_bytes"]) == (
+        "empty_patch",
+        "False",
+        "",
+        "0",
+    )
+    assert (good["turns"], good["prompt_tokens"], good["completion_tokens"]) == ("2", "20", "10")
+
+
+def test_parquet_has_the_same_rows_with_types_and_the_meaning_of_every_column(exported):
+    table = pq.read_table(exported / "trials.parquet")
+    assert [(field.name, str(field.type)) for field in table.schema] == [(each.name, each.type) for each in COLUMNS]
+    assert {field.name: field.metadata[b"meaning"].decode() for field in table.schema} == {
+        each.name: each.meaning for each in COLUMNS
+    }
+    with (exported / "trials.csv").open() as file:
+        assert [row["instance_id"] for row in csv.DictReader(file)] == table["instance_id"].to_pylist()
+
+
+def test_the_columns_are_documented():
+    documented = re.findall(
+        r"^\| `(\w+)` \| (\w+) \| (.+) \|$",
+        (Path(__file__).parents[1] / "docs" / "exports.md").read_text(),
+        re.MULTILINE,
+    )
+    assert documented == [(each.name, each.type, each.meaning) for each in COLUMNS]
+
+
+def test_a_submission_has_what_the_leaderboard_asks_for(exported, run):
+    [folder] = exported.glob("*_good")
+    assert re.fullmatch(r"\d{8}_good", folder.name)
+    predictions = [json.loads(line) for line in (folder / "all_preds.jsonl").read_text().splitlines()]
+    assert [set(row) for row in predictions] == [{"instance_id", "model_name_or_path", "model_patch"}] * 2
+    assert {row["instance_id"]: row["model_patch"] for row in predictions}[LRU] == run.read_patch(Trial("good", LRU))
+    assert {path.name for path in (folder / "trajs").iterdir()} == {f"{task}.traj.json" for task in TASKS}
+    assert {path.name for path in (folder / "logs" / LRU).iterdir()} == {"patch.diff", "test_output.txt", "report.json"}
+    metadata = yaml.safe_load((folder / "metadata.yaml").read_text())
+    assert (set(metadata), metadata["tags"]["system"]) == ({"info", "assets", "tags"}, {"attempts": "1"})
+    assert metadata["assets"]["logs"].endswith(f"/{folder.name}/logs")
+    readme = (folder / "README.md").read_text()
+    assert "Resolved 2/2 = 100.0% [34.2, 100.0] of demo" in readme
+    assert "no `hints_text`" in readme
+
+
+def test_a_submissions_reports_have_the_official_keys_alone(exported):
+    [folder] = exported.glob("*_good")
+    report = read_json(folder / "logs" / LRU / "report.json")[LRU]
+    assert (report["resolved"], set(report) & {"outcome", "error", "suspicious", "seconds"}) == (True, set())
+
+
+def test_an_empty_patch_has_no_logs_as_in_the_official_harness(exported):
+    [folder] = exported.glob("*_bad")
+    assert not (folder / "logs").exists()
+
+
+def test_an_export_without_a_place_is_one_line(run, capsys):
+    assert reported(run, "--export", "csv") == command.BAD_INPUT
+    assert capsys.readouterr().err == "swe_eval: --export csv: nowhere to write to; write --to DIR\n"
+
+
+def test_several_runs_are_one_table(run, tmp_path):
+    (tmp_path / "again").symlink_to(run.root)
+    assert reported(run, str(tmp_path / "again"), "--export", "csv", "--to", str(tmp_path)) == command.OK
+    assert len((tmp_path / "trials.csv").read_text().splitlines()) == 1 + 2 * 4

@@ -1,0 +1,148 @@
+"""The page in a real browser: what a person meets who opens it, in light and dark, at a desk and on a phone."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CHROMIUM
+from scripted import scripted_endpoint
+from test_evaluate import TASKS, external, solve
+
+from bench.made import instance_ids, make_run
+from swe_eval.evaluate import evaluate
+from swe_eval.report.comparison import find
+from swe_eval.report.report import conclude, write_report
+from swe_eval.report.runs import read_run, subject_of
+
+pytestmark = pytest.mark.browser
+SCREENSHOTS = Path(__file__).parents[1] / "outputs" / "screenshots"
+PHONE, DESK = {"width": 375, "height": 812}, {"width": 1280, "height": 900}
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A comparison of 500 instances, a sweep of six checkpoints, a run of one arm that owes all of its trials."""
+    folder = tmp_path_factory.mktemp("runs")
+    make_run(folder / "ab", {"sft": 0.24, "rl-900": 0.31}, instance_ids(500))
+    for number in range(6):
+        make_run(folder / f"sweep/grpo-{number}00", {f"grpo-{number}00": 0.2 + 0.03 * number}, instance_ids(60))
+    make_run(folder / "sweep/base", {"base": 0.2}, instance_ids(60))
+    kept = read_run(folder / "ab")
+    conclude(kept.run, kept.trials, kept.comparisons)
+    subject = subject_of([folder / "sweep"], None, None)
+    write_report(subject, find(subject.arms, subject.comparisons))
+    return {name: folder / name / "report.html" for name in ("ab", "sweep")}
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[..., Any]]:
+    """``opened(path, dark=True, size=PHONE)``: the page, which may neither say anything on the console nor fetch."""
+    contexts, said = [], []
+
+    def open_page(path: Path, dark: bool = False, size: dict[str, int] = DESK, query: str = "") -> Any:
+        context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light", offline=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or said.append(request.url))
+        page.goto(path.as_uri() + query)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+def screenshot(page: Any, name: str) -> None:
+    """Keep what was seen, for people."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+def troubles(page: Any) -> list[str]:
+    """What axe-core finds serious."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in SERIOUS]
+
+
+def visible(page: Any) -> list[str]:
+    return page.eval_on_selector_all("#instances-table tbody tr:not([hidden]) th", "all => all.map(e => e.innerText)")
+
+
+@pytest.mark.parametrize("name", ["ab", "sweep"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_everybody_can_read_it(name, dark, size, pages, opened, request):
+    """No serious issue of accessibility, and no scrolling from side to side."""
+    page = opened(pages[name], dark, size)
+    screenshot(page, request.node.callspec.id)
+    assert troubles(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+
+
+def test_the_report_of_a_real_run_says_what_differs(settings, tmp_path, opened):
+    with scripted_endpoint(solve) as endpoint:
+        evaluate(settings(*external(endpoint, "bad", "good")))
+    page = opened(tmp_path / "run/report.html")
+    assert page.inner_text("h1") == "This run shows no difference between good and bad."
+    assert "Of 2 tasks that both were scored on, good resolved 2 and bad resolved 0" in page.inner_text("header")
+    assert sorted(visible(page)) == sorted(TASKS)
+
+
+def test_the_tasks_are_filtered_and_sorted_with_the_keyboard(pages, opened):
+    page = opened(pages["ab"])
+    assert len(visible(page)) == 500
+    page.focus("#kind")
+    page.keyboard.type("only rl-900")  # a list takes the keys that its entry begins with
+    page.keyboard.press("Tab")
+    page.keyboard.type("django")
+    kept = visible(page)
+    assert page.inner_text("#shown") == f"{len(kept)} of 500 shown"
+    assert 10 < len(kept) < 100 and all(name.startswith("django__") for name in kept)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert visible(page) == sorted(kept)
+    page.keyboard.press("Enter")
+    assert visible(page) == sorted(kept, reverse=True)
+
+
+def test_a_filter_is_kept_in_the_address(pages, opened):
+    page = opened(pages["ab"], query="?show=lost&words=sympy")
+    kept = visible(page)
+    assert kept and all(name.startswith("sympy__") for name in kept)
+    assert page.locator("#instances-table tbody tr:not([hidden]):not([data-kind~=lost])").count() == 0
+
+
+def test_it_is_there_at_once(pages, opened):
+    began = time.monotonic()
+    page = opened(pages["ab"])
+    painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0")
+    assert 0 < painted < 10_000 and time.monotonic() - began < 60  # bench.page measures; a busy machine takes its time
+
+
+def test_it_prints(pages, opened):
+    page = opened(pages["ab"], query="?show=lost&words=sympy")
+    pdf = page.pdf(format="A4", print_background=True)
+    (SCREENSHOTS / "ab.pdf").write_bytes(pdf)
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 8

@@ -1,0 +1,210 @@
+"""What the report of a sweep is about: which arms are one, in which order, against which; and its tables are true."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from shutil import rmtree
+
+import pytest
+from test_evaluate import wait_for
+
+from bench.made import instance_ids, make_run
+from swe_eval.errors import UserError
+from swe_eval.report.comparison import find
+from swe_eval.report.curve import curves, reference_of
+from swe_eval.report.report import conclude, write_report
+from swe_eval.report.results import Arm, Call, Verdict, collect
+from swe_eval.report.runs import Subject, read_run, subject_of
+from swe_eval.report.throughput import throughput
+from swe_eval.report.trials import read_trials, trials_jsonl
+from swe_eval.run_dir import Trial, read_json, write_json
+
+IDS = instance_ids(12)
+
+
+def sweep_of(folder: Path, **options: object) -> Subject:
+    return subject_of([folder], None, None, **options)  # type: ignore[arg-type]
+
+
+def concluded(folder: Path) -> None:
+    kept = read_run(folder)
+    conclude(kept.run, kept.trials, kept.comparisons)
+
+
+def names(subject: Subject) -> list[str]:
+    return [arm.name for arm in subject.arms]
+
+
+def test_checkpoints_are_in_the_order_of_their_steps_after_the_base_model(tmp_path):
+    for arm in ("grpo-1000", "grpo-200", "base"):
+        make_run(tmp_path / arm, {arm: 0.3}, IDS)
+    subject = sweep_of(tmp_path)
+    assert names(subject) == ["base", "grpo-200", "grpo-1000"]
+    assert subject.comparisons == [("base", "grpo-200"), ("base", "grpo-1000")]
+
+
+def test_any_arm_can_be_what_the_others_are_compared_with(tmp_path):
+    make_run(tmp_path / "run", {"base": 0.2, "sft": 0.3, "rl": 0.4}, IDS)
+    assert subject_of([tmp_path], "sft", None).comparisons == [("sft", "base"), ("sft", "rl")]
+    with pytest.raises(UserError, match="--reference rl-2: no such arm; write one of base, rl, sft"):
+        subject_of([tmp_path], "rl-2", None)
+
+
+def test_shards_of_a_checkpoint_are_one_arm(tmp_path):
+    make_run(tmp_path / "part-1", {"rl-1": 0.4}, IDS[:5])
+    make_run(tmp_path / "part-2", {"rl-1": 0.4}, IDS[5:])
+    [arm] = sweep_of(tmp_path).arms
+    assert sorted(arm.verdicts) == IDS
+    [named] = subject_of([tmp_path / "part-1", tmp_path / "part-2"], None, None).arms
+    assert (named.name, sorted(named.verdicts)) == ("part-1/rl-1", IDS)
+
+
+def test_of_a_reference_that_every_job_has_the_first_verdicts_count(tmp_path):
+    for seed, step in enumerate((1, 2)):
+        make_run(tmp_path / f"job-{step}", {"base": 0.3, f"rl-{step}": 0.4}, IDS, seed=seed)
+    subject = sweep_of(tmp_path)
+    first = read_run(tmp_path / "job-1").arms[0]
+    scored = first.resolved
+    assert names(subject) == ["base", "rl-1", "rl-2"]
+    assert scored.items() <= subject.arms[0].resolved.items()
+    assert subject.notes[0].startswith("base was evaluated in 2 runs: ")
+
+
+def test_namesakes_with_other_weights_stay_apart(tmp_path):
+    for run in ("one", "two"):
+        make_run(tmp_path / run, {"rl-9": 0.4}, IDS)
+    record = read_json(tmp_path / "two/run.json")
+    record["identity"]["adapters.rl-9"] = "other"
+    write_json(tmp_path / "two/run.json", record)
+    assert names(sweep_of(tmp_path)) == ["one/rl-9", "two/rl-9"]
+
+
+def test_jobs_of_other_limits_make_no_curve(tmp_path):
+    for turns in (50, 100):
+        make_run(tmp_path / f"t{turns}", {f"rl-{turns}": 0.4}, IDS)
+    record = read_json(tmp_path / "t50/run.json")
+    record["identity"]["agent.max_turns"] = 50
+    write_json(tmp_path / "t50/run.json", record)
+    with pytest.raises(UserError, match=r"agent\.max_turns: 50 in t50, 100 in t100: .* run both with one of them"):
+        sweep_of(tmp_path)
+
+
+def test_what_has_not_begun_is_said(tmp_path):
+    make_run(tmp_path / "rl-1", {"rl-1": 0.4}, IDS)
+    write_json(tmp_path / "sweep.json", {"jobs": [{"name": f"rl-{step}"} for step in (1, 2, 3)]})
+    assert sweep_of(tmp_path).notes == ["2 of 3 runs have not begun"]
+    write_json(tmp_path / "rl-2/run.json", {})
+    assert sweep_of(tmp_path).notes == ["2 of 3 runs have not begun"]
+
+
+def test_the_table_of_trials_says_what_the_files_say(tmp_path):
+    make_run(tmp_path / "ab", {"base": 0.3, "rl": 0.4}, IDS)
+    concluded(tmp_path / "ab")
+    kept = read_run(tmp_path / "ab")
+    told, read = (read_trials(kept.run, kept.record, kept.trials), collect(kept.run, kept.trials))
+    assert told and find(told, kept.comparisons).as_json() == find(read, kept.comparisons).as_json()
+    assert [v.turns for v in told[0].verdicts.values()] == [v.turns for v in read[0].verdicts.values()]
+
+
+def test_a_run_that_went_on_is_read_from_its_files(tmp_path):
+    """Its table tells of an earlier call."""
+    make_run(tmp_path / "ab", {"base": 0.3}, IDS)
+    concluded(tmp_path / "ab")
+    record = read_json(tmp_path / "ab/run.json")
+    write_json(tmp_path / "ab/run.json", record | {"invocations": record["invocations"] * 2})
+    changed = next((tmp_path / "ab/evaluation/base").glob("*/report.json"))
+    write_json(changed, {changed.parent.name: {"outcome": "infra"}})
+    [arm] = read_run(tmp_path / "ab").arms
+    assert arm.verdicts[changed.parent.name].outcome == "infra"
+
+
+def test_a_damaged_table_is_no_table(tmp_path):
+    make_run(tmp_path / "ab", {"base": 0.3}, IDS)
+    concluded(tmp_path / "ab")
+    kept = read_run(tmp_path / "ab")
+    trials_jsonl(kept.run).write_text('{"arm": "base"')
+    assert [arm.name for arm in kept.arms] == ["base"]
+
+
+def test_what_was_read_of_a_run_at_work_is_not_read_again(tmp_path):
+    run = make_run(tmp_path / "ab", {"base": 0.3}, IDS[:2])
+    kept, seen = read_run(tmp_path / "ab"), {}
+    collect(run, kept.trials, seen)
+    before = {path: verdict for path, (_, verdict) in seen.items()}
+    write_json(run.report(kept.trials[0]), {kept.trials[0].instance_id: {"outcome": "infra"}})
+    [arm] = collect(run, kept.trials, seen)
+    first, second = (arm.verdicts[trial.instance_id] for trial in kept.trials)
+    assert (first.outcome, second is before[run.report(kept.trials[1])]) == ("infra", True)
+
+
+def test_a_sweep_leaves_its_page_and_its_curve(tmp_path):
+    for step in (100, 200, 300):
+        make_run(tmp_path / f"rl-{step}", {f"rl-{step}": 0.4}, IDS)
+    make_run(tmp_path / "base", {"base": 0.2}, IDS)
+    subject = sweep_of(tmp_path)
+    findings = find(subject.arms, subject.comparisons)
+    write_report(subject, findings)
+    files = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert files == {"comparison.json", "report.html", "report.md", "curve.svg", "curve.png"}
+    [curve] = curves(findings)
+    assert (curve.name, [step for step, _ in curve.points]) == ("rl", [100, 200, 300])
+    assert reference_of(findings).name == "base"
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arms", "samples", "says"),
+    [
+        ({"base": 0.5}, 1, "of 12 tasks"),
+        ({"base": 0.2, "rl": 0.8}, 3, "Over 12 tasks, rl resolved"),
+        ({"base": 0.2, "sft": 0.3, "rl": 0.8}, 1, "2 comparisons are made at once"),
+        ({f"rl-{step}": 0.5 for step in range(9)}, 1, "8 comparisons are made at once"),
+    ],
+)
+def test_a_page_is_made_of_whatever_a_run_holds(arms, samples, says, tmp_path):
+    make_run(tmp_path / "run", arms, IDS, samples=samples)
+    concluded(tmp_path / "run")
+    pages = [(tmp_path / "run" / name).read_text() for name in ("report.html", "report.md")]
+    assert [says in page for page in pages] == [True, True]
+
+
+def test_a_page_is_made_of_a_run_that_has_only_begun(tmp_path):
+    make_run(tmp_path / "run", {"base": 0.2, "rl": 0.8}, IDS)
+    rmtree(tmp_path / "run/evaluation")
+    record = read_json(tmp_path / "run/run.json")
+    difficulties = dict.fromkeys(IDS, "a difficulty of another dataset")
+    write_json(tmp_path / "run/run.json", record | {"difficulties": difficulties, "invocations": []})
+    concluded(tmp_path / "run")
+    said = (tmp_path / "run/report.html").read_text()
+    assert "rl and base have no task in common that both are scored on yet." in said
+    assert "24 of 24 trials have no verdict yet" in said
+
+
+def test_a_sweep_is_followed_until_nothing_is_owed(tmp_path):
+    """Its page loads itself again meanwhile."""
+    run = make_run(tmp_path / "rl-1", {"rl-1": 1.0}, IDS[:2])
+    reports = sorted(tmp_path.glob("rl-1/evaluation/rl-1/*/report.json"))
+    kept = reports[0].read_text()
+    reports[0].unlink()
+    argv = [sys.executable, "-m", "swe_eval.report", str(tmp_path), "--follow", "0.2"]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as following:
+        page = tmp_path / "report.html"
+        try:
+            wait_for(lambda: page.is_file() and "1 of 2 trials have no verdict" in page.read_text())
+            assert '<meta http-equiv="refresh" content="0.2">' in page.read_text()
+            run.report(Trial("rl-1", reports[0].parent.name)).write_text(kept)
+            assert following.wait(60) == 0
+        finally:
+            following.kill()
+    assert "have no verdict" not in page.read_text() and "http-equiv" not in page.read_text()
+
+
+def test_throughput_counts_the_seconds_in_which_an_answer_was_awaited():
+    """Two answers at once, a pause, a third one: 300 tokens in 20 of 30 seconds."""
+    calls = [Call(10.0, 10.0, 100), Call(10.0, 10.0, 100), Call(30.0, 10.0, 100)]
+    found = throughput([Arm("rl", "rl", {"task": Verdict("resolved", calls=calls)})])
+    assert (found["mean"], found["seconds"], found["best"]) == pytest.approx((15.0, 20.0, 20.0))
+    assert found["course"][0] == [0.0, 20.0]
+    assert throughput([Arm("rl", "rl", {"task": Verdict("resolved")})]) == {}
