@@ -18,6 +18,7 @@ mount -t tmpfs -o mode=1777,size=64m shm "$folder/shm" || exit
 echo 0 > /proc/sys/user/max_user_namespaces # of this one: no command makes another
 "$@" < /dev/null 4>&1 &
 read -r _
+exec > /dev/null 2>&1 # nobody may be there to hear it
 kill -KILL $!
 wait
 umount "$folder/root"

@@ -71,7 +71,7 @@ def _why_not_rootless(driver: str, root: str) -> str:
     if not sub_ids():
         return "this user has no ids to give away in /etc/subuid; ask for some, or write sandbox=bubblewrap"
     if (kind := file_system(Path(root))) in SHARED:
-        return f"its images would be on {kind}, which cannot hold them; set graphroot in storage.conf to a folder on a local disk"
+        return f"its images would be on {kind}, which cannot hold them; set graphroot in storage.conf to a local disk"
     if driver == "vfs":
         advice = 'set driver = "overlay" in storage.conf, and run podman system reset'
         return f"its storage driver is vfs, which copies a whole image for every sandbox; {advice}"
