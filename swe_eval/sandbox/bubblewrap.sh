@@ -21,6 +21,6 @@ read -r _
 exec > /dev/null 2>&1 # nobody may be there to hear it
 kill -KILL $!
 wait
-umount "$folder/root"
+umount "$folder/root" "$folder/shm"
 cd /
 rm -rf "$folder"
