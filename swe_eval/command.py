@@ -9,10 +9,12 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -68,6 +70,14 @@ def leave(code: int) -> NoReturn:
         os._exit(INTERRUPTED)
     gc.freeze()  # or all that was imported is gone through again, for a second or more
     sys.exit(code)
+
+
+def settings_of(*overrides: str) -> Settings:
+    """What a command line of these would be, also while another is at work."""
+    is_at_work = GlobalHydra.instance().is_initialized()
+    with nullcontext() if is_at_work else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        tree = OmegaConf.to_container(hydra.compose("config", list(overrides)), resolve=True)
+    return settings_from(tree)  # type: ignore[arg-type]
 
 
 def exit_code(call: Callable[[], int | None]) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -40,7 +42,7 @@ def _doctor(settings: Settings) -> int:
     findings += [finding for each in examined for finding in _adapter(each, settings)]
     findings += [_guarded(lambda: _tracking(settings))] if settings.tracking.kind != "none" else []
     findings += [_guarded(lambda: _server(settings)), *(check_machine(settings) if has_model else [])]
-    findings += [*check_slurm(), _guarded(lambda: _sandbox(settings))]
+    findings += [*check_slurm(), *_sandbox(settings)]
     findings += _benchmark_and_run(settings, has_model, with_run=not _has_problem(findings))
     for finding in findings:
         for line in finding.text.splitlines():
@@ -126,11 +128,34 @@ def _server(settings: Settings) -> Finding:
     return Finding("ok", f"serving={kind}: {len(wanted)} packages that it needs are installed")
 
 
-def _sandbox(settings: Settings) -> Finding:
+def _sandbox(settings: Settings) -> Iterator[Finding]:
+    """The backend that was chosen; if it does not work, what the machine offers, and what else would."""
+    from swe_eval.sandbox.node import describe
     from swe_eval.sandbox.sandbox import connect
 
-    connect(settings, "doctor")
-    return Finding("ok", f"sandbox={settings.sandbox.kind}: works")
+    try:
+        backend = connect(settings, "doctor")
+    except UserError as error:
+        yield Finding("problem", str(error))
+        yield Finding("warning", f"this machine: {', '.join(describe(Path(tempfile.gettempdir())))}")
+        yield from _another_sandbox(settings)
+    else:
+        told = str(backend) if settings.sandbox.kind == "auto" else f"sandbox={settings.sandbox.kind}: works"
+        yield Finding("ok", told)
+
+
+def _another_sandbox(settings: Settings) -> Iterator[Finding]:
+    from swe_eval.sandbox.sandbox import connect_to
+
+    if settings.sandbox.kind in ("auto", "local"):  # all of them have been tried, or none would do
+        return
+    auto = command.settings_of("sandbox=auto").sandbox
+    assert auto.kind == "auto"
+    for option in (auto.docker, auto.podman, auto.bubblewrap):
+        with suppress(UserError):
+            if option.kind != settings.sandbox.kind:
+                connect_to(option, "doctor")
+                yield Finding("ok", f"sandbox={option.kind} would work")
 
 
 def _benchmark_and_run(settings: Settings, has_model: bool, with_run: bool) -> list[Finding]:

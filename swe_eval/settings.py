@@ -39,6 +39,8 @@ NAME = r"(?!comparison$)(?!.*\.jsonl?$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 """What an arm may be called: it is a folder, and files beside others are named after it."""
 AdapterName = Annotated[str, AfterValidator(lambda name: _fits(name))]
 Probability = Annotated[float, Field(gt=0, le=1)]
+Size = Annotated[str, AfterValidator(lambda size: _is_size(size))]
+"""Of memory or disk, as docker writes it."""
 
 
 class Group(BaseModel):
@@ -325,17 +327,16 @@ class AgentSettings(Group):
     """Attempts per model call when the endpoint fails."""
 
 
-class DockerSandbox(Group):
-    """``sandbox=docker``: one container per rollout and one per grading."""
+class EngineSandbox(Group):
+    """A container per rollout and one per grading, of an engine that takes docker's arguments."""
 
-    kind: Literal["docker"]
     executable: Annotated[str, Free]
-    """The docker command, or one that takes the same arguments."""
+    """The engine's command, or one that takes the same arguments."""
     network: str
     """Network of the agent's container; ``none`` keeps it from looking the fix up."""
     grading_network: str
     """Network of the container that runs the tests; the official harness has one."""
-    memory: str
+    memory: Size
     """Memory per container, as docker writes it; none of it is swapped."""
     pids_limit: PositiveInt
     """Processes per container."""
@@ -349,13 +350,69 @@ class DockerSandbox(Group):
     """Build arguments for images that a task repo builds itself; they may be secret, so no file has them."""
 
 
+class DockerSandbox(EngineSandbox):
+    """``sandbox=docker``: one container per rollout and one per grading."""
+
+    kind: Literal["docker"]
+
+
+class PodmanSandbox(EngineSandbox):
+    """``sandbox=podman``: the same without a daemon and without root."""
+
+    kind: Literal["podman"]
+
+
+class StoreSandbox(Group):
+    """A sandbox of an image that lies unpacked in our own store: no engine, no root."""
+
+    source: Annotated[str, Free]
+    """Where missing images come from, before their name: ``docker://`` is their registry, ``docker://mirror.site/`` a
+    mirror; anything else skopeo reads: ``docker-daemon:``, ``containers-storage:``, ``docker-archive:/file.tar:``."""
+    store: Annotated[Path | None, Free]
+    """Directory of the unpacked images, on a local disk or on one that nodes share; null is in the user's cache."""
+    scratch: Annotated[Path | None, Free]
+    """Directory on a local disk for what sandboxes write; null is the one for temporary files (``TMPDIR``)."""
+    grading_network: Literal["host", "none"]
+    """Network of the tests: this machine's own, as the official harness has one, or none. The agent never has one."""
+    memory: Size
+    """Memory per sandbox, as docker writes it; a watchdog kills its largest process when all have more together."""
+    pids_limit: PositiveInt
+    """Processes per sandbox."""
+    disk: Size
+    """What a sandbox may write; past it, everything in it is killed."""
+    start_timeout: Annotated[PositiveFloat, Free]
+    """Seconds to get an image and start a sandbox of it."""
+    min_free_gb: Annotated[NonNegativeFloat, Free]
+    """10^9 bytes that stay free where the store is; images make room, the longest unused first."""
+
+
+class BubblewrapSandbox(StoreSandbox):
+    """``sandbox=bubblewrap``: namespaces of this machine's kernel, nothing installed but bubblewrap."""
+
+    kind: Literal["bubblewrap"]
+
+
 class LocalSandbox(Group):
     """``sandbox=local``: a temporary directory on this machine, no isolation; for bundled tasks alone."""
 
     kind: Literal["local"]
 
 
-SandboxSettings = Annotated[DockerSandbox | LocalSandbox, Field(discriminator="kind")]
+class AutoSandbox(Group):
+    """``sandbox=auto``: the first of these that works on this machine."""
+
+    kind: Literal["auto"]
+    docker: DockerSandbox
+    """Tried first."""
+    podman: PodmanSandbox
+    """Tried next."""
+    bubblewrap: BubblewrapSandbox
+    """Tried last."""
+
+
+SandboxSettings = Annotated[
+    DockerSandbox | PodmanSandbox | BubblewrapSandbox | AutoSandbox | LocalSandbox, Field(discriminator="kind")
+]
 
 
 class NoTracking(Group):
@@ -471,7 +528,7 @@ class Settings(Group):
         yield (
             self.sandbox.kind == "local" and not self.benchmark.is_bundled,
             f"sandbox=local: benchmark={self.benchmark.name} would run foreign code on this machine without "
-            "isolation; write sandbox=docker",
+            "isolation; write sandbox=auto",
         )
         yield (
             self.agent.actions == "toolcall" and self.model.tool_call_parser == "none",
@@ -544,6 +601,18 @@ def _is_shard(shard: str | None) -> str | None:
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise ValueError(f"{shard!r} is no part of a whole; write 1/4, 2/4, 3/4 or 4/4")
     return shard
+
+
+def nbytes(size: str) -> int:
+    """``1g`` is 2^30."""
+    number, unit = re.fullmatch(r"([\d.]+)([bkmg]?)b?", size.lower()).groups()  # type: ignore[union-attr]
+    return int(float(number) * 1024 ** "bkmg".index(unit or "b"))
+
+
+def _is_size(size: str) -> str:
+    if not re.fullmatch(r"\d+(\.\d+)?[bkmg]?b?", size.lower()):
+        raise ValueError(f"{size!r} is no size; write 8g, or 512m")
+    return size
 
 
 def _is_named(path: Path) -> Path:

@@ -17,16 +17,18 @@ from omegaconf import OmegaConf
 
 from swe_eval.command import conf_dir
 from swe_eval.errors import UserError
+from swe_eval.sandbox.sandbox import connect
 from swe_eval.serving.vllm_env import find_python
 from swe_eval.settings import Settings, settings_from
 
-pytest_plugins = ["sandbox_fixtures", "serving_fixtures", "vllm_fixtures"]
+pytest_plugins = ["registry_fixtures", "sandbox_fixtures", "serving_fixtures", "vllm_fixtures"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 
 BASE_IMAGE = os.environ.get("SWE_EVAL_TEST_IMAGE", "swe-eval-test:latest")
 """Has git, python3 and pytest; the demo's images are built on it."""
-
+DEMO_IMAGES = os.environ.get("SWE_EVAL_TEST_IMAGES", "docker-daemon:")
+"""Where skopeo finds the demo's images by their names; ``docker-archive:FILE:`` where Docker is another user's."""
 
 CHROMIUM = os.environ.get("SWE_EVAL_TEST_CHROMIUM") or which("chromium")
 
@@ -36,8 +38,7 @@ LEFT_OUT: list[str] = []
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     required = os.environ.get("SWE_EVAL_REQUIRE", "").split()
-    groups = {"browser": _why_no_browser, "docker": _why_no_docker, "slurm": _why_no_slurm, "vllm": _why_no_vllm}
-    for group, why_not in groups.items():
+    for group, why_not in GROUPS.items():
         members = [item for item in items if item.get_closest_marker(group)]
         if not members or not (reason := why_not()):
             continue
@@ -86,6 +87,41 @@ def _why_no_vllm() -> str:
     except UserError as error:
         return str(error)
     return ""
+
+
+@cache
+def _why_no_podman() -> str:
+    if why_not := _why_not("sandbox=podman"):
+        return why_not
+    found = subprocess.run(["podman", "image", "exists", BASE_IMAGE], capture_output=True)
+    return "" if found.returncode == 0 else f"no image {BASE_IMAGE} in Podman (SWE_EVAL_TEST_IMAGE)"
+
+
+@cache
+def _why_no_bubblewrap() -> str:
+    return _why_not("sandbox=bubblewrap")
+
+
+def _why_not(*overrides: str) -> str:
+    """The lines that a user would see, too."""
+    if os.geteuid() == 0:
+        return "it is for users who are not root"
+    try:
+        connect(settings_from(compose_tree(*overrides)), "tests")
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+GROUPS = {
+    "browser": _why_no_browser,
+    "bubblewrap": _why_no_bubblewrap,
+    "docker": _why_no_docker,
+    "podman": _why_no_podman,
+    "slurm": _why_no_slurm,
+    "vllm": _why_no_vllm,
+}
+"""Why the tests of a group cannot be run, if so."""
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import BASE_IMAGE, compose_tree
+from conftest import BASE_IMAGE, DEMO_IMAGES, compose_tree
 
 from swe_eval.benchmark.instances import Instance, load
 from swe_eval.sandbox.docker import LABEL
@@ -19,8 +19,16 @@ from swe_eval.sandbox.sandbox import Sandbox, Sandboxes, sandboxes
 from swe_eval.settings import PACKAGE, Settings, settings_from
 
 DEMO_IDS = sorted(task.name for task in (PACKAGE / "benchmark/demo/tasks").iterdir())
-OVERRIDES = {"local": ["sandbox=local"], "docker": ["sandbox=docker", f"+sandbox.build_args.BASE={BASE_IMAGE}"]}
-BACKENDS = ["local", pytest.param("docker", marks=pytest.mark.docker)]
+BASE = f"+sandbox.build_args.BASE={BASE_IMAGE}"
+OVERRIDES = {
+    "local": ["sandbox=local"],
+    "docker": ["sandbox=docker", BASE],
+    "podman": ["sandbox=podman", BASE],
+    "bubblewrap": ["sandbox=bubblewrap", f"sandbox.source={DEMO_IMAGES}"],
+}
+ENGINES = [pytest.param(kind, marks=pytest.mark.__getattr__(kind)) for kind in ("docker", "podman")]
+CONTAINERS = [*ENGINES, pytest.param("bubblewrap", marks=pytest.mark.bubblewrap)]
+BACKENDS = ["local", *CONTAINERS]
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +94,7 @@ def is_running(sandbox: Sandbox, command: str) -> bool:
 
 def what_is_left(kind: str, run_id: str) -> list[str]:
     """Directories or containers of that run."""
-    if kind == "local":
+    if kind in ("local", "bubblewrap"):
         return [path.name for path in Path(tempfile.gettempdir()).glob(f"swe_eval-{run_id}-*")]
-    command = ["docker", "ps", "--all", "--quiet", "--filter", f"label={LABEL}={run_id}"]
+    command = [kind, "ps", "--all", "--quiet", "--filter", f"label={LABEL}={run_id}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()

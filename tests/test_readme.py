@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import compose_tree
 
+from swe_eval.images import parser as images_parser
 from swe_eval.merging.__main__ import parser
 from swe_eval.report.__main__ import parser as report_parser
 from swe_eval.settings import PACKAGE, settings_from
@@ -41,6 +42,9 @@ def check(command: str, run: Path | None = None) -> None:
         return
     if door == "swe_eval.watch":
         _, arguments = watch_parser().parse_known_args(arguments)
+    if door == "swe_eval.images":
+        _, arguments = images_parser().parse_known_args(arguments)
+        door = "swe_eval"
     assert door in ("swe_eval", "swe_eval.serve", "swe_eval.grade", "swe_eval.doctor", "swe_eval.watch")
     if "--predictions" in arguments:
         at = arguments.index("--predictions")
@@ -49,7 +53,7 @@ def check(command: str, run: Path | None = None) -> None:
     settings_from(compose_tree(*[re.sub(r"(shard=[^,]*),.*", r"\1", a) for a in arguments]))
 
 
-@pytest.mark.parametrize("command", COMMAND.findall(text("README.md")))
+@pytest.mark.parametrize("command", COMMAND.findall(text("README.md") + text("docs/sandboxes.md")))
 def test_every_command_composes(command, tmp_path):
     (tmp_path / "checkpoint-1").symlink_to(PACKAGE / "benchmark" / "demo" / "adapter")
     check(command, tmp_path)

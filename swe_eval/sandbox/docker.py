@@ -11,53 +11,33 @@ from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
 from swe_eval.sandbox import owner
 from swe_eval.sandbox.capture import capture
-from swe_eval.sandbox.images import Images, last_line
+from swe_eval.sandbox.engine import EngineLibrary, last_line
+from swe_eval.sandbox.images import Images
 from swe_eval.sandbox.sandbox import Completed, Purpose
-from swe_eval.sandbox.shell import Shell, command_script, put_script
-from swe_eval.settings import DockerSandbox as DockerSettings
+from swe_eval.sandbox.shell import PID_1, WORKDIR, ShellSandbox
+from swe_eval.settings import EngineSandbox as EngineSettings
 
-WORKDIR, FILES = "/testbed", "/tmp/swe_eval"
 LABEL = "swe_eval.run"
 OWNER = "swe_eval.owner"
-# Process 1 reaps, ends by itself after a day, and on USR1 ends all others; a command cannot end it. It never forks: it
-# would have to end when no process is left to be had.
-PID_1 = """
-trap '' {1..31}
-trap : CHLD ALRM
-trap 'kill -KILL -1' USR1
-exec 3<> <(:)
-while [ $SECONDS -lt 86400 ]; do read -r -t 1 -u 3; done
-"""
 PATIENCE = 60.0
 """Seconds that an engine may be away."""
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
 """What root of an image needs for files and processes of its other users: ``chown``, ``su``, package managers."""
 
 
-class DockerSandbox:
+class DockerSandbox(ShellSandbox):
     """A running container."""
 
     def __init__(self, executable: str, container: str) -> None:
+        super().__init__([executable, "exec", "-i", "-w", "/", container], self.kill_all)
         self._executable, self.container = executable, container
-        self._shell = Shell([executable, "exec", "-i", "-w", "/", container], self._kill_all)
 
-    def run(self, command: str, *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
-        """See ``Sandbox.run``."""
-        return self._shell.run(command_script(command, cwd=WORKDIR, env=env), timeout=timeout)
+    def kill_all(self) -> None:
+        """Every process in it but its first.
 
-    def put(self, name: str, data: bytes) -> str:
-        """See ``Sandbox.put``."""
-        path = f"{FILES}/{name}"
-        written = self._shell.run(put_script(path, data), timeout=60)
-        if written.returncode:
-            raise SandboxError(f"cannot write {path} in the container: {written.text.strip()[-500:]}")
-        return path
-
-    def close(self) -> None:
-        """Leave the container."""
-        self._shell.close()
-
-    def _kill_all(self) -> None:
+        Raises:
+            SandboxError: it has ended, or the engine has.
+        """
         done = capture([self._executable, "kill", "--signal", "USR1", self.container], timeout=60)
         if done.returncode:
             raise SandboxError(f"the container died, or its engine: {last_line(done)}")
@@ -66,28 +46,35 @@ class DockerSandbox:
 class DockerSandboxes:
     """See ``Sandboxes``."""
 
-    def __init__(self, settings: DockerSettings, run_id: str) -> None:
+    kind = "docker"
+    image_root = ".DockerRootDir"
+    """What its ``info`` calls the directory of the images."""
+    label_format = '{{.Label "%s"}}'
+    """A label in what its ``ps`` prints."""
+
+    def __init__(self, settings: EngineSettings, run_id: str) -> None:
         self._settings, self._run_id = settings, run_id
-        self.images = Images(self._docker, settings)
+        library = EngineLibrary(self._docker, self.kind, self.image_root, settings.build_args)
+        self.images: Images = Images(library, start_timeout=settings.start_timeout, min_free_gb=settings.min_free_gb)
         try:
             answer = self._docker("info", timeout=60)
         except SandboxError as error:
-            raise UserError(f"sandbox.executable={error}; write the name of the docker command") from None
+            raise UserError(f"sandbox.executable={error}; write the name of the {self.kind} command") from None
         if answer.returncode:
-            raise UserError(f"sandbox=docker: no engine answers ({last_line(answer)}); start it, or write sandbox=...")
+            raise UserError(
+                f"sandbox={self.kind}: no engine answers ({last_line(answer)}); start it, or write sandbox=..."
+            )
 
     @contextmanager
     def start(self, instance: Instance, purpose: Purpose) -> Iterator[DockerSandbox]:
         """See ``Sandboxes.start``. A missing image is built if the instance has a build context, else pulled."""
         container = f"swe_eval-{secrets.token_hex(8)}"
         sandbox = DockerSandbox(self._settings.executable, container)
-        with self.images.using(instance):
+        with self.images.using(instance), self._running(sandbox, instance.image, purpose):
             try:
-                self._start_container(container, instance.image, purpose)
                 yield sandbox
             finally:
                 sandbox.close()
-                self._docker("rm", "--force", "--volumes", container, timeout=120)
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -118,22 +105,27 @@ class DockerSandboxes:
 
     def remove_all(self) -> None:
         """See ``Sandboxes.remove_all``; containers of other runs, too, once the process that started them is gone."""
-        columns = f'{{{{.ID}}}} {{{{.Label "{LABEL}"}}}} {{{{.Label "{OWNER}"}}}}'
+        columns = " ".join(["{{.ID}}", self.label_format % LABEL, self.label_format % OWNER])
         listed = self._docker("ps", "--all", "--filter", f"label={LABEL}", "--format", columns, timeout=60)
         rows = [row for line in listed.text.splitlines() if len(row := line.split(" ")) == 3]
         if left := [row[0] for row in rows if row[1] == self._run_id or owner.is_gone(row[2])]:
             self._docker("rm", "--force", "--volumes", *left, timeout=300)
 
-    def _start_container(self, name: str, image: str, purpose: Purpose) -> None:
+    @contextmanager
+    def _running(self, sandbox: DockerSandbox, image: str, purpose: Purpose) -> Iterator[None]:
+        arguments = [*self._arguments(sandbox.container, purpose), image, "-p", "-c", PID_1]
+        try:
+            done = self._docker("run", "--detach", *arguments, timeout=self._settings.start_timeout)
+            if done.returncode:
+                raise SandboxError(f"cannot start {image}: {last_line(done)}")
+            yield
+        finally:
+            self._docker("rm", "--force", "--volumes", sandbox.container, timeout=120)
+
+    def _arguments(self, name: str, purpose: Purpose) -> list[str]:
         labels = (f"{LABEL}={self._run_id}", f"{OWNER}={owner.this_process()}", f"{LABEL}.purpose={purpose}")
-        done = self._docker(
-            *("run", "--detach", "--rm", "--name", name, *(f"--label={label}" for label in labels)),
-            *self._limits(purpose),
-            *("--workdir", WORKDIR, "--entrypoint", "bash", image, "-p", "-c", PID_1),
-            timeout=self._settings.start_timeout,
-        )
-        if done.returncode:
-            raise SandboxError(f"cannot start {image}: {last_line(done)}")
+        told = [f"--label={label}" for label in labels]
+        return ["--rm", "--name", name, *told, *self._limits(purpose), "--workdir", WORKDIR, "--entrypoint", "bash"]
 
     def _limits(self, purpose: Purpose) -> Iterator[str]:
         settings = self._settings

@@ -1,30 +1,24 @@
-"""The images of instances: pulled before they are wanted, removed again when the disk fills, known by digest.
+"""The images of instances: had before they are wanted, removed again when the disk fills, known by digest.
 
 500 of SWE-bench Verified's are hundreds of gigabytes, and the hub gives a hundred pulls per six hours to those it does
-not know: so a missing image is waited for, and what a run no longer needs makes room for what it does.
+not know: so a missing image is waited for, and what a run no longer needs makes room for what it does. Where they are
+kept is a seam: an engine's (``docker.py``), or our own store's (``store.py``).
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 from swe_eval.benchmark.instances import Instance
-from swe_eval.cache import cache_dir
 from swe_eval.errors import SandboxError
-from swe_eval.sandbox.sandbox import Completed
-from swe_eval.settings import DockerSandbox as DockerSettings
-
-Docker = Callable[..., Completed]
-"""``docker(*arguments, timeout=seconds)``."""
 
 PULLS = 3
 """At once, ahead of use."""
@@ -37,9 +31,43 @@ FIRST_WAIT, LONGEST_WAIT = 5.0, 600.0
 GB = 1e9
 
 
+class Library(Protocol):
+    """Where images are kept. Every method raises SandboxError, with the reason, if it cannot do what it is for."""
+
+    place: str
+    """Of its disk, as in "20 GB are free where ..."."""
+
+    def sizes(self, images: Sequence[str]) -> Mapping[str, int]:
+        """Bytes of those that are here."""
+
+    def digest(self, image: str) -> str:
+        """Of the registry where it is from one, else of the image itself; empty if it is not here."""
+
+    def can_build(self, instance: Instance) -> bool:
+        """Whether the instance's image is made here, and not pulled."""
+
+    def build(self, instance: Instance, timeout: float) -> None:
+        """Make it."""
+
+    def pull(self, image: str, timeout: float) -> None:
+        """Get it from its registry, in one attempt."""
+
+    def held(self, image: str) -> AbstractContextManager[None]:
+        """Inside the block it is used, and not removed by anyone who asks; takes note of when that was."""
+
+    def ours(self) -> Mapping[str, float]:
+        """Those that runs of ours have pulled, with the seconds since their last use, the longest unused first."""
+
+    def remove(self, image: str) -> bool:
+        """False if it is still needed."""
+
+    def free(self) -> float:
+        """Bytes on its disk; infinite where that is not ours to see."""
+
+
 @dataclass(frozen=True)
 class ImagePlan:
-    """What a run needs of the engine, before it starts."""
+    """What a run needs of the library, before it starts."""
 
     here: int
     nbytes: int
@@ -54,10 +82,10 @@ class ImagePlan:
 
 
 class Images:
-    """What the engine has and gets. Thread-safe."""
+    """What the library has and gets. Thread-safe."""
 
-    def __init__(self, docker: Docker, settings: DockerSettings) -> None:
-        self._docker, self._settings = docker, settings
+    def __init__(self, library: Library, *, start_timeout: float, min_free_gb: float) -> None:
+        self.library, self._timeout, self._min_free = library, start_timeout, min_free_gb
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._in_use: Counter[str] = Counter()
         self._wanted: list[str] = []
@@ -70,11 +98,8 @@ class Images:
     def plan(self, instances: Sequence[Instance]) -> ImagePlan:
         """What of these is here, in one look."""
         names = [*dict.fromkeys(instance.image for instance in instances)]
-        listed = self._docker("images", "--format", "{{.Repository}}:{{.Tag}}", timeout=60).text.split()
-        here = [name for name in names if _tagged(name) in listed]
-        sizes = self._docker("image", "inspect", "--format", "{{.Size}}", *here, timeout=60).text if here else ""
-        missing = [name for name in names if _tagged(name) not in listed]
-        return ImagePlan(len(here), sum(int(size) for size in sizes.split() if size.isdecimal()), tuple(missing))
+        here = self.library.sizes(names)
+        return ImagePlan(len(here), sum(here.values()), tuple(name for name in names if name not in here))
 
     @contextmanager
     def expecting(self, instances: Sequence[Instance]) -> Iterator[None]:
@@ -94,7 +119,7 @@ class Images:
 
     @contextmanager
     def using(self, instance: Instance) -> Iterator[None]:
-        """Have the instance's image in the engine inside the block; it is not removed there.
+        """Have the instance's image here inside the block; it is not removed there.
 
         Raises:
             SandboxError: it cannot be had; with its name.
@@ -103,15 +128,45 @@ class Images:
         with self._changed:
             self._in_use[image] += 1
         try:
-            self._ensure(instance)
-            yield
+            with self.library.held(image):
+                self.ensure(instance)
+                yield
         finally:
             with self._changed:
                 self._in_use[image] -= 1
                 if image in self._wanted:
                     self._wanted.remove(image)
                 self._changed.notify_all()
-            _Pulled().used(image)
+
+    def get(self, instances: Sequence[Instance]) -> Iterator[tuple[str, str]]:
+        """Have all of them here, in this order, and none removed for another: each with why not, or an empty text."""
+        first = {instance.image: instance for instance in reversed(instances)}
+        self._wanted = [instance.image for instance in instances]
+        with ThreadPoolExecutor(PULLS, thread_name_prefix="images") as pool:
+            yield from pool.map(self._tried, [first[image] for image in dict.fromkeys(self._wanted)])
+
+    def ensure(self, instance: Instance) -> None:
+        """Have the instance's image here.
+
+        Raises:
+            SandboxError: it cannot be had; with its name.
+        """
+        with self._locks[instance.image]:
+            if self._digest(instance.image):
+                return
+            if self.library.can_build(instance):
+                self._build(instance)
+            else:
+                self._make_room()
+                self._pull(instance.image)
+            self._digest(instance.image)
+
+    def _tried(self, instance: Instance) -> tuple[str, str]:
+        try:
+            self.ensure(instance)
+        except SandboxError as error:
+            return instance.image, str(error)
+        return instance.image, ""
 
     def _get_ahead(self, instance: Instance) -> None:
         """Not too far: what is pulled long before its use takes the place of what is wanted sooner."""
@@ -119,109 +174,46 @@ class Images:
             self._changed.wait_for(lambda: self._is_over.is_set() or self._is_next(instance.image))
         if not self._is_over.is_set():
             with suppress(SandboxError):  # the trial that wants it will say so
-                self._ensure(instance)
+                self.ensure(instance)
 
     def _is_next(self, image: str) -> bool:
         return image in [*dict.fromkeys(self._wanted)][:AHEAD] or image not in self._wanted
 
-    def _ensure(self, instance: Instance) -> None:
-        with self._locks[instance.image]:
-            if self._digest(instance.image):
-                return
-            if instance.context is not None and (instance.context / "Dockerfile").is_file():
-                self._build(instance.image, instance.context)
-            else:
-                self._make_room()
-                self._pull(instance.image)
-                _Pulled().add(instance.image)
-            self._digest(instance.image)
-
     def _digest(self, image: str) -> str:
-        """Of the registry where it is from one, else of the engine; empty if it is not there."""
-        ask = "{{if .RepoDigests}}{{index .RepoDigests 0}}{{else}}{{.Id}}{{end}}"
-        found = self._docker("image", "inspect", "--format", ask, image, timeout=60)
-        if found.returncode:
-            return ""
-        self.digests[image] = found.text.strip().rpartition("@")[2]
-        return self.digests[image]
+        if found := self.library.digest(image):
+            self.digests[image] = found
+        return found
 
-    def _build(self, image: str, context: Path) -> None:
-        arguments = [f"--build-arg={key}={value}" for key, value in self._settings.build_args.items()]
-        command = ["build", "--force-rm", "--tag", image, *arguments, str(context)]
-        done = self._docker(*command, timeout=self._settings.start_timeout)
-        if done.returncode or done.timed_out:
-            raise SandboxError(f"image {image} is missing; docker build: {last_line(done)}")
+    def _build(self, instance: Instance) -> None:
+        try:
+            self.library.build(instance, self._timeout)
+        except SandboxError as error:
+            raise SandboxError(f"image {instance.image} is missing; {error}") from error
 
     def _pull(self, image: str) -> None:
         """Again and again while the registry asks for patience, within ``start_timeout``."""
-        deadline, wait = time.monotonic() + self._settings.start_timeout, FIRST_WAIT
+        deadline, wait = time.monotonic() + self._timeout, FIRST_WAIT
         while True:
-            done = self._docker("pull", "--quiet", image, timeout=max(1.0, deadline - time.monotonic()))
-            if not done.returncode and not done.timed_out:
-                return
-            late = time.monotonic() + wait > deadline
-            if late or not SOON.search(done.text) or self._is_over.wait(wait):
-                raise SandboxError(f"image {image} is missing; docker pull: {last_line(done)}")
+            try:
+                return self.library.pull(image, max(1.0, deadline - time.monotonic()))
+            except SandboxError as error:
+                late = time.monotonic() + wait > deadline
+                if late or not SOON.search(str(error)) or self._is_over.wait(wait):
+                    raise SandboxError(f"image {image} is missing; {error}") from error
             wait = min(2 * wait, LONGEST_WAIT)
 
     def _make_room(self) -> None:
         """While the disk is full, remove what we pulled and nobody uses or wants, the longest unused first."""
-        needed, pulled = self._settings.min_free_gb * GB, _Pulled()
-        for image in pulled.oldest_first():
-            if self._free() >= needed:
+        needed = self._min_free * GB
+        for image in self.library.ours():
+            if self.library.free() >= needed:
                 return
             with self._changed:
                 is_needed = self._in_use[image] or image in self._wanted
-            if not is_needed and self._docker("rmi", image, timeout=300).returncode == 0:
-                pulled.forget(image)
-        if (free := self._free()) < needed:
+            if not is_needed:
+                self.library.remove(image)
+        if (free := self.library.free()) < needed:
             raise SandboxError(
-                f"{free / GB:.0f} GB are free where the engine keeps images, and sandbox.min_free_gb="
-                f"{self._settings.min_free_gb:g}: make room, or write a smaller one"
+                f"{free / GB:.0f} GB are free where {self.library.place}, and sandbox.min_free_gb="
+                f"{self._min_free:g}: make room, or write a smaller one"
             )
-
-    def _free(self) -> float:
-        """Bytes; infinite where the engine's disk is not ours to see."""
-        root = self._docker("info", "--format", "{{.DockerRootDir}}", timeout=60).text.strip()
-        try:
-            return float(shutil.disk_usage(root).free)
-        except OSError:
-            return float("inf")
-
-
-class _Pulled:
-    """The images that runs of ours have pulled, as empty files in the cache, as old as their last use."""
-
-    def __init__(self) -> None:
-        self._folder = cache_dir() / "images"
-
-    def add(self, image: str) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file(image).touch()
-
-    def used(self, image: str) -> None:
-        """Take note, if it is one of them."""
-        if (file := self._file(image)).is_file():
-            file.touch()
-
-    def forget(self, image: str) -> None:
-        self._file(image).unlink(missing_ok=True)
-
-    def oldest_first(self) -> list[str]:
-        files = sorted(self._folder.glob("*"), key=lambda file: file.stat().st_mtime)
-        return [file.name.replace("%", "/") for file in files]
-
-    def _file(self, image: str) -> Path:
-        return self._folder / image.replace("/", "%")
-
-
-def _tagged(image: str) -> str:
-    return image if ":" in image.rpartition("/")[2] else f"{image}:latest"
-
-
-def last_line(done: Completed) -> str:
-    """Of what docker said, its advice to read its help left out."""
-    said = [
-        line for line in done.text.splitlines() if line.strip() and not line.startswith(("See 'docker", "Run 'docker"))
-    ]
-    return (said or ["no answer in time"])[-1]

@@ -99,6 +99,8 @@ def own_processes() -> tuple[str, ...]:
 class LocalSandboxes:
     """See ``Sandboxes``."""
 
+    images = None
+
     def __init__(self, run_id: str) -> None:
         if importlib.util.find_spec("pytest") is None:
             raise UserError("sandbox=local: the tasks' tests need pytest here; write pip install 'swe_eval[demo]'")

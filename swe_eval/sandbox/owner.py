@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -10,7 +12,11 @@ PROC = Path("/proc")
 
 def this_process() -> str:
     """The name of this process; empty where the system does not tell (it has no /proc)."""
-    pid = os.getpid()
+    return name_of(os.getpid())
+
+
+def name_of(pid: int) -> str:
+    """The name of a process of this user on this machine; empty if there is none."""
     started = _started(pid)
     return f"{_place()}/{pid}/{started}" if started else ""
 
@@ -22,6 +28,14 @@ def is_gone(name: str) -> bool:
         return False
     pid, started = process
     return _started(int(pid)) != started
+
+
+def kill(name: str) -> None:
+    """End that process, if it runs, is this user's and on this machine."""
+    place, *process = name.rsplit("/", 2)
+    if place and place == _place() and not is_gone(name):
+        with suppress(ProcessLookupError):
+            os.kill(int(process[0]), signal.SIGKILL)
 
 
 def _place() -> str:

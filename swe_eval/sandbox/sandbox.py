@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from swe_eval.benchmark.instances import Instance
-from swe_eval.settings import Settings
+from swe_eval.settings import SandboxSettings, Settings
+
+if TYPE_CHECKING:
+    from swe_eval.sandbox.images import Images
 
 Purpose = Literal["rollout", "grading"]
 
@@ -43,6 +46,10 @@ class Sandbox(Protocol):
 class Sandboxes(Protocol):
     """A backend: starts sandboxes from the images of instances, and knows which are its own."""
 
+    @property
+    def images(self) -> Images | None:
+        """What it has of them; None if it needs none."""
+
     def start(self, instance: Instance, purpose: Purpose) -> AbstractContextManager[Sandbox]:
         """A fresh sandbox of the instance's image, removed on exit. Raises SandboxError."""
 
@@ -69,10 +76,27 @@ def connect(settings: Settings, run_id: str) -> Sandboxes:
     Raises:
         UserError: the backend cannot work on this machine.
     """
-    if settings.sandbox.kind == "docker":
+    return connect_to(settings.sandbox, run_id)
+
+
+def connect_to(sandbox: SandboxSettings, run_id: str) -> Sandboxes:
+    """``connect``, to one of the group's options."""
+    if sandbox.kind == "docker":
         from swe_eval.sandbox.docker import DockerSandboxes
 
-        return DockerSandboxes(settings.sandbox, run_id)
+        return DockerSandboxes(sandbox, run_id)
+    if sandbox.kind == "podman":
+        from swe_eval.sandbox.podman import PodmanSandboxes
+
+        return PodmanSandboxes(sandbox, run_id)
+    if sandbox.kind == "bubblewrap":
+        from swe_eval.sandbox.bubblewrap import BubblewrapSandboxes
+
+        return BubblewrapSandboxes(sandbox, run_id)
+    if sandbox.kind == "auto":
+        from swe_eval.sandbox.auto import AutoSandboxes
+
+        return AutoSandboxes(sandbox, run_id)
     from swe_eval.sandbox.local import LocalSandboxes
 
     return LocalSandboxes(run_id)

@@ -33,6 +33,20 @@ OPENING = 60.0
 GRACE = 20.0
 """Seconds for what takes milliseconds: for a command to start in it, and to end once it is told to."""
 KILLED = 128 + signal.SIGKILL
+WORKDIR, FILES = "/testbed", "/tmp/swe_eval"
+"""Where an image has the repository, and where we put files."""
+# Process 1 of a sandbox reaps, ends by itself after a day, and on USR1 ends all others; a command cannot end it. It
+# never forks: it would have to end when no process is left to be had.
+_PID_1 = """
+trap '' {1..31}
+trap : CHLD ALRM
+trap 'kill -KILL -1' USR1
+%s
+while [ $SECONDS -lt 86400 ]; do read -r -t 1 -u 3; [ $? != 1 ] || exit; done
+"""
+PID_1 = _PID_1 % "exec 3<> <(:); echo ready"
+ATTACHED_PID_1 = _PID_1 % "exec 3<&0; echo ready"
+"""Ends with its standard input, too."""
 _BROKEN_INSIDE = re.compile(rb"no such file or directory|executable file not found", re.IGNORECASE)
 """What is said when the sandbox's own state keeps a shell from starting: the doing of what ran in it."""
 
@@ -128,6 +142,30 @@ class Shell:
         self._client = None
         self._kill_all()
         return code
+
+
+class ShellSandbox:
+    """A sandbox whose commands go through a kept-open shell; see ``Sandbox``."""
+
+    def __init__(self, enter: Sequence[str], kill_all: Callable[[], None]) -> None:
+        """See ``Shell``."""
+        self._shell = Shell(enter, kill_all)
+
+    def run(self, command: str, *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+        """See ``Sandbox.run``."""
+        return self._shell.run(command_script(command, cwd=WORKDIR, env=env), timeout=timeout)
+
+    def put(self, name: str, data: bytes) -> str:
+        """See ``Sandbox.put``."""
+        path = f"{FILES}/{name}"
+        written = self._shell.run(put_script(path, data), timeout=60)
+        if written.returncode:
+            raise SandboxError(f"cannot write {path} in the sandbox: {written.text.strip()[-500:]}")
+        return path
+
+    def close(self) -> None:
+        """Leave the sandbox."""
+        self._shell.close()
 
 
 class _Client:

@@ -1,7 +1,7 @@
 # Runs one command after the other in a sandbox; shell.py is at the other end, and says why.
 # In: "TOKEN SIZE" and a script of so many bytes; meanwhile, a line of any kind ends what the script started.
 # Out: "TOKEN start", what the script prints, "TOKEN CODE". Needs bash 4.4, coreutils, setsid and /proc.
-exec 3<&0 4>&1 < /dev/null > /dev/null 2>&1
+exec 3<&0 4>&1 9<&- < /dev/null > /dev/null 2>&1 # bubblewrap leaves 9 open, by which it came in
 # Names with _ cannot be those of the image's own variables, which commands inherit.
 _signals='HUP INT QUIT PIPE TERM USR1 USR2 ALRM'
 trap : $_signals # caught, because what is ignored here is ignored in every command

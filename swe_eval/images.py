@@ -1,0 +1,100 @@
+"""``python -m swe_eval.images pull|list|verify|prune``: the images of a benchmark, where a sandbox keeps them.
+
+``pull`` gets all of a benchmark's ahead of a run, for nodes without a network. ``verify`` compares every file of the
+image store with what was unpacked from layers of the right hash, and has what is damaged fetched again by the next
+``pull``. ``prune`` removes what was not used for so many days.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Column, Table
+
+from swe_eval import command
+from swe_eval.errors import UserError
+from swe_eval.sandbox.images import GB, Images, Library
+from swe_eval.settings import Settings
+
+DAY = 86400.0
+
+
+def main() -> None:
+    """Console entry point."""
+    given, overrides = parser().parse_known_args()
+    sys.argv[1:] = overrides
+    command.run(lambda settings: _do(settings, given))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of what is not Hydra's."""
+    made = argparse.ArgumentParser(prog="python -m swe_eval.images", allow_abbrev=False)
+    made.add_argument("action", choices=["pull", "list", "verify", "prune"])
+    made.add_argument("--days", type=float, default=30, help="prune: what was not used for so long (default: 30)")
+    return made
+
+
+def _do(settings: Settings, given: argparse.Namespace) -> int:
+    from swe_eval.sandbox.sandbox import connect
+
+    images = connect(settings, "images").images
+    if images is None:
+        raise UserError(f"sandbox={settings.sandbox.kind}: needs no images; write sandbox=auto, or another")
+    if given.action == "pull":
+        return _pull(settings, images)
+    if given.action == "list":
+        return _list(images.library)
+    if given.action == "verify":
+        return _verify(images.library)
+    return _prune(images.library, given.days)
+
+
+def _pull(settings: Settings, images: Images) -> int:
+    from swe_eval.benchmark import instances
+
+    wanted = instances.load(settings.benchmark).instances
+    print(images.plan(wanted), flush=True)
+    failed = 0
+    for number, (image, why_not) in enumerate(images.get(wanted), 1):
+        failed += bool(why_not)
+        print(f"[{number}] {why_not or f'{image} {images.digests[image]}'}", flush=True)
+    return command.FAILED if failed else command.OK
+
+
+def _list(library: Library) -> int:
+    table = Table(Column("image", overflow="fold"), "GB", "unused, days", Column("digest", overflow="fold"), box=SIMPLE)
+    ages = library.ours()
+    sizes = library.sizes([*ages])
+    for image, age in ages.items():
+        size = f"{sizes[image] / GB:.2f}" if image in sizes else "not whole"
+        table.add_row(image, size, f"{age / DAY:.1f}", library.digest(image))
+    Console(soft_wrap=True).print(table, f"{sum(sizes.values()) / GB:.1f} GB; {library.free() / GB:.0f} GB are free")
+    return command.OK
+
+
+def _verify(library: Library) -> int:
+    from swe_eval.sandbox.store import Store
+
+    if not isinstance(library, Store):
+        raise UserError("verify: an engine looks after its own images; write sandbox=bubblewrap")
+    damaged = {image: bad for image in library.ours() if (bad := library.verify(image))}
+    for image, layers in damaged.items():
+        print(f"{image}: {len(layers)} layers are damaged or missing; the next pull fetches them again")
+        for layer in layers:
+            library.repair(layer)
+    print(f"{len(library.ours()) - len(damaged)} images are what they were when they came, {len(damaged)} are not")
+    return command.FAILED if damaged else command.OK
+
+
+def _prune(library: Library, days: float) -> int:
+    old = [image for image, age in library.ours().items() if age >= days * DAY]
+    gone = [image for image in old if library.remove(image)]
+    print(f"{len(gone)} images removed, {len(old) - len(gone)} are in use; {library.free() / GB:.0f} GB are free")
+    return command.OK
+
+
+if __name__ == "__main__":
+    main()

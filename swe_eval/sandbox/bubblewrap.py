@@ -1,0 +1,225 @@
+"""``sandbox=bubblewrap``: the image's layers under an overlay, in namespaces of the user's own. No daemon, no root.
+
+A process per sandbox, ``bubblewrap.sh``, makes a user namespace with one user in it and mounts the overlay there. Its
+child is bwrap, whose process 1 keeps the sandbox's process space. A shell is entered by another bwrap, in the first
+one's namespaces; neither bwrap itself is among the sandbox's processes, where ``/proc`` would show the machine's files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from swe_eval.benchmark.instances import Instance
+from swe_eval.cache import cache_dir
+from swe_eval.errors import SandboxError
+from swe_eval.sandbox import owner
+from swe_eval.sandbox.docker import CAPABILITIES
+from swe_eval.sandbox.images import Images
+from swe_eval.sandbox.keeper import Keeper
+from swe_eval.sandbox.node import overlay_that_works
+from swe_eval.sandbox.sandbox import Purpose
+from swe_eval.sandbox.shell import PID_1, ShellSandbox
+from swe_eval.sandbox.store import Store
+from swe_eval.sandbox.store.store import Record, remove_tree
+from swe_eval.sandbox.watchdog import Limits, Watchdog, Watched
+from swe_eval.settings import BubblewrapSandbox as BubblewrapSettings
+from swe_eval.settings import nbytes
+
+SCRIPT = Path(__file__).with_suffix(".sh")
+ALSO_WHEN_GRADING = ("SETPCAP", "NET_BIND_SERVICE", "NET_RAW", "SYS_CHROOT", "SETFCAP", "AUDIT_WRITE")
+"""What Docker gives to root in its containers beyond ``CAPABILITIES``, and a user namespace can honour."""
+STARTING = 30.0
+"""Seconds for what takes a tenth of one."""
+ENDING = 60.0
+"""Seconds for the files of a sandbox to be removed."""
+PREFIX = "swe_eval-"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+CLEAN = {"PATH": os.environ.get("PATH", PATH)}
+"""The environment of our own processes around a sandbox: neither keys nor SLURM's variables come near it."""
+
+
+class BubblewrapSandbox(ShellSandbox):
+    """A process that keeps the namespaces, and what it is told from outside."""
+
+    def __init__(self, folder: Path, keeper: Keeper, pid_1: int, enter: Sequence[str]) -> None:
+        super().__init__(enter, self.kill_all)
+        self.folder, self.pid_1 = folder, pid_1
+        self._keeper, self._name = keeper, owner.name_of(pid_1)
+
+    def end(self) -> None:
+        """With everything in it, whatever it is at; its files are gone when this returns."""
+        _end(self._keeper, self.folder)
+
+    def kill_all(self) -> None:
+        """Every process in it but its first.
+
+        Raises:
+            SandboxError: it has ended.
+        """
+        if owner.is_gone(self._name):
+            raise SandboxError("the sandbox died")
+        with suppress(ProcessLookupError):
+            os.kill(self.pid_1, signal.SIGUSR1)
+
+
+class BubblewrapSandboxes:
+    """See ``Sandboxes``."""
+
+    def __init__(self, settings: BubblewrapSettings, run_id: str) -> None:
+        self._settings, self._run_id = settings, run_id
+        self._scratch = (settings.scratch or Path(tempfile.gettempdir())).absolute()
+        self.store = Store(settings.store or cache_dir() / "store", settings.source)
+        self.images = Images(self.store, start_timeout=settings.start_timeout, min_free_gb=settings.min_free_gb)
+        self._overlay = overlay_that_works(self._scratch)
+        self._watchdog = Watchdog()
+        self._open: set[BubblewrapSandbox] = set()
+
+    @contextmanager
+    def start(self, instance: Instance, purpose: Purpose) -> Iterator[BubblewrapSandbox]:
+        """See ``Sandboxes.start``. A missing image is fetched."""
+        with self.images.using(instance):
+            record = self.store.record(instance.image)
+            assert record
+            with self._started(record, purpose) as sandbox:
+                yield sandbox
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """See ``Sandboxes.digests``."""
+        return self.images.digests
+
+    def plan(self, instances: Sequence[Instance]) -> str:
+        """See ``Sandboxes.plan``."""
+        return str(self.images.plan(instances))
+
+    @contextmanager
+    def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> Iterator[None]:
+        """See ``Sandboxes.expecting``."""
+        if (planned := self.images.plan(instances)).missing:
+            say(str(planned))
+        with self.images.expecting(instances):
+            yield
+
+    def check(self) -> None:
+        """There is no engine."""
+
+    def remove_all(self) -> None:
+        """See ``Sandboxes.remove_all``; what is left of other runs, too, once the process that started it is gone."""
+        for sandbox in list(self._open):
+            sandbox.end()
+        for folder in self._scratch.glob(f"{PREFIX}*"):
+            with suppress(OSError, ValueError):  # it is another's, or just being removed
+                run_id, started_by, keeper = (folder / "owner").read_text().splitlines()
+                if run_id == self._run_id or owner.is_gone(started_by):
+                    owner.kill(keeper)
+                    remove_tree(folder)
+
+    @contextmanager
+    def _started(self, record: Record, purpose: Purpose) -> Iterator[BubblewrapSandbox]:
+        folder = self._scratch / f"{PREFIX}{self._run_id}-{secrets.token_hex(8)}"
+        has_network = purpose == "grading" and self._settings.grading_network == "host"
+        _make(folder, has_network)
+        by = f"{self._run_id}\n{owner.this_process()}\n"
+        (folder / "owner").write_text(f"{by}\n")
+        options = [*_files(folder), *_privileges(purpose), *_environment(record)]
+        spaces = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox"]
+        spaces += [] if has_network else ["--unshare-net"]
+        command = [*self._limits(), "bwrap", *options, *spaces, "--as-pid-1", "--info-fd", "4", "--"]
+        keeper = Keeper(
+            [
+                *("unshare", "--user", "--map-root-user", "--mount", "sh", str(SCRIPT)),
+                *(str(self.store.layers), self.store.lower(record), str(folder), self._overlay),
+                *(*command, "bash", "-p", "-c", PID_1),
+            ],
+            CLEAN,
+        )
+        with ExitStack() as stack:
+            stack.callback(_end, keeper, folder)
+            (folder / "owner").write_text(f"{by}{owner.name_of(keeper.pid)}\n")
+            pid_1 = self._pid_1(keeper, record.image)
+            sandbox = BubblewrapSandbox(folder, keeper, pid_1, self._enter(keeper.pid, pid_1, options, has_network))
+            stack.callback(sandbox.close)
+            stack.enter_context(self._watchdog.watching(pid_1, self._watched(sandbox)))
+            self._open.add(sandbox)
+            stack.callback(self._open.discard, sandbox)
+            yield sandbox
+
+    def _pid_1(self, keeper: Keeper, image: str) -> int:
+        try:
+            told = keeper.wait_until_ready(STARTING)
+        except SandboxError as error:
+            raise SandboxError(f"cannot start {image}: {error}") from error
+        pid: int = json.loads(told)["child-pid"]
+        return pid
+
+    def _enter(self, keeper: int, pid_1: int, options: Sequence[str], has_network: bool) -> list[str]:
+        """The command that runs in the sandbox what is appended to it."""
+        of_pid_1 = ["ipc", "uts", *([] if has_network else ["net"])]
+        return [
+            *("env", "-i", f"PATH={CLEAN['PATH']}", "nsenter", "--target", str(keeper), "--user", "--mount"),
+            *(f"--{space}=/proc/{pid_1}/ns/{space}" for space in of_pid_1),
+            *("--preserve-credentials", "--", "sh", "-c", 'exec "$@" 9< "$0"', f"/proc/{pid_1}/ns/pid"),
+            *(*self._limits(), "bwrap", *options, "--pidns", "9", "--"),
+        ]
+
+    def _limits(self) -> list[str]:
+        """Of every process: counted in the sandbox's user namespace, where the kernel does that (5.14)."""
+        settings = self._settings
+        own_count = [f"--nproc={settings.pids_limit + 8}"] if counts_per_namespace() else []
+        return ["prlimit", "--core=0", f"--fsize={nbytes(settings.disk)}", *own_count, "--"]
+
+    def _watched(self, sandbox: BubblewrapSandbox) -> Watched:
+        settings = self._settings
+        limits = Limits(nbytes(settings.memory), settings.pids_limit, nbytes(settings.disk))
+        return Watched(limits, sandbox.kill_all, sandbox.folder / "upper")
+
+
+def _make(folder: Path, has_network: bool) -> None:
+    """The sandbox's folder, private to the user, with the files that an engine would write into a container."""
+    folder.mkdir(mode=0o700)
+    for name in ("upper", "work", "root", "shm"):
+        (folder / name).mkdir()
+    etc = folder / "upper" / "etc"
+    etc.mkdir()
+    (etc / "hosts").write_text(f"{HOSTS}127.0.1.1\tsandbox\n")
+    (etc / "hostname").write_text("sandbox\n")
+    resolv = Path("/etc/resolv.conf")
+    (etc / "resolv.conf").write_text(resolv.read_text() if has_network and resolv.is_file() else "")
+
+
+def _files(folder: Path) -> list[str]:
+    mounts = ["--bind", str(folder / "root"), "/", "--dev", "/dev", "--bind", str(folder / "shm"), "/dev/shm"]
+    return [*mounts, "--proc", "/proc", "--die-with-parent", "--chdir", "/"]
+
+
+def _privileges(purpose: Purpose) -> list[str]:
+    given = CAPABILITIES + (ALSO_WHEN_GRADING if purpose == "grading" else ())
+    return ["--cap-drop", "ALL", *(word for name in given for word in ("--cap-add", f"CAP_{name}"))]
+
+
+def _environment(record: Record) -> list[str]:
+    """The image's, as an engine gives it."""
+    variables = {"PATH": PATH, "HOSTNAME": "sandbox", "HOME": "/root"}
+    variables |= dict(each.split("=", 1) for each in record.env if "=" in each)
+    return ["--clearenv", *(word for key, value in variables.items() for word in ("--setenv", key, value))]
+
+
+def _end(keeper: Keeper, folder: Path) -> None:
+    """Its files are gone when this returns."""
+    keeper.end(ENDING)
+    if folder.exists():
+        remove_tree(folder)
+
+
+def counts_per_namespace() -> bool:
+    """Whether RLIMIT_NPROC is of a user namespace alone; before Linux 5.14 it counted all that the user runs."""
+    major, minor = (int(part) for part in os.uname().release.split(".")[:2])
+    return (major, minor) >= (5, 14)

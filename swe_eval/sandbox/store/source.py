@@ -1,0 +1,75 @@
+"""Where the store gets images from: a registry, or whatever else skopeo reads."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from swe_eval.errors import SandboxError
+from swe_eval.sandbox.capture import capture
+from swe_eval.sandbox.store.registry import RegistryImage, checked
+
+REGISTRY = "docker://"
+PIECE = 1 << 18
+
+
+class SourceImage(Protocol):
+    """One image where it comes from. Every method raises SandboxError."""
+
+    def manifest(self) -> tuple[dict[str, Any], str]:
+        """Its manifest, and the digest that it is known by."""
+
+    def config(self, digest: str) -> dict[str, Any]:
+        """Its configuration."""
+
+    def blob(self, digest: str) -> AbstractContextManager[Iterator[bytes]]:
+        """A layer in pieces, packed as it was."""
+
+
+def opened(source: str, image: str, folder: Path, timeout: float) -> AbstractContextManager[SourceImage]:
+    """The image at ``source``, to which its name is appended as skopeo writes it: ``docker://mirror.site/``.
+
+    Raises:
+        SandboxError: skopeo is needed and cannot find it. What it copies is in ``folder`` meanwhile.
+    """
+    if source.startswith(REGISTRY):
+        return closing(RegistryImage(f"{source.removeprefix(REGISTRY)}{image}"))
+    return _copied(f"{source}{image}", folder, timeout)
+
+
+@contextmanager
+def _copied(name: str, folder: Path, timeout: float) -> Iterator[SourceImage]:
+    with tempfile.TemporaryDirectory(prefix="copied-", dir=folder) as target:
+        done = capture(["skopeo", "--insecure-policy", "copy", "--quiet", name, f"dir:{target}"], timeout=timeout)
+        if done.returncode or done.timed_out:
+            said = done.text.strip().splitlines() or ["no answer in time"]
+            raise SandboxError(f"skopeo copy {name}: {said[-1]}")
+        yield _Copied(Path(target))
+
+
+class _Copied:
+    """What skopeo calls ``dir:``, a file per blob."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def manifest(self) -> tuple[dict[str, Any], str]:
+        """An image of an engine or an archive has no registry's digest: its configuration's stands for it."""
+        found: dict[str, Any] = json.loads((self._folder / "manifest.json").read_text())
+        return found, found["config"]["digest"]
+
+    def config(self, digest: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(checked(self._file(digest).read_bytes(), digest))
+        return found
+
+    @contextmanager
+    def blob(self, digest: str) -> Iterator[Iterator[bytes]]:
+        with self._file(digest).open("rb") as file:
+            yield iter(lambda: file.read(PIECE), b"")
+
+    def _file(self, digest: str) -> Path:
+        return self._folder / digest.removeprefix("sha256:")

@@ -1,0 +1,121 @@
+"""A real registry (Debian's docker-registry) on loopback, and images of a few files in it. No engine takes part."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from test_process import eventually
+
+from swe_eval.serving.supervised import free_port
+
+LOGIN = "me:$2b$05$abcdefghijklmnopqrstuulzd.YqjLDl8lvpSmVj3De/fioSBHnUa"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Where it is, and where its files are."""
+
+    port: int
+    folder: Path
+    work: Path
+
+    def publish(self, name: str, *layers: Mapping[str, str | None]) -> str:
+        """The name of an image of these layers, the lowest first: contents by path; a folder if it ends with ``/``."""
+        layout = self.work / name
+        blobs = layout / "blobs" / "sha256"
+        blobs.mkdir(parents=True)
+
+        def blob(data: bytes, kind: str) -> dict[str, object]:
+            digest = hashlib.sha256(data).hexdigest()
+            (blobs / digest).write_bytes(data)
+            return {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(data)}
+
+        archives = [_archive(layer) for layer in layers]
+        diff_ids = [f"sha256:{hashlib.sha256(archive).hexdigest()}" for archive in archives]
+        config = {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Env": ["PATH=/bin", "A=b=c"]},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        }
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": blob(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json"),
+            "layers": [
+                blob(gzip.compress(archive, mtime=0), "application/vnd.oci.image.layer.v1.tar+gzip")
+                for archive in archives
+            ],
+        }
+        index = {"schemaVersion": 2, "manifests": [blob(json.dumps(manifest).encode(), MANIFEST)]}
+        (layout / "index.json").write_text(json.dumps(index))
+        (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+        target = f"127.0.0.1:{self.port}/{name}:latest"
+        push = ["skopeo", "--insecure-policy", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"]
+        subprocess.run([*push, "--dest-creds=me:hush", f"oci:{layout}", f"docker://{target}"], check=True)
+        return target
+
+
+def _archive(layer: Mapping[str, str | None]) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        for path, content in layer.items():
+            entry = tarfile.TarInfo(path.rstrip("/"))
+            if path.endswith("/"):
+                entry.type, entry.mode = tarfile.DIRTYPE, int(content or "755", 8)
+                tar.addfile(entry)
+            else:
+                data = (content or "").encode()
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    return made.getvalue()
+
+
+def serve(folder: Path, *, login: bool = False) -> Iterator[Registry]:
+    """One with its files below the folder; with a login, ``me`` and ``hush``."""
+    port = free_port("127.0.0.1")
+    config = f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/files}}}}\n"
+    config += f"http: {{addr: 127.0.0.1:{port}}}\n"
+    if login:
+        (folder / "htpasswd").write_text(LOGIN)
+        config += f"auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}\n"
+    (folder / "config.yml").write_text(config)
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen(["docker-registry", "serve", folder / "config.yml"], stdout=quiet, stderr=quiet)
+    try:
+        assert eventually(lambda: _answers(port))
+        yield Registry(port, folder / "files", folder / "layouts")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/v2/").status_code in (200, 401)
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """Open to all."""
+    yield from serve(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture
+def closed_registry(tmp_path: Path) -> Iterator[Registry]:
+    """For ``me`` alone."""
+    (tmp_path / "closed").mkdir()
+    yield from serve(tmp_path / "closed", login=True)

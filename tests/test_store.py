@@ -1,0 +1,296 @@
+"""Images without an engine: fetched from a real registry, unpacked once per layer, shared, checked, removed."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import multiprocessing
+import subprocess
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+
+from swe_eval.benchmark.instances import Instance
+from swe_eval.errors import SandboxError, UserError
+from swe_eval.images import main
+from swe_eval.sandbox import owner
+from swe_eval.sandbox.bubblewrap import BubblewrapSandboxes
+from swe_eval.sandbox.node import USERNS
+from swe_eval.sandbox.store import Store
+from swe_eval.sandbox.store import lease as lease_module
+from swe_eval.sandbox.store.lease import lease
+from swe_eval.sandbox.store.registry import Reference
+
+pytestmark = pytest.mark.bubblewrap
+
+BASE = {"etc/": None, "etc/old": "old", "etc/kept": "kept", "opt/": None, "opt/a": "a"}
+TOP = {"etc/.wh.old": "", "opt/": None, "opt/.wh..wh..opq": "", "opt/b": "b", "locked/": "000", "locked/in": "in"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", "docker://")
+
+
+def pull(store: Store, image: str) -> None:
+    store.pull(image, 60)
+
+
+def gone() -> str:
+    """The name of a process that has ended."""
+    process = subprocess.Popen(["sleep", "60"])
+    name = owner.name_of(process.pid)
+    process.kill()
+    process.wait()
+    return name
+
+
+def files(store: Store, image: str, tmp_path: Path) -> dict[str, str]:
+    """What a sandbox of the image sees."""
+    record = store.record(image)
+    assert record
+    target = tmp_path / "mounted"
+    for name in ("upper", "work", "root"):
+        (target / name).mkdir(parents=True, exist_ok=True)
+    script = """
+        cd "$1" && mount -t overlay overlay "$3/root" \\
+            -o "lowerdir=$2,upperdir=$3/upper,workdir=$3/work,userxattr" && cd "$3/root" &&
+        find . -type f -exec sh -c 'echo "$1 $(cat "$1")"' sh {} ';'
+    """
+    command = [*USERNS, "sh", "-c", script, "sh", str(store.layers), store.lower(record), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(line.removeprefix("./").split(" ") for line in sorted(done.stdout.splitlines()))
+
+
+def test_an_image_is_its_layers_one_over_the_other(store, registry, tmp_path):
+    """What a layer removes or replaces is not seen, and a folder that nobody may enter is no obstacle."""
+    image = registry.publish("over", BASE, TOP)
+    pull(store, image)
+    assert files(store, image, tmp_path) == {"etc/kept": "kept", "opt/b": "b", "locked/in": "in"}
+
+
+def test_a_record_holds_digest_and_environment(store, registry):
+    image = registry.publish("record", BASE)
+    pull(store, image)
+    index = json.loads((registry.work / "record" / "index.json").read_text())
+    record = store.record(image)
+    assert (record.digest, record.env) == (index["manifests"][0]["digest"], ("PATH=/bin", "A=b=c"))
+
+
+def test_a_layer_that_images_share_comes_once(store, registry):
+    one, two = registry.publish("one", BASE, TOP), registry.publish("two", BASE, {"x": "y"})
+    pull(store, one)
+    shared = store.layers / store.record(one).layers[0]
+    before = shared.stat().st_ino
+    pull(store, two)
+    assert shared.stat().st_ino == before
+    assert len(list(store.layers.iterdir())) == 3
+    sizes = store.sizes([one, two])
+    assert sizes[one] > sizes[two] > 0
+
+
+def test_a_layer_of_another_content_is_refused(store, registry):
+    image = registry.publish("damaged", {"x": "damaged"})
+    pushed = (registry.work / "damaged/blobs/sha256").iterdir()
+    layer = next(blob for blob in pushed if blob.read_bytes().startswith(b"\x1f\x8b"))
+    blobs = registry.folder / "docker/registry/v2/blobs/sha256"
+    (blobs / layer.name[:2] / layer.name / "data").write_bytes(gzip.compress(b"\0" * 10240))
+    with pytest.raises(SandboxError, match="came with another content"):
+        pull(store, image)
+    assert store.record(image) is None
+    assert list((store.root / "new").iterdir()) == []
+
+
+def _pull_in_another_process(root: Path, image: str) -> None:
+    pull(Store(root, "docker://"), image)
+
+
+def test_many_processes_may_want_the_same_image_at_once(store, registry):
+    image = registry.publish("wanted", *({str(number): "x" * 100} for number in range(6)))
+    spawn = multiprocessing.get_context("spawn")
+    pulls = [spawn.Process(target=_pull_in_another_process, args=(store.root, image)) for _ in range(3)]
+    for each in pulls:
+        each.start()
+    for each in pulls:
+        each.join()
+    assert [each.exitcode for each in pulls] == [0, 0, 0]
+    assert store.record(image) and store.verify(image) == []
+    assert list((store.root / "new").iterdir()) == list((store.root / "leases").iterdir()) == []
+
+
+def test_a_pull_that_was_killed_goes_on_where_it_was(store, registry):
+    image = registry.publish("killed", BASE, TOP)
+    pull(store, image)
+    store.repair(store.record(image).layers[1])
+    (store.root / "new" / f"0000@{gone().replace('/', '%')}").mkdir()
+    assert (store.record(image), store.sizes([image])) == (None, {})
+    pull(store, image)
+    assert store.record(image)
+    assert list((store.root / "new").iterdir()) == []
+
+
+def test_what_is_removed_takes_its_own_layers_along_and_no_others(store, registry):
+    one, two = registry.publish("mine", BASE, TOP), registry.publish("yours", BASE)
+    pull(store, one)
+    pull(store, two)
+    assert store.remove(one)
+    assert (store.record(one), store.verify(two)) == (None, [])
+    assert [layer.name for layer in store.layers.iterdir()] == [*store.record(two).layers]
+
+
+def test_what_another_process_uses_is_not_removed(store, registry):
+    image = registry.publish("used", BASE)
+    pull(store, image)
+    with store.held(image):
+        assert not Store(store.root, "docker://").remove(image)
+        assert store.record(image)
+    assert store.remove(image)
+
+
+def test_a_mark_of_a_process_that_is_gone_holds_nothing(store, registry):
+    image = registry.publish("marked", BASE)
+    pull(store, image)
+    mark = store.root / "in_use" / image.replace("/", "%") / "0"
+    mark.parent.mkdir(exist_ok=True)
+    mark.write_text(gone())
+    assert store.remove(image)
+
+
+def test_damage_is_found_and_repaired(store, registry, capsys, monkeypatch):
+    image = registry.publish("verified", BASE, TOP)
+    pull(store, image)
+    files = store.layers / store.record(image).layers[0] / "files"
+    (files / "etc" / "kept").write_text("kopt")
+
+    def verify() -> tuple[int, str]:
+        arguments = ["sandbox=bubblewrap", f"sandbox.store={store.root}"]
+        monkeypatch.setattr("sys.argv", ["images", "verify", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr().out.splitlines()[-1]
+
+    assert verify() == (1, "0 images are what they were when they came, 1 are not")
+    pull(store, image)
+    assert verify() == (0, "1 images are what they were when they came, 0 are not")
+
+
+def test_a_store_that_others_have_filled_needs_no_registry_and_is_not_written_to(settings, registry, tmp_path):
+    image = registry.publish("filled", BASE)
+    root = tmp_path / "filled"
+    pull(Store(root, "docker://"), image)
+    for folder in (root, *root.iterdir()):
+        folder.chmod(0o555) if folder.is_dir() else None
+    try:
+        backend = BubblewrapSandboxes(
+            settings("sandbox=bubblewrap", f"sandbox.store={root}", "sandbox.source=docker://127.0.0.1:1/").sandbox, "x"
+        )
+        with backend.images.using(Instance({"image": image})):
+            assert backend.plan([Instance({"image": image})]).startswith("1 images: 1 here")
+    finally:
+        for folder in (root, *root.iterdir()):
+            folder.chmod(0o755) if folder.is_dir() else None
+
+
+@pytest.mark.parametrize(("name", "content", "line"), [("x", "", "is neither empty"), ("VERSION", "7", "has format 7")])
+def test_a_folder_that_is_no_store_of_ours_is_left_alone(tmp_path, name, content, line):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=rf"^sandbox\.store={tmp_path}: {line}"):
+        Store(tmp_path, "docker://")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_a_registry_that_wants_a_name_gets_the_one_that_was_logged_in_with(
+    store, closed_registry, tmp_path, monkeypatch
+):
+    image = closed_registry.publish("closed", BASE)
+    with pytest.raises(SandboxError, match="answers 401 unauthorized"):
+        pull(store, image)
+    kept = {"auths": {f"127.0.0.1:{closed_registry.port}": {"auth": base64.b64encode(b"me:hush").decode()}}}
+    (tmp_path / "config.json").write_text(json.dumps(kept))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    pull(store, image)
+    assert store.record(image)
+
+
+def test_what_is_no_image_says_what_the_registry_said(store, registry):
+    with pytest.raises(SandboxError, match=r"^127\.0\.0\.1 answers 404 manifest_unknown: manifest unknown$"):
+        pull(store, f"127.0.0.1:{registry.port}/none:latest")
+    with pytest.raises(SandboxError, match=r"^127\.0\.0\.1:1: connection refused or lost"):
+        pull(store, "127.0.0.1:1/none:latest")
+
+
+@pytest.mark.parametrize(
+    ("image", "url", "tag"),
+    [
+        ("python:3.12", "https://registry-1.docker.io/v2/library/python", "3.12"),
+        ("swebench/a.b_1:latest", "https://registry-1.docker.io/v2/swebench/a.b_1", "latest"),
+        ("ghcr.io/a/b/c", "https://ghcr.io/v2/a/b/c", "latest"),
+        ("localhost:5000/a@sha256:0f", "http://localhost:5000/v2/a", "sha256:0f"),
+    ],
+)
+def test_a_name_is_read_as_docker_reads_it(image, url, tag):
+    found = Reference.parse(image)
+    assert (found.url, found.tag) == (url, tag)
+
+
+def _hold(file: Path, is_held: Event, seconds: float) -> None:
+    with lease(file, 10):
+        is_held.set()
+        time.sleep(seconds)
+        is_held.clear()
+
+
+class TestLease:
+    """Two processes, one file."""
+
+    @pytest.fixture
+    def held(self, tmp_path) -> Callable[[float], tuple[BaseProcess, Event]]:
+        def held(seconds: float) -> tuple[BaseProcess, Event]:
+            spawn = multiprocessing.get_context("spawn")
+            is_held = spawn.Event()
+            holder = spawn.Process(target=_hold, args=(tmp_path / "lease", is_held, seconds))
+            holder.start()
+            assert is_held.wait(60)
+            return holder, is_held
+
+        return held
+
+    def test_it_is_waited_for(self, held, tmp_path):
+        _, is_held = held(2)
+        with lease(tmp_path / "lease", 30):
+            assert not is_held.is_set()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_patience_ends(self, held, tmp_path):
+        holder, _ = held(60)
+        with pytest.raises(SandboxError, match="was held by another process"), lease(tmp_path / "lease", 1):
+            pass
+        holder.kill()
+
+    def test_that_of_a_process_that_was_killed_is_taken_at_once(self, held, tmp_path):
+        holder, _ = held(60)
+        holder.kill()
+        holder.join()
+        with lease(tmp_path / "lease", 1):
+            pass
+
+    def test_that_of_another_machine_is_taken_when_nobody_touches_it_any_more(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(lease_module, "DEAD", 2)
+        (tmp_path / "lease").write_text("another-boot/1/1/17/99")
+        started = time.monotonic()
+        with lease(tmp_path / "lease", 30):
+            assert 1 < time.monotonic() - started < 10
+
+    def test_one_that_is_held_long_stays_held(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(lease_module, "DEAD", 1.0)
+        monkeypatch.setattr(lease_module, "BEAT", 0.1)
+        monkeypatch.setattr(owner, "is_gone", lambda name: False)
+        with lease(tmp_path / "lease", 1):
+            time.sleep(1.5)
+            with pytest.raises(SandboxError), lease(tmp_path / "lease", 0.5):
+                pass
