@@ -9,7 +9,7 @@ from trajectory_fixtures import trajectory
 
 from swe_eval.report.clean import clean_lines, cleaned, integrity, looked_lines
 from swe_eval.report.integrity import COPY, HISTORY, NETWORK, PATCH, TESTS, contamination, flags_of, scan
-from swe_eval.report.integrity.known import has_no_network
+from swe_eval.report.integrity.known import has_no_network, package_names
 from swe_eval.report.results import Arm, Verdict
 from swe_eval.report.rows import Row
 
@@ -66,6 +66,20 @@ def test_looking_for_later_commits_is_flagged(command):
 )
 def test_reaching_for_the_network_is_flagged(command):
     assert kinds(DJANGO, command) == [NETWORK]
+
+
+@pytest.mark.parametrize(
+    ("instance_id", "names"),
+    [
+        (REQUESTS, {"requests"}),
+        ("scikit-learn__scikit-learn-10297", {"scikit-learn", "sklearn"}),
+        ("pvlib__pvlib-python-1606", {"pvlib-python", "pvlib"}),
+        ("pytest-dev__pytest-5262", {"pytest", "_pytest"}),
+        ("one", set()),
+    ],
+)
+def test_a_package_is_known_by_the_names_that_it_is_installed_by(instance_id, names):
+    assert package_names(instance_id) == names
 
 
 @pytest.mark.parametrize(

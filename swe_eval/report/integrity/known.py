@@ -57,4 +57,5 @@ def has_no_network(sandbox: Mapping[str, Any]) -> bool:
 def package_names(instance_id: str) -> set[str]:
     """What the package under test may be called where it is installed: ``{"scikit-learn", "sklearn"}``."""
     name = instance_id.rpartition("-")[0].partition("__")[2].lower().replace("_", "-")
-    return {name, *_ALSO.get(name, ())} - {""}
+    plain = name.removeprefix("python-").removesuffix("-python")
+    return {name, plain, *_ALSO.get(name, ())} - {""}
