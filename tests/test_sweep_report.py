@@ -159,6 +159,7 @@ def test_a_sweep_leaves_its_page_and_its_curve(tmp_path):
     [
         ({"base": 0.5}, 1, "of 12 tasks"),
         ({"base": 0.2, "rl": 0.8}, 3, "Over 12 tasks, rl resolved"),
+        ({"base": 0.2, "rl": 0.8}, 2, "pass^2"),
         ({"base": 0.2, "sft": 0.3, "rl": 0.8}, 1, "2 comparisons are made at once"),
         ({f"rl-{step}": 0.5 for step in range(9)}, 1, "8 comparisons are made at once"),
     ],
