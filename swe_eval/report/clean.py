@@ -9,6 +9,7 @@ from typing import Any
 from swe_eval.report.integrity import MEANING, Flag, contamination
 from swe_eval.report.results import Arm, Verdict
 from swe_eval.report.rows import Row
+from swe_eval.report.words import interval, percent
 
 SHOWN = 3
 """Instances that a line names."""
@@ -38,8 +39,8 @@ def clean_lines(row: Row) -> Iterator[str]:
     """The clean score, where it differs from the official one."""
     clean = cleaned(row)
     if left := row.count("resolved") - clean.count("resolved"):
-        ends = f"[{100 * clean.rate.interval.low:.1f}, {100 * clean.rate.interval.high:.1f}]"
-        yield f"{row.name}: clean {clean.rate.mean or 0:.1%} {ends}, without {left} resolved that a flag can explain"
+        score = f"{percent(clean.rate)} {interval(clean.rate.interval)}"
+        yield f"{row.name}: clean {score}, without {left} resolved that a flag can explain"
 
 
 def integrity(rows: Iterable[Row], record: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from swe_eval.report.comparison import Best, Comparison, Findings
 from swe_eval.report.load import load_line
 from swe_eval.report.results import Arm, Verdict
 from swe_eval.report.rows import Rate, Row
+from swe_eval.report.words import interval
 from swe_eval.statistics import ALPHA, MOST, POWER, Paired, Repeated
 
 COUNTS = {
@@ -74,7 +75,7 @@ def rate(row: Row) -> str:
 
 
 def _mean(rate: Rate) -> str:
-    return f"{rate.mean or 0:.1%} [{100 * rate.interval.low:.1f}, {100 * rate.interval.high:.1f}]"
+    return f"{rate.mean or 0:.1%} {interval(rate.interval)}"
 
 
 def _rows_table(rows: Sequence[Row]) -> Table:

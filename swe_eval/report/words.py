@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from swe_eval.report.comparison import Best, Comparison, Findings
 from swe_eval.report.rows import Rate, Row
-from swe_eval.statistics import ALPHA, MOST, Paired, Repeated
+from swe_eval.statistics import ALPHA, MOST, Interval, Paired, Repeated
 
 LUCK = 0.2
 """A p-value over this is no hint of a difference."""
@@ -42,6 +42,11 @@ def points(difference: float) -> str:
 def percent(rate: Rate) -> str:
     """``28.2%``, and ``-`` where nothing is scored."""
     return "-" if rate.mean is None else f"{rate.mean:.1%}"
+
+
+def interval(found: Interval) -> str:
+    """Of a rate, in per cent: ``[24.4, 32.3]``."""
+    return f"[{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def chance(p: float) -> str:
@@ -124,8 +129,8 @@ def _how_sure(found: Paired | Repeated) -> Iterator[str]:
         f"If both were equally good, luck alone would set them at least this far apart {chance(found.p_value)} "
         f"({kind} = {found.p_value:.3g}), {said}: the line is at once in {round(1 / ALPHA)}."
     )
-    interval = span(found.interval.low, found.interval.high)
-    yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) between {interval}."
+    likely = span(found.interval.low, found.interval.high)
+    yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) between {likely}."
     if found.p_value > ALPHA and not found.interval.low <= 0 <= found.interval.high:
         yield "That interval leaves 0 out, but on so few tasks the test is the stricter of the two, and decides."
 
@@ -200,8 +205,7 @@ def _missing(rows: Sequence[Row]) -> Iterator[str]:
 
 def rate_of(rate: Rate) -> str:
     """``28.2% [24.4, 32.3] of 500 tasks``."""
-    interval = f"[{100 * rate.interval.low:.1f}, {100 * rate.interval.high:.1f}]"
-    return f"{percent(rate)} {interval} of {_tasks(rate.n)}"
+    return f"{percent(rate)} {interval(rate.interval)} of {_tasks(rate.n)}"
 
 
 def _tasks(n: int) -> str:

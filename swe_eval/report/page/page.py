@@ -21,7 +21,6 @@ from swe_eval.report.runs import Subject
 from swe_eval.report.tables import flag_lines, proof_lines
 from swe_eval.run_dir import now, write_text
 from swe_eval.scheduling.order import DIFFICULTIES
-from swe_eval.statistics import Interval
 
 TRAJECTORIES = "trajectories.html"
 """Beside the page of a run, where it is there: each instance's rollouts side by side, at ``#<instance_id>``."""
@@ -57,7 +56,7 @@ def environment() -> Environment:
         "percent": words.percent,
         "points": words.points,
         "rate_of": words.rate_of,
-        "interval": _interval,
+        "interval": words.interval,
         "signs": tasks.SIGNS,
         "outcomes": effort.OUTCOMES,
         "effort_columns": effort.EFFORT,
@@ -191,10 +190,6 @@ def _contents(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if found["effort"] or found["servers"]:
         yield "effort", "Effort"
     yield from (("trust", "Trust"), ("instances", "Every task"), ("again", "Reproduction"))
-
-
-def _interval(interval: Interval) -> str:
-    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def _file(name: str) -> Markup:
