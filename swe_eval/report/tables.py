@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -12,10 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from swe_eval.report.clean import clean_lines, looked_lines
+from swe_eval.report.clean import clean_lines, flag_lines
 from swe_eval.report.comparison import Best, Comparison, Findings
 from swe_eval.report.load import load_line
-from swe_eval.report.results import Arm, Verdict
 from swe_eval.report.rows import Rate, Row
 from swe_eval.report.words import interval
 from swe_eval.statistics import ALPHA, MOST, POWER, Paired, Repeated
@@ -25,8 +23,6 @@ COUNTS = {
     **{"a_ahead": "A ahead", "b_ahead": "B ahead", "even": "even"},
 }
 """Headings."""
-SHOWN = 3
-"""Instances that a line names; ``run.json`` has all."""
 
 
 def print_tables(console: Console, findings: Findings) -> None:
@@ -89,29 +85,12 @@ def _rows_table(rows: Sequence[Row]) -> Table:
 def _beside(row: Row) -> Iterator[str]:
     if row.passes:
         yield f"{row.name}: {', '.join(f'{name} {_mean(found)}' for name, found in row.passes.items())}"
-    if exits := _exits(row.verdicts):
-        yield f"{row.name} ended with {exits}"
+    if row.exits:
+        rescued = f" ({row.rescued} unsubmitted patch{'es' * (row.rescued > 1)} rescued)" if row.rescued else ""
+        yield f"{row.name} ended with {', '.join(f'{count} {status}' for status, count in row.exits)}{rescued}"
     for arm in row.arms:
         yield from flag_lines(arm)
     yield from clean_lines(row)
-
-
-def _exits(verdicts: Sequence[Verdict]) -> str:
-    ended = Counter(verdict.exit_status for verdict in verdicts if verdict.exit_status)
-    listed = ", ".join(f"{count} {status}" for status, count in ended.most_common())
-    rescued = sum(verdict.rescued for verdict in verdicts)
-    return listed + (f" ({rescued} unsubmitted patch{'es' * (rescued > 1)} rescued)" if rescued else "")
-
-
-def flag_lines(arm: Arm) -> Iterator[str]:
-    """A line for each kind of flag."""
-    for kind in sorted({kind for verdict in arm.verdicts.values() for kind in verdict.suspicious}):
-        ids = sorted(key for key, verdict in arm.verdicts.items() if kind in verdict.suspicious)
-        resolved = sum(arm.verdicts[key].outcome == "resolved" for key in ids)
-        patches = f"{len(ids)} patch{'es touch' if len(ids) > 1 else ' touches'} {kind}"
-        shown = f"{', '.join(ids[:SHOWN])}{', ...' * (len(ids) > SHOWN)}"
-        yield f"{arm.name}: {patches} ({resolved} resolved): {shown}"
-    yield from looked_lines(arm)
 
 
 def proof_lines(proof: Mapping[str, Any]) -> Iterator[str]:
@@ -149,9 +128,7 @@ def _sweep_table(findings: Findings) -> Table:
         found = compared.get(row.name)
         ps = [_p(found, found.paired.p_value), _p(found, found.p_holm)] if found else ["", ""]
         figures = [_headline(found) if found else "", *ps] if against else []
-        tokens = sum(verdict.prompt_tokens + verdict.completion_tokens for verdict in row.verdicts)
-        hours = sum(verdict.seconds for verdict in row.verdicts) / 3600
-        ours = [str(row.count("infra")), f"{tokens / 1e6:.1f}", f"{hours:.1f}"]
+        ours = [str(row.count("infra")), f"{row.megatokens:.1f}", f"{row.hours:.1f}"]
         table.add_row(row.name, escape(_mean(row.rate)), *map(escape, figures), *ours)
     return table
 

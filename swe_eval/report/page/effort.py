@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
@@ -33,11 +32,9 @@ MEANING = {
 class Ended:
     """How the trials of an arm ended."""
 
-    name: str
+    row: Row
     counts: Mapping[str, int]
     bar: Markup
-    exits: Sequence[tuple[str, int]]
-    rescued: int
 
 
 def ended(rows: Iterable[Row]) -> list[Ended]:
@@ -46,18 +43,15 @@ def ended(rows: Iterable[Row]) -> list[Ended]:
 
 
 def _ended(row: Row) -> Ended:
-    verdicts = row.verdicts
     counts = {outcome: row.count(outcome) for outcome in OUTCOMES}
-    exits = Counter(verdict.exit_status for verdict in verdicts if verdict.exit_status).most_common()
-    rescued = sum(verdict.rescued for verdict in verdicts)
-    return Ended(row.name, counts, svg.stacked(list(counts.items())), exits, rescued)
+    return Ended(row, counts, svg.stacked(list(counts.items())))
 
 
 def ending_sentences(rows: Sequence[Row]) -> Iterator[str]:
     """Where two arms end differently: the exit status whose share differs most."""
     if len(rows) != 2 or not all(row.verdicts for row in rows):
         return
-    a, b = ({status: count / len(row.verdicts) for status, count in _ended(row).exits} for row in rows)
+    a, b = ({status: count / len(row.verdicts) for status, count in row.exits} for row in rows)
     apart = {status: b.get(status, 0) - a.get(status, 0) for status in sorted({*a, *b})}
     if not apart or abs(apart[status := max(apart, key=lambda status: abs(apart[status]))]) < 0.1:
         return

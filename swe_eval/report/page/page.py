@@ -12,13 +12,13 @@ from markupsafe import Markup
 
 from swe_eval import __version__
 from swe_eval.report import words
-from swe_eval.report.clean import clean_lines
+from swe_eval.report.clean import clean_lines, flag_lines
 from swe_eval.report.comparison import Comparison, Findings
-from swe_eval.report.integrity.contamination import contamination
+from swe_eval.report.integrity import contamination
 from swe_eval.report.page import arms, card, effort, flips, sweep, tasks
 from swe_eval.report.results import flags_by_instance
 from swe_eval.report.runs import Subject
-from swe_eval.report.tables import flag_lines, proof_lines
+from swe_eval.report.tables import proof_lines
 from swe_eval.run_dir import now, write_text
 from swe_eval.scheduling.order import DIFFICULTIES
 
