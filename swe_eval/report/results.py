@@ -74,7 +74,7 @@ class Arm:
 
 
 Seen: TypeAlias = dict[Path, tuple[tuple[int, ...], Verdict]]
-"""By a trial's report: the verdict, and when the files that it was read from were changed last."""
+"""By a trial's report: when the files that the verdict was read from were changed last, and the verdict."""
 
 
 def collect(run: RunDir, trials: Iterable[Trial], seen: Seen | None = None) -> list[Arm]:
@@ -93,11 +93,16 @@ def collect(run: RunDir, trials: Iterable[Trial], seen: Seen | None = None) -> l
 
 
 def _remembered(run: RunDir, trial: Trial, seen: Seen) -> Verdict:
-    changed = tuple(map(_changed, (run.trajectory(trial), run.prediction(trial), run.report(trial))))
+    changed = last_changed(run, trial)
     before = seen.get(run.report(trial))
     if not before or before[0] != changed:
         seen[run.report(trial)] = before = (changed, _verdict(run, trial))
     return before[1]
+
+
+def last_changed(run: RunDir, trial: Trial) -> tuple[int, ...]:
+    """When the files of a trial were; 0 of what is not there."""
+    return tuple(map(_changed, (run.trajectory(trial), run.prediction(trial), run.report(trial))))
 
 
 def _changed(path: Path) -> int:

@@ -110,7 +110,7 @@ def find_runs(folder: Path) -> list[Path]:
     """
     if (folder / "run.json").is_file():
         return [folder]
-    found = sorted(_below(folder, DEPTH), key=lambda path: _natural(str(path)))
+    found = sorted(_below(folder, DEPTH), key=lambda path: natural(str(path)))
     if not found:
         raise UserError(f"{folder}: no run.json in it; write a run directory: outputs/<name>")
     return found
@@ -135,6 +135,11 @@ def read_run(folder: Path, seen: Seen | None = None) -> Kept:
 def is_begun(folder: Path) -> bool:
     """Whether the run directory lists its trials."""
     return "trials" in read_json(folder / "run.json")
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts ``run-9`` before ``run-10``."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def step_of(name: str) -> tuple[str, int] | None:
@@ -166,11 +171,6 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
             yield from _below(path, depth - 1)
 
 
-def _natural(name: str) -> list[Any]:
-    """Sorts ``run-9`` before ``run-10``."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
-
-
 def _of_run(kept: Kept, out: Path | None) -> Subject:
     return Subject("run", kept.run.root.name, out or kept.run.root, [kept], kept.arms, kept.comparisons)
 
@@ -195,7 +195,7 @@ def _of_sweep(folder: Path, runs: Sequence[Kept], waiting: int, out: Path | None
     if waiting:
         notes.append(f"{waiting} of {waiting + len(runs)} runs have not begun")
     bare = {arm.name for kept in runs for arm in kept.arms if kept.identity.get(f"{ARM}{arm.adapter}") == BARE}
-    arms.sort(key=lambda arm: (arm.name not in bare, step_of(arm.adapter) or (arm.adapter, 0), _natural(arm.name)))
+    arms.sort(key=lambda arm: (arm.name not in bare, step_of(arm.adapter) or (arm.adapter, 0), natural(arm.name)))
     root = folder.resolve()
     return Subject("sweep", root.name, out or root, runs, arms, _with_first(arms), notes)
 
