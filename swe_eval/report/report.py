@@ -14,13 +14,11 @@ from swe_eval.report.load import summary
 from swe_eval.report.page.page import write_page
 from swe_eval.report.results import Arm, collect, rollout_seconds, suspicions, totals, write_results
 from swe_eval.report.rows import rows_of
-from swe_eval.report.runs import Kept, Subject, read_run
+from swe_eval.report.runs import Kept, Subject
 from swe_eval.report.tables import print_load, print_owed, print_proof, print_sweep, print_tables
 from swe_eval.report.throughput import throughput
 from swe_eval.report.trials import CONCLUDED, write_trials
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json
-
-__all__ = ["Kept", "conclude", "conclude_rollouts", "read_run", "show", "write_report"]
 
 
 def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[str, str]]) -> int:

@@ -127,15 +127,21 @@ def totals(arms: Iterable[Arm]) -> dict[str, dict[str, float | None]]:
 def _totals(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
     kinds = ("turns", "prompt_tokens", "completion_tokens", "seconds")
     calls = [call.seconds for verdict in verdicts for call in verdict.calls]
-    told = [verdict for verdict in verdicts if verdict.cached_tokens is not None]
-    cached, of = sum(v.cached_tokens or 0 for v in told), sum(v.prompt_tokens for v in told)
+    cached = [verdict.cached_tokens for verdict in verdicts if verdict.cached_tokens is not None]
     return {
         **{kind: sum(getattr(verdict, kind) for verdict in verdicts) for kind in kinds},
-        "cached_tokens": cached if told else None,
-        "prefix_hit_rate": cached / of if of else None,
+        "cached_tokens": sum(cached) if cached else None,
+        "prefix_hit_rate": prefix_hit_rate(verdicts),
         "call_seconds_median": median(calls) if calls else None,
         "call_seconds_p95": float(np.percentile(calls, 95)) if calls else None,
     }
+
+
+def prefix_hit_rate(verdicts: Iterable[Verdict]) -> float | None:
+    """The part of all prompts that the server's prefix cache knew; None if it does not tell."""
+    told = [(verdict.cached_tokens, verdict.prompt_tokens) for verdict in verdicts if verdict.cached_tokens is not None]
+    of = sum(tokens for _, tokens in told)
+    return sum(cached for cached, _ in told) / of if of else None
 
 
 def rollout_seconds(arms: Sequence[Arm]) -> dict[str, float]:

@@ -72,6 +72,16 @@ class Subject:
     """Lines about what was left out."""
 
     @property
+    def instance_ids(self) -> list[str]:
+        """Of every arm together."""
+        return sorted({key for arm in self.arms for key in arm.verdicts})
+
+    @property
+    def difficulties(self) -> dict[str, str]:
+        """By instance, where the dataset rates it."""
+        return {key: rated for kept in self.runs for key, rated in kept.record.get("difficulties", {}).items()}
+
+    @property
     def owed(self) -> int:
         """Trials without a verdict."""
         return sum(len(arm.ids("infra")) for arm in self.arms)

@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from swe_eval.report.clean import clean_lines, flag_lines
-from swe_eval.report.comparison import Best, Comparison, Findings
+from swe_eval.report.comparison import Best, Comparison, Findings, is_shown
 from swe_eval.report.load import load_line
 from swe_eval.report.rows import Rate, Row
 from swe_eval.report.words import interval
-from swe_eval.statistics import ALPHA, MOST, POWER, Paired, Repeated
+from swe_eval.statistics import MOST, POWER, Paired, Repeated
 
 COUNTS = {
     **{"both": "both", "only_a": "only A", "only_b": "only B", "neither": "neither"},
@@ -167,13 +167,12 @@ def below_lines(comparison: Comparison) -> Iterator[str]:
 
 def _what_it_takes(found: Paired | Repeated) -> str | None:
     """To have shown what was seen; None if the run has shown it, or could have."""
-    seen = abs(found.difference)
-    if not seen or found.p_value <= ALPHA or (found.detectable is not None and found.detectable <= seen):
+    if is_shown(found):
         return None
-    instances = found.needed(seen)
+    instances = found.needed(found.difference)
     if isinstance(found, Paired):
         return f"{instances or f'over {MOST}'} such instances"
-    samples = found.samples_needed(seen) or 0
+    samples = found.samples_needed(found.difference) or 0
     more = f", or {samples} samples of each of these" if samples > max(found.samples) else ""
     return f"{instances} such instances{more}" if instances else None
 

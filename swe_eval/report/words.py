@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from swe_eval.report.comparison import Best, Comparison, Findings
+from swe_eval.report.comparison import Best, Comparison, Findings, is_shown
 from swe_eval.report.rows import Rate, Row
 from swe_eval.statistics import ALPHA, MOST, Interval, Paired, Repeated
 
@@ -143,9 +143,8 @@ def _power(found: Paired | Repeated) -> Iterator[str]:
     else:
         least = f"{100 * found.detectable:.1f} points"
         yield f"A run like this one notices a true difference of {least} or more four times in five; smaller ones less."
-    seen = abs(found.difference)
-    if seen and found.p_value > ALPHA and not (found.detectable and found.detectable <= seen):
-        takes = found.needed(seen) or f"over {MOST:,}"
+    if not is_shown(found):
+        takes = found.needed(found.difference) or f"over {MOST:,}"
         yield f"If the true difference is the one seen, about {takes} such tasks are needed to notice it that often."
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from swe_eval.report.load import load_line, read_load
 from swe_eval.report.page import svg
 from swe_eval.report.page.svg import Axis, Series
-from swe_eval.report.results import Verdict
+from swe_eval.report.results import Verdict, prefix_hit_rate
 from swe_eval.report.rows import Row
 from swe_eval.report.runs import Kept, Subject
 
@@ -85,13 +85,11 @@ def effort(rows: Iterable[Row]) -> tuple[list[Effort], Axis] | None:
 
 
 def _effort(name: str, verdicts: Sequence[Verdict], axis: Axis) -> Effort:
-    told = [verdict for verdict in verdicts if verdict.cached_tokens is not None]
-    of = sum(verdict.prompt_tokens for verdict in told)
-    seconds = [verdict.seconds for verdict in verdicts]
+    cached, seconds = prefix_hit_rate(verdicts), [verdict.seconds for verdict in verdicts]
     cells = [
         f"{median(verdict.turns for verdict in verdicts):g}",
         f"{median(verdict.prompt_tokens for verdict in verdicts):,.0f}",
-        f"{sum(verdict.cached_tokens or 0 for verdict in told) / of:.0%}" if of else "-",
+        "-" if cached is None else f"{cached:.0%}",
         f"{median(verdict.completion_tokens for verdict in verdicts):,.0f}",
         f"{median(seconds):,.1f}",
         f"{quantiles(seconds, n=10)[-1]:,.1f}" if len(seconds) > 1 else "-",

@@ -121,10 +121,9 @@ def _table(subject: Subject, findings: Findings, flags: Mapping[str, list[str]])
 
 def _facts(subject: Subject, findings: Findings) -> Iterator[tuple[str, str]]:
     identity = subject.runs[0].identity
-    tasks = len({key for row in findings.rows for arm in row.arms for key in arm.verdicts})
     if "model.base_model" in identity:
         yield "Base model", str(identity["model.base_model"]).rpartition("/")[2]
-    yield "Benchmark", f"{identity.get('benchmark.name', '-')}, {tasks:,} tasks"
+    yield "Benchmark", f"{identity.get('benchmark.name', '-')}, {len(subject.instance_ids):,} tasks"
     if len(findings.rows) > 2:
         yield "Arms", str(len(findings.rows))
     if (samples := identity.get("agent.samples", 1)) > 1:
