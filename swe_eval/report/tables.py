@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -28,19 +28,17 @@ COUNTS = {
 def print_tables(console: Console, findings: Findings) -> None:
     """Print the verdicts per adapter, each comparison, and what it can bear."""
     console.print(_rows_table(findings.rows))
-    for line in chain.from_iterable(map(_beside, findings.rows)):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    say(console, chain.from_iterable(map(_beside, findings.rows)))
     if findings.comparisons:
         console.print(_comparison_table(findings.comparisons))
-    for line in chain(chain.from_iterable(map(below_lines, findings.comparisons)), _best(findings.best)):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    say(console, chain.from_iterable(map(_below, findings.comparisons)))
+    say(console, _best(findings.best))
 
 
 def print_sweep(console: Console, findings: Findings) -> None:
     """Print a line for each arm, against the first, and which is best."""
     console.print(_sweep_table(findings))
-    for line in _best(findings.best):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    say(console, _best(findings.best))
 
 
 def print_owed(console: Console, rows: Sequence[Row]) -> None:
@@ -51,14 +49,18 @@ def print_owed(console: Console, rows: Sequence[Row]) -> None:
 
 def print_proof(console: Console, proof: Mapping[str, Any]) -> None:
     """Print what ``run.json`` has of the proof that the arms are what they are called."""
-    for line in proof_lines(proof) if proof else ():
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    say(console, proof_lines(proof) if proof else ())
 
 
 def print_load(console: Console, load: Mapping[str, Any]) -> None:
     """Print what ``run.json`` has of the server's load."""
-    if load:
-        console.print(f"  {load_line(load)}", highlight=False, markup=False, soft_wrap=True)
+    say(console, [load_line(load)] if load else ())
+
+
+def say(console: Console, lines: Iterable[str]) -> None:
+    """Print what stands below a table: each line whole, whatever the width, so that it can be searched for."""
+    for line in lines:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def rate(row: Row) -> str:
@@ -146,7 +148,7 @@ def _p(comparison: Comparison, value: float) -> str:
     return "-" if comparison.is_refused else f"{value:.3g}"
 
 
-def below_lines(comparison: Comparison) -> Iterator[str]:
+def _below(comparison: Comparison) -> Iterator[str]:
     """What a comparison can bear."""
     found, name = comparison.paired, f"{comparison.a} vs {comparison.b}"
     if comparison.is_refused:
