@@ -251,6 +251,8 @@ def test_a_job_that_is_warned_goes_on_after_a_restart(cluster, endpoint):
         said("scancel", "--signal=USR2", job)
         restarted(job)
     assert_each_once(cluster, *finish(sweep))
+    calls = json.loads((cluster.dir / "0" / "run.json").read_text())["invocations"]
+    assert [call["slurm_job"] for call in calls] == [job, job]
 
 
 def test_a_job_that_is_preempted_goes_on_and_what_its_end_broke_is_nobodys_failure(cluster):
