@@ -120,7 +120,7 @@ class BubblewrapSandboxes:
                 run_id, started_by, keeper = (folder / "owner").read_text().splitlines()
                 if run_id == self._run_id or owner.is_gone(started_by):
                     owner.kill(keeper)
-                    remove_tree(folder)
+                    _remove(folder)
 
     @contextmanager
     def _started(self, record: Record, purpose: Purpose) -> Iterator[BubblewrapSandbox]:
@@ -216,7 +216,12 @@ def _end(keeper: Keeper, folder: Path) -> None:
     """Its files are gone when this returns."""
     keeper.end(ENDING)
     if folder.exists():
-        remove_tree(folder)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Last of all what says whose it is: if this is killed, it is still known."""
+    remove_tree(folder / "upper", folder / "work", folder)
 
 
 def counts_per_namespace() -> bool:

@@ -23,4 +23,4 @@ kill -KILL $!
 wait
 umount "$folder/root" "$folder/shm"
 cd /
-rm -rf "$folder"
+rm -rf "$folder/upper" "$folder/work" "$folder" # what says whose it is goes last

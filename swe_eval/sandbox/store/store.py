@@ -258,9 +258,9 @@ class Store:
         return self.root / "images" / f"{_quoted(image)}.json"
 
 
-def remove_tree(folder: Path) -> None:
-    """Whatever modes its files have; mounts that others made in it are not followed."""
-    subprocess.run([*IN_USERNS, "rm", "-rf", "--one-file-system", str(folder)], capture_output=True)
+def remove_tree(*folders: Path) -> None:
+    """One after the other, whatever modes their files have."""
+    subprocess.run([*IN_USERNS, "rm", "-rf", "--one-file-system", *map(str, folders)], capture_output=True)
 
 
 def _unpack(packed: Iterable[bytes], folder: Path, layer: str, deadline: float) -> Sum:
