@@ -24,10 +24,11 @@ from swe_eval.sandbox.docker import CAPABILITIES
 from swe_eval.sandbox.images import Images
 from swe_eval.sandbox.keeper import Keeper
 from swe_eval.sandbox.node import overlay_that_works
+from swe_eval.sandbox.removal import IN_USERNS, remove_tree
 from swe_eval.sandbox.sandbox import Purpose
 from swe_eval.sandbox.shell import PID_1, ShellSandbox
 from swe_eval.sandbox.store import Store
-from swe_eval.sandbox.store.store import Record, remove_tree
+from swe_eval.sandbox.store.store import Record
 from swe_eval.sandbox.watchdog import Limits, Watchdog, Watched
 from swe_eval.settings import BubblewrapSandbox as BubblewrapSettings
 from swe_eval.settings import nbytes
@@ -135,7 +136,7 @@ class BubblewrapSandboxes:
         command = [*self._limits(), "bwrap", *options, *spaces, "--as-pid-1", "--info-fd", "4", "--"]
         keeper = Keeper(
             [
-                *("unshare", "--user", "--map-root-user", "--mount", "sh", str(SCRIPT)),
+                *(*IN_USERNS, "--mount", "sh", str(SCRIPT)),
                 *(str(self.store.layers), self.store.lower(record), str(folder), self._overlay),
                 *(*command, "bash", "-p", "-c", PID_1),
             ],

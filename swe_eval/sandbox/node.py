@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from swe_eval.errors import UserError
+from swe_eval.sandbox.removal import IN_USERNS
 
 TOOLS = {"unshare": "util-linux", "nsenter": "util-linux", "prlimit": "util-linux", "bwrap": "bubblewrap"}
 """What sandbox=bubblewrap runs, by the package that has it."""
 SHARED = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "fuse.sshfs", "afs", "9p"}
 """File systems of many machines, on which no overlay can be written."""
-USERNS = ("unshare", "--user", "--map-root-user", "--mount")
+USERNS = (*IN_USERNS, "--mount")
 PROBE = """
 cd "$1" && mkdir lower upper work root && : > lower/file || exit
 options=lowerdir=lower,upperdir=upper,workdir=work
