@@ -1,6 +1,6 @@
 """How long ``--trajectories`` and ``--serve`` take on 500 instances x 2 arms with trajectories as large as real ones.
 
-python -m bench.trajectories [--instances N] [--turns N]
+python -m bench.trajectories [--instances N] [--turns N] [--quick]
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.made import instance_ids, make_run
-from swe_eval.report.runs import read_run
+from swe_eval.report.runs import Kept, read_run
 from swe_eval.report.trajectories.data import Shown
 from swe_eval.report.trajectories.server import make_server
 from swe_eval.run_dir import RunDir, Trial, read_json
 
+CHARACTERS = 6_000
+"""Of an output, at most."""
 LOOKS = (
     "grep -rn 'def resolve' --include=*.py . | head -40",
     "sed -n '120,220p' package/core/query.py",
@@ -75,46 +77,51 @@ def _output(drawn: random.Random, characters: int) -> str:
 
 def main() -> None:
     """Console entry point."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.trajectories")
     parser.add_argument("--instances", type=int, default=500)
     parser.add_argument("--turns", type=int, default=50)
-    parser.add_argument("--characters", type=int, default=6_000, help="of an output, at most")
+    parser.add_argument("--quick", action="store_true", help="ten instances, three turns")
     given = parser.parse_args()
+    instances, turns = (10, 3) if given.quick else (given.instances, given.turns)
     with tempfile.TemporaryDirectory() as folder:
-        run = make_run(Path(folder) / "run", {"base": 0.3, "rl": 0.35}, instance_ids(given.instances))
+        run = make_run(Path(folder) / "run", {"base": 0.3, "rl": 0.35}, instance_ids(instances))
         kept = read_run(run.root)
-        fill(run, list(kept.trials), given.turns, given.characters)
+        fill(run, list(kept.trials), turns, CHARACTERS)
         size = sum(path.stat().st_size for path in run.root.rglob("*.traj.json"))
-        print(f"{given.instances} instances x 2 arms x {given.turns} turns: {size / 1e6:.0f} MB of trajectories")
-        _write(run)
-        _serve(run, kept)
+        print(f"{instances} instances x 2 arms x {turns} turns: {size / 1e6:.0f} MB of trajectories")
+        figures = _write(run) | _serve(run, kept)
+    print(json.dumps(figures))
 
 
-def _write(run: RunDir) -> None:
-    (run.root / "config.yaml").write_text("{}")
+def _write(run: RunDir) -> dict[str, float]:
+    """In a process of its own, as a user has it."""
+    code = (
+        "import sys; from pathlib import Path; from swe_eval.report.outputs import write_trajectories; "
+        "write_trajectories([Path(sys.argv[1])])"
+    )
     started = time.monotonic()
-    command = [sys.executable, "-m", "swe_eval.report", str(run.root), "--trajectories"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", code, str(run.root)], check=True)
     seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    data = [path.stat().st_size for path in (run.root / "trajectories.data").iterdir()]
-    print(
-        f"--trajectories: {seconds:.1f} s, peak {peak:.0f} MB; {sum(data) / 1e6:.0f} MB of data, "
-        f"{sum(data) / len(data) / 1e3:.0f} kB an instance"
-    )
+    size = sum(path.stat().st_size for path in (run.root / "trajectories.data").iterdir()) / 1e6
+    print(f"--trajectories: {seconds:.1f} s, peak {peak:.0f} MB; {size:.0f} MB of data")
+    return {"write_seconds": seconds, "write_rss_mb": peak, "data_mb": size}
 
 
-def _serve(run: RunDir, kept: Any) -> None:
+def _serve(run: RunDir, kept: Kept) -> dict[str, float]:
+    """Of a run at work: no table of its trials is there yet."""
+    figures = {}
     with make_server(Shown(run, kept.trials, kept.comparisons)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         base = f"http://127.0.0.1:{server.server_port}/trajectories.data/"
-        some = kept.trials[0].instance_id
-        for what, name in (("the first list", "index"), ("an instance", some), ("the list again", "index")):
+        for what, name in (("first_list", "index"), ("instance", kept.trials[0].instance_id), ("list_again", "index")):
             started = time.monotonic()
             with urllib.request.urlopen(f"{base}{name}.js") as answer:
                 answer.read()
-            print(f"--serve: {what} after {time.monotonic() - started:.2f} s")
+            figures[f"{what}_seconds"] = time.monotonic() - started
+            print(f"--serve: {what.replace('_', ' ')} after {figures[f'{what}_seconds']:.3f} s")
         server.shutdown()
+    return figures
 
 
 if __name__ == "__main__":

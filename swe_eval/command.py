@@ -21,8 +21,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import swe_eval.cluster.config  # conf/ uses both
-import swe_eval.resolvers
+import swe_eval.cluster.config  # conf/ uses what these register
+import swe_eval.resolvers  # noqa: F401
 from swe_eval.errors import OutOfTime, SweEvalError, UserError
 from swe_eval.settings import PACKAGE, Settings, flatten, settings_from
 
@@ -119,10 +119,10 @@ def _explain(error: Exception) -> str:
     text = str(error)
     if found := re.match(r"UserError raised while resolving interpolation: (.+)", text):  # ours, by a resolver
         return found[1]
+    if "Could not load 'hydra/launcher/swe_eval_" in text:  # what cluster/config.py registers if it can
+        return "hydra/launcher: submitit is not installed; write pip install 'swe_eval[slurm]'"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/(.+?)'", text)):
         group, option = found.groups()
-        if group == "hydra/launcher" and option in swe_eval.cluster.config.NEEDING_SUBMITIT:
-            return "hydra/launcher: submitit is not installed; write pip install 'swe_eval[slurm]'"
         options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
         return f"{group}={option}: no such option; write one of {', '.join(options)}"
     if found := re.search(r"Could not override '(.+?)'", text):

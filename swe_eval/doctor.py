@@ -42,7 +42,7 @@ def _doctor(settings: Settings) -> int:
     findings += [finding for each in examined for finding in _adapter(each, settings)]
     findings += [_guarded(lambda: _tracking(settings))] if settings.tracking.kind != "none" else []
     findings += [_guarded(lambda: _server(settings)), *(check_machine(settings) if has_model else [])]
-    findings += [*check_slurm(os.environ), *_sandbox(settings)]
+    findings += [*check_slurm(), *_sandbox(settings)]
     findings += _benchmark_and_run(settings, has_model, with_run=not _has_problem(findings))
     for finding in findings:
         for line in finding.text.splitlines():

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from swe_eval.adapters import model_folder
 from swe_eval.benchmark.instances import Instance
+from swe_eval.cluster import slurm
 from swe_eval.mini import mini_config
 from swe_eval.settings import Settings
 
@@ -48,14 +50,19 @@ def check_machine(settings: Settings) -> Iterator[Finding]:
     yield from _memory(settings)
 
 
-def check_slurm(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """The job that this is part of, if it is one: its GPUs, and the time that it has left."""
-    if job := environment.get("SLURM_JOB_ID"):
-        devices = environment.get("CUDA_VISIBLE_DEVICES") or "none"
-        end = float(environment.get("SLURM_JOB_END_TIME") or "inf")
-        left = (end - time.time()) / 3600
+def check_slurm() -> Iterator[Finding]:
+    """The job that this is part of, if it is one: its GPUs, and the time that it has left; else whether it could be."""
+    if job := slurm.this_job():
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES") or "none"
+        left = (slurm.end_of_this_job() - time.time()) / 3600
         text = f"SLURM: job {job}, GPUs {devices}" + (f", {max(0.0, left):.1f} hours left" if left < inf else "")
         yield Finding("ok" if left > 1 else "warning", text)
+    elif partitions := slurm.partitions():
+        if find_spec("submitit"):
+            yield Finding("ok", f"SLURM: hydra/launcher=slurm can submit to {', '.join(partitions)}")
+        else:
+            remedy = "write pip install 'swe_eval[slurm]'"
+            yield Finding("warning", f"SLURM: hydra/launcher=slurm: submitit is not installed; {remedy}")
 
 
 def check_chat(settings: Settings, instances: Mapping[str, Instance]) -> Iterator[Finding]:

@@ -438,7 +438,7 @@ class MlflowTracking(Group):
 
     kind: Literal["mlflow"]
     uri: str | None
-    """Tracking server, or a store (sqlite:///..., file:///...); null is MLFLOW_TRACKING_URI, or mlflow's own."""
+    """Tracking server, or a store (sqlite:////data/mlflow.db); null is MLFLOW_TRACKING_URI, or mlflow's own."""
     experiment: str
     """Experiment that the run is put into; it is made if there is none."""
 

@@ -5,6 +5,7 @@ They come from the run's files, once it has ended. A tracker that fails costs a 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -102,6 +103,7 @@ def _steps(settings: Settings) -> dict[str, int]:
 
 
 def _to_wandb(tracking: WandbTracking, settings: Settings, run: RunDir) -> None:
+    os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it would advertise it, and trace what is no call of ours
     import wandb
 
     told = figures(run, _steps(settings))
@@ -114,7 +116,7 @@ def _to_wandb(tracking: WandbTracking, settings: Settings, run: RunDir) -> None:
         mode=tracking.mode,
         dir=run.log(""),
         config=result_settings(settings),
-        settings=wandb.Settings(silent=True, init_timeout=60),
+        settings=wandb.Settings(silent=True, console="off", init_timeout=60),
     ) as tracked:
         tracked.define_metric("*", step_metric=STEP)
         for step, values in told.by_step.items():
@@ -127,6 +129,8 @@ def _to_mlflow(tracking: MlflowTracking, settings: Settings, run: RunDir) -> Non
     import mlflow
     from mlflow.entities import Metric, Param
 
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     client = mlflow.MlflowClient(tracking_uri=tracking.uri)
     known = client.get_experiment_by_name(tracking.experiment)
     experiment = known.experiment_id if known else client.create_experiment(tracking.experiment)

@@ -31,6 +31,9 @@ FIGURES = {
     "pipeline": {"step_overhead_ratio", "grading_ratio", "job_ratio", "critical_path_ratio", "runner_rss_mb"},
     "statistics": {"coverage_50", "coverage_500", "false_positive_50", "false_positive_500"},
     "sweep_report": {"seconds", "rss_mb", "from_files_seconds", "from_files_rss_mb", "page_mb"},
+    "trajectories": {
+        *("write_seconds", "write_rss_mb", "data_mb", "first_list_seconds", "instance_seconds", "list_again_seconds"),
+    },
     "page": {"first_paint_ms", "filter_ms", "size_mb"},
     "serving": {"throughput_ratio_16", "reuse_speedup_20_turns", "reuse_speedup_own", "mixed_adapters_ratio"},
 }

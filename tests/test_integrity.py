@@ -207,7 +207,7 @@ def test_the_clean_score_stands_beside_the_official_one():
     assert (found.rate.mean, cleaned(found).rate.mean) == (2 / 3, 1 / 3)
     assert list(clean_lines(found)) == ["rl: clean 33.3% [6.1, 79.2], without 1 resolved that a flag can explain"]
     assert list(looked_lines(found.arms[0])) == [
-        "rl: 2 looked for commits that HEAD does not lead to (2 resolved): task-0, task-1"
+        "rl: 2 trials looked for commits that HEAD does not lead to (2 resolved): task-0, task-1"
     ]
 
 

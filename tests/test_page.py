@@ -137,8 +137,8 @@ def test_a_filter_is_kept_in_the_address(pages, opened):
 def test_it_is_there_at_once(pages, opened):
     began = time.monotonic()
     page = opened(pages["ab"])
-    painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0")
-    assert 0 < painted < 10_000 and time.monotonic() - began < 60  # bench.page measures; a busy machine takes its time
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+    assert time.monotonic() - began < 10  # bench.page measures; a busy machine takes its time
 
 
 def test_it_prints(pages, opened):

@@ -90,17 +90,22 @@ class TestContext:
 
 
 class TestSlurm:
-    def test_outside_of_a_job_nothing_is_said(self):
-        assert list(check_slurm({})) == []
+    def test_where_there_is_none_nothing_is_said(self, monkeypatch):
+        monkeypatch.setenv("PATH", "")
+        assert list(check_slurm()) == []
 
     @pytest.mark.parametrize(("hours", "state"), [(5.05, "ok"), (0.55, "warning")])
-    def test_a_job_that_ends_soon_is_a_warning(self, hours, state):
-        job = {
-            "SLURM_JOB_ID": "7",
-            "CUDA_VISIBLE_DEVICES": "0,1",
-            "SLURM_JOB_END_TIME": str(time.time() + 3600 * hours),
-        }
-        assert list(check_slurm(job)) == [Finding(state, f"SLURM: job 7, GPUs 0,1, {hours - 0.05:.1f} hours left")]
+    def test_a_job_that_ends_soon_is_a_warning(self, hours, state, monkeypatch):
+        job = {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0,1", "SLURM_JOB_END_TIME": time.time() + 3600 * hours}
+        for name, value in {**job, "PATH": ""}.items():
+            monkeypatch.setenv(name, str(value))
+        assert list(check_slurm()) == [Finding(state, f"SLURM: job 7, GPUs 0,1, {hours - 0.05:.1f} hours left")]
+
+    @pytest.mark.slurm
+    def test_where_jobs_can_be_submitted_it_says_to_which_partitions(self):
+        [found] = check_slurm()
+        assert found.state == "ok"
+        assert found.text.startswith("SLURM: hydra/launcher=slurm can submit to gpu* (infinite), ")
 
 
 class TestMemory:

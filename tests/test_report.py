@@ -165,6 +165,12 @@ def test_a_newcomer_is_told_no_verdict_where_there_is_none():
 
 def test_a_newcomer_reads_that_the_best_of_many_looks_better_than_it_is():
     said = in_words(arm("base", "U" * 40), arm("one", "RU" * 20), arm("two", "U" * 40))
-    assert said.startswith("Of 2 arms, 1 resolves more tasks than base, beyond what luck explains.")
+    assert said.startswith("Of 2 arms, 1 resolves more tasks than base, and luck does not explain it.")
     assert "Best is one. The best of several always looks better than it is" in said
     assert "2 comparisons are made at once" in said
+
+
+def test_the_best_is_sought_among_those_that_miss_as_little():
+    rows = [arm("base", "U" * 40), arm("one", "RU" * 20), arm("two", "R" + "U" * 39), arm("late", "R" * 9 + "I" * 31)]
+    assert (found(*rows).best.name, found(*rows).best.of) == ("one", 3)
+    assert "Best of the 3 arms that owe as little is one." in in_words(*rows)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import BASE_IMAGE
 from scripted import ScriptedEndpoint, scripted_endpoint
 from test_demo_run import wait_for
 from test_evaluate import TASKS as BOTH
@@ -64,12 +65,13 @@ class Cluster:
         return found
 
 
-def slurm(*command: str) -> str:
+def said(*command: str) -> str:
+    """What a command printed."""
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def state(job: str) -> str:
-    return slurm("squeue", "--noheader", "--jobs", job, "--format=%T")
+    return said("squeue", "--noheader", "--jobs", job, "--format=%T")
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -109,7 +111,7 @@ def restarted(job: str) -> None:
     """Once it waits in the queue again, without the two minutes that SLURM gives it there."""
     wait_for(lambda: state(job) == "PENDING", 60)
     time.sleep(2)  # within a second of its end, a node refuses to start it: "Job credential revoked"
-    slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
+    said("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
 def assert_each_once(cluster: Cluster, out: str, code: int) -> None:
@@ -127,7 +129,7 @@ def write_checkpoint(cluster: Cluster, step: int) -> None:
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """Nothing is left of the test's jobs, once they have ended."""
     yield Cluster(tmp_path)
-    wait_for(lambda: not slurm("squeue", "--noheader"), 30)
+    wait_for(lambda: not said("squeue", "--noheader"), 30)
     assert processes_of(tmp_path) == []
     assert list(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")) == []
 
@@ -196,17 +198,23 @@ def test_a_benchmark_in_shards_is_merged(cluster, endpoint):
     assert "good   2/5" in out
 
 
-def test_scancel_ends_a_job_in_seconds_and_the_same_command_continues(cluster, endpoint):
-    command = external(endpoint, "good", "bad", tasks=BOTH)
+@pytest.mark.docker
+def test_scancel_ends_a_job_and_its_containers_in_seconds_and_the_same_command_continues(cluster, endpoint):
+    docker = ["sandbox=docker", f"+sandbox.build_args.BASE={BASE_IMAGE}", "sandbox.memory=1g"]
+    command = [*external(endpoint, "good", "bad", tasks=BOTH), *docker]
+    containers = ("docker", "ps", "--all", "--quiet", "--filter", "label=swe_eval.run")
     with held(endpoint):
         sweep = cluster.sweep(*command)
         wait_for(lambda: endpoint.turns)
+        mine = set(said(*containers).split())
+        assert mine
         began = time.monotonic()
-        slurm("scancel", cluster.rows()["0"]["job_id"])
+        said("scancel", cluster.rows()["0"]["job_id"])
         out, code = finish(sweep)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 20
     assert code == 1, out
     assert "0: CANCELLED" in out
+    assert not mine & set(said(*containers).split())
     assert_each_once(cluster, *finish(cluster.sweep(*command)))
 
 
@@ -228,7 +236,7 @@ def test_a_job_that_runs_out_of_time_begins_no_trial_and_goes_on_after_a_restart
     sweep = cluster.sweep(*external(endpoint, "good", "bad", tasks=BOTH), "workers=1", no_warning)
     wait_for(lambda: cluster.outcomes())
     job = cluster.rows()["0"]["job_id"]
-    slurm("scontrol", "update", f"JobId={job}", "EndTime=now+24")
+    said("scontrol", "update", f"JobId={job}", "EndTime=now+24")
     restarted(job)
     assert_each_once(cluster, *finish(sweep))
     log = (cluster.dir / cluster.rows()["0"]["log"]).read_text()
@@ -245,16 +253,16 @@ def test_a_job_that_is_warned_or_preempted_goes_on_after_a_restart(warn, cluster
         wait_for(lambda: endpoint.turns)
         job = cluster.rows()["0"]["job_id"]
         if warn:
-            slurm("scancel", warn, job)
+            said("scancel", warn, job)
         else:
-            slurm("srun", "--partition=urgent", "--cpus-per-task=2", "true")
+            said("srun", "--partition=urgent", "--cpus-per-task=2", "true")
         restarted(job)
     assert_each_once(cluster, *finish(sweep))
 
 
 def test_watching_catches_a_checkpoint_that_comes_late(cluster, endpoint):
     write_checkpoint(cluster, 1)
-    lora = ["experiment=checkpoints", "lora=checkpoints", "lora.run=grpo", "lora.with_base=false"]
+    lora = ["experiment=checkpoints", "lora.run=grpo", "lora.with_base=false"]
     what = [f"serving.base_url={endpoint.base_url}", "serving=external", f"benchmark.instance_ids=[{TASKS[0]}]"]
     argv = [sys.executable, "-m", "swe_eval.watch", "--every", "1", *SMALL, *lora, *what]
     watch = cluster.start(argv)

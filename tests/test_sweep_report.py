@@ -182,6 +182,19 @@ def test_a_page_is_made_of_a_run_that_has_only_begun(tmp_path):
     assert "24 of 24 trials have no verdict yet" in said
 
 
+def test_a_checkpoint_that_owes_trials_is_hollow_in_the_curve(tmp_path):
+    """The first verdicts are no sample of all: the longest instances are begun first."""
+    for step in (100, 200):
+        make_run(tmp_path / f"rl-{step}", {f"rl-{step}": 1.0}, IDS)
+    for report in sorted(tmp_path.glob("rl-200/evaluation/*/*/report.json"))[:6]:
+        report.unlink()
+    subject = sweep_of(tmp_path)
+    write_report(subject, find(subject.arms, subject.comparisons))
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('<circle class="dot c0 hollow"') == 1
+    assert "A hollow dot still owes trials" in page
+
+
 def test_a_sweep_is_followed_until_nothing_is_owed(tmp_path):
     """Its page loads itself again meanwhile."""
     run = make_run(tmp_path / "rl-1", {"rl-1": 1.0}, IDS[:2])

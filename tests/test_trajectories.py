@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import re
+import signal
+import subprocess
+import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -210,6 +215,17 @@ def test_the_server_sees_what_a_run_at_work_adds(server, run):
         write_text(report, before)
 
 
+def test_the_command_serves_until_ctrl_c(run):
+    argv = [sys.executable, "-m", "swe_eval.report", str(run.root), "--serve"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as serving:
+        said = serving.stdout.readline()
+        address = re.fullmatch(r"(http://127\.0\.0\.1:\d+/trajectories\.html) until Ctrl-C\n", said)
+        with urllib.request.urlopen(address[1]) as answer:
+            assert b"<title>Trajectories</title>" in answer.read()
+        serving.send_signal(signal.SIGINT)
+    assert serving.returncode == command.OK
+
+
 def test_a_port_that_is_taken_is_one_line(server, run, capsys):
     assert reported(run, "--serve", "--port", str(server.server_port)) == command.BAD_INPUT
     assert capsys.readouterr().err.startswith(f"swe_eval: --port {server.server_port}: Address already in use; write")
@@ -226,7 +242,7 @@ def test_two_runs_are_not_shown_side_by_side(run, tmp_path, capsys):
 def test_the_run_keeps_its_flags_and_the_report_names_them(run, capsys):
     reported(run)
     said = capsys.readouterr().out
-    assert "bad: 2 looked for commits that HEAD does not lead to (0 resolved): demo__calc-1, demo__lru-3" in said
+    assert "bad: 2 trials looked for commits that HEAD does not lead to (0 resolved): demo__calc-1, demo__lru-3" in said
     [flag] = read_json(run.run_json)["integrity"]["adapters"]["bad"]["flags"]["bad"][LRU]
     assert (flag["evidence"], flag["is_disqualifying"]) == ("git log --all --oneline", False)  # nothing was there
 

@@ -49,10 +49,10 @@ def small(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory) -> Path:
-    """500 instances under two arms, 16 turns each, of the size of real ones."""
+    """500 instances under two arms, 10 turns each, of the size of real ones."""
     run = make_run(tmp_path_factory.mktemp("large") / "ab", {"sft": 0.3, "rl-900": 0.36}, instance_ids(500))
     kept = read_run(run.root)
-    fill(run, list(kept.trials), turns=16, characters=3_000)
+    fill(run, list(kept.trials), turns=10, characters=1_500)
     return write_trajectories(Shown(run, kept.trials, kept.comparisons), kept.arms)
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Optional
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
-NEEDING_SUBMITIT = ("swe_eval_slurm", "swe_eval_local")
-"""The schemas of ``conf/hydra/launcher/``; they are there if the extra ``slurm`` is."""
-
 
 def _register() -> None:
+    """What ``conf/hydra/launcher/`` builds on; it is there if the extra ``slurm`` is."""
     plugins = Plugins.instance()  # imports all of them, upstream's launchers among them
-    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf, LocalQueueConf, SlurmQueueConf
+    from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
 
     from swe_eval.cluster.launcher import LocalLauncher, SlurmLauncher
 
@@ -30,9 +29,8 @@ def _register() -> None:
         at_once: Optional[int] = None  # noqa: UP045 - what OmegaConf reads on Python 3.10
 
     store = ConfigStore.instance()
-    nodes: list[type[BaseQueueConf]] = [Slurm, Local]
-    for name, node in zip(NEEDING_SUBMITIT, nodes, strict=True):
-        store.store(group="hydra/launcher", name=name, node=node, provider="swe_eval")
+    store.store(group="hydra/launcher", name="swe_eval_slurm", node=Slurm, provider="swe_eval")
+    store.store(group="hydra/launcher", name="swe_eval_local", node=Local, provider="swe_eval")
     for stock in ("submitit_local.yaml", "submitit_slurm.yaml"):  # whose jobs fail without a word
         del store.repo["hydra"]["launcher"][stock]
     # Hydra 1.3 takes plugins from hydra_plugins.* alone; the classes themselves are found where they are
@@ -40,5 +38,6 @@ def _register() -> None:
     plugins.class_name_to_class.update(classes)
 
 
-with suppress(ImportError):
-    _register()
+if find_spec("submitit"):
+    with suppress(ImportError):
+        _register()

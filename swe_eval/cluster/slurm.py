@@ -72,6 +72,12 @@ def end_of(job: str) -> str:
     return f"{state}, " + (f"signal {number}" if number != "0" else f"exit code {code}")
 
 
+def partitions() -> list[str]:
+    """With their time limits, the default one with a star; none where there is no SLURM."""
+    listed = _ask("sinfo", "--noheader", "--format=%P (%l)") or ""
+    return list(dict.fromkeys(line.strip() for line in listed.splitlines()))
+
+
 def requeue(job: str) -> bool:
     """Have the job wait for its turn again, in the same queue under the same id; False if SLURM will not."""
     return _ask("scontrol", "requeue", job) is not None

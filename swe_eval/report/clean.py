@@ -31,7 +31,7 @@ def looked_lines(arm: Arm) -> Iterator[str]:
         if ids:
             resolved = sum(arm.verdicts[key].outcome == "resolved" for key in ids)
             shown = f"{', '.join(ids[:SHOWN])}{', ...' * (len(ids) > SHOWN)}"
-            yield f"{arm.name}: {len(ids)} {meaning} ({resolved} resolved): {shown}"
+            yield f"{arm.name}: {len(ids)} trial{'s' * (len(ids) > 1)} {meaning} ({resolved} resolved): {shown}"
 
 
 def clean_lines(row: Row) -> Iterator[str]:

@@ -9,11 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from swe_eval.report.results import Arm
-from swe_eval.report.rows import Rate, Row, rows_of
+from swe_eval.report.rows import UNEVEN, Rate, Row, rows_of
 from swe_eval.statistics import Paired, Repeated, benjamini_hochberg, holm, leave_one_out, select
-
-UNEVEN = 0.01
-"""Adapters whose infra rates differ by more are not compared: what is missing may not be missing by chance."""
 
 Pairs = Mapping[str, Sequence[tuple[bool, bool]]]
 """By instance: whether A and B resolved it, in each sample for which both have a verdict; one sample at least."""
@@ -77,6 +74,8 @@ class Best:
     """The best of several adapters: chosen on one half of the instances, measured on the other."""
 
     name: str
+    of: int
+    """Adapters, the first among them."""
     chosen: Rate
     """Where it was chosen: flattered by the choice."""
     confirmed: Rate
@@ -86,7 +85,12 @@ class Best:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            **{"name": self.name, "chosen": self.chosen.as_json(), "confirmed": self.confirmed.as_json()},
+            **{
+                "name": self.name,
+                "of": self.of,
+                "chosen": self.chosen.as_json(),
+                "confirmed": self.confirmed.as_json(),
+            },
             **{"against": self.against, "comparison": _as_json(self.paired) if self.paired else None},
         }
 
@@ -125,18 +129,16 @@ def compare(rows: Sequence[Row], pairs: Iterable[tuple[str, str]]) -> list[Compa
 
 
 def best(rows: Sequence[Row]) -> Best | None:
-    """The best of three adapters or more; None if too much of one alone is missing."""
-    infra = [row.infra_rate for row in rows]
-    if len(rows) < 3 or max(infra) - min(infra) > UNEVEN:
-        return None
-    if not (halves := select({row.name: row.rates for row in rows})):
+    """The best of three adapters or more: of those that can be compared with the first, and it; None of fewer."""
+    even = [row for row in rows if abs(row.infra_rate - rows[0].infra_rate) <= UNEVEN]
+    if len(even) < 3 or not (halves := select({row.name: row.rates for row in even})):
         return None
     first, found = rows[0], next(row for row in rows if row.name == halves.name)
     chosen, confirmed = (
         Rate.of([found.scored[key] for key in half]) for half in (halves.chosen_on, halves.confirmed_on)
     )
     paired = None if found is first else _between(first, found, only=halves.confirmed_on)
-    return Best(found.name, chosen, confirmed, first.name, paired)
+    return Best(found.name, len(even), chosen, confirmed, first.name, paired)
 
 
 def _compare(a: Row, b: Row, paired: Paired | Repeated, p_holm: float, p_bh: float) -> Comparison:

@@ -47,6 +47,7 @@ def write_curve(subject: Subject, findings: Findings) -> None:
     """Write both files, if there is a curve."""
     if not (drawn := curves(findings)):
         return
+    # late: it takes most of a second
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -59,6 +60,7 @@ def write_curve(subject: Subject, findings: Findings) -> None:
         level = 100 * (reference.rate.mean or 0)
         axes.axhline(level, color="#555555", linestyle="--", linewidth=1.2, label=reference.name)
     axes.set(xlabel="training step", ylabel="resolved, % of the tasks")
+    axes.set_ylim(bottom=0)
     axes.set_title(f"{subject.title}: resolved by checkpoint, pointwise 95% band", fontsize=11, loc="left")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -74,4 +76,7 @@ def _draw(axes: Any, curve: Curve, colour: str) -> None:
     rates = [row.rate for _, row in curve.points]
     lows, highs = [100 * rate.interval.low for rate in rates], [100 * rate.interval.high for rate in rates]
     axes.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(steps, [100 * (rate.mean or 0) for rate in rates], "o-", color=colour, markersize=4, label=curve.name)
+    means = [100 * (rate.mean or 0) for rate in rates]
+    axes.plot(steps, means, "-", color=colour, label=curve.name)
+    faces = [colour if row.is_complete else "white" for _, row in curve.points]
+    axes.scatter(steps, means, s=20, zorder=3, edgecolors=colour, facecolors=faces)

@@ -10,6 +10,7 @@ from swe_eval import command
 from swe_eval.errors import UserError
 from swe_eval.report.runs import Kept, read_run
 from swe_eval.report.trajectories.data import Shown
+from swe_eval.report.trials import read_trials
 
 FORMATS = ("csv", "parquet", "leaderboard")
 
@@ -35,7 +36,7 @@ def make(given: argparse.Namespace) -> int:
         from swe_eval.report.trajectories.server import serve
 
         kept = _one("--serve", given.runs)
-        serve(_shown(kept), kept.arms, given.port)
+        serve(_shown(kept), read_trials(kept.run, kept.record, kept.trials) or (), given.port)
     return command.OK
 
 
@@ -48,7 +49,7 @@ def write_trajectories(folders: Sequence[Path]) -> None:
     from swe_eval.report.trajectories.write import write_trajectories
 
     kept = _one("--trajectories", folders)
-    write_trajectories(_shown(kept), kept.arms)
+    print(f"Trajectories side by side: {write_trajectories(_shown(kept), kept.arms)}")
 
 
 def _export(kind: str, folder: Path | None, runs: Sequence[Kept]) -> None:

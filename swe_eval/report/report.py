@@ -9,6 +9,7 @@ from rich.console import Console
 
 from swe_eval.report.clean import integrity
 from swe_eval.report.comparison import Findings, find
+from swe_eval.report.curve import write_curve
 from swe_eval.report.load import summary
 from swe_eval.report.page.page import write_page
 from swe_eval.report.results import Arm, collect, rollout_seconds, suspicions, totals, write_results
@@ -40,7 +41,8 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     findings = find(arms, to_compare)
     write_report(subject, findings)
     show(Console(), subject, findings)
-    Console().print(f"The run is in {run.root}", highlight=False, soft_wrap=True)
+    said = f"The run is in {run.root}\nThe report is {run.root / 'report.html'}"
+    Console().print(said, highlight=False, markup=False, soft_wrap=True)
     return subject.owed
 
 
@@ -57,7 +59,7 @@ def conclude_rollouts(run: RunDir, trials: Sequence[Trial]) -> int:
 
 
 def write_report(subject: Subject, findings: Findings, refresh: float | None = None) -> None:
-    """Write ``comparison.json``, ``report.html``, ``report.md`` and, of a sweep, its curve.
+    """Write ``comparison.json``, ``report.html``, ``report.md`` and, of checkpoints, their curve.
 
     Args:
         subject: what it is about.
@@ -68,10 +70,7 @@ def write_report(subject: Subject, findings: Findings, refresh: float | None = N
     comparison = run.comparison if subject.folder == run.root else subject.folder / "comparison.json"
     write_json(comparison, findings.as_json())
     write_page(subject, findings, refresh)
-    if subject.kind == "sweep":
-        from swe_eval.report.curve import write_curve  # matplotlib
-
-        write_curve(subject, findings)
+    write_curve(subject, findings)
 
 
 def show(console: Console, subject: Subject, findings: Findings) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 from swe_eval.report.results import Arm, Verdict
 from swe_eval.statistics import Interval, over_instances, pass_at, pass_hat, wilson
 
+UNEVEN = 0.01
+"""Adapters whose infra rates differ by more are not compared: what is missing may not be missing by chance."""
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -55,6 +58,11 @@ class Row:
     @property
     def infra_rate(self) -> float:
         return self.count("infra") / len(self.verdicts) if self.verdicts else 0.0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether so little is owed that what comes will hardly move its rate; the first verdicts are no sample."""
+        return self.infra_rate <= UNEVEN
 
     def tries(self, owed: bool | None = None) -> dict[str, list[bool | None]]:
         """By instance: whether each sample is resolved; ``owed`` where there is no verdict."""

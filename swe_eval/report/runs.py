@@ -93,17 +93,12 @@ def subject_of(folders: Sequence[Path], reference: str | None, out: Path | None,
         raise UserError("a run is given twice; name each once")
     found = {folder: find_runs(folder) for folder in folders}
     runs = [read_run(run, seen) for folder, each in found.items() for run in each if run == folder or is_begun(run)]
-    if not runs:
-        raise UserError(f"{folders[0]}: none of its runs has begun; try again later")
-    if twice := [run for run, times in Counter(kept.run.root for kept in runs).items() if times > 1]:
-        raise UserError(f"a run is given twice; name each once: {twice[0]}")
-    if lines := [line for other in runs[1:] for line in _differences(runs[0], other)]:
-        raise UserError("\n".join(lines))
-    if [[folder] for folder in folders] == list(found.values()):
-        made = _of_run(runs[0], out) if len(runs) == 1 else _of_runs(runs, out)
-    else:
+    _check(folders, runs)
+    if any(each != [folder] for folder, each in found.items()):
         planned = max(sum(map(len, found.values())), sum(map(_jobs, folders)))
         made = _of_sweep(folders[0], runs, planned - len(runs), out)
+    else:
+        made = _of_run(runs[0], out) if len(runs) == 1 else _of_runs(runs, out)
     return _against(made, reference)
 
 
@@ -144,8 +139,17 @@ def is_begun(folder: Path) -> bool:
 
 def step_of(name: str) -> tuple[str, int] | None:
     """The training run and the step that an arm's name ends with (``grpo-300``); None if it does not."""
-    found = re.fullmatch(r"(.*?)[-_]?(\d+)", name.rpartition("/")[2])
-    return (found[1] or name, int(found[2])) if found else None
+    found = re.fullmatch(r"(.*)[-_](\d+)", name.rpartition("/")[2])
+    return (found[1], int(found[2])) if found else None
+
+
+def _check(folders: Sequence[Path], runs: Sequence[Kept]) -> None:
+    if not runs:
+        raise UserError(f"{folders[0]}: none of its runs has begun; try again later")
+    if twice := [run for run, times in Counter(kept.run.root for kept in runs).items() if times > 1]:
+        raise UserError(f"a run is given twice; name each once: {twice[0]}")
+    if lines := [line for other in runs[1:] for line in _differences(runs[0], other)]:
+        raise UserError("\n".join(lines))
 
 
 def _jobs(folder: Path) -> int:

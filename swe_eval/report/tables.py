@@ -142,7 +142,7 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
 def _sweep_table(findings: Findings) -> Table:
     reference = findings.rows[0].name
     against = [f"- {escape(reference)} \\[95%]", "p", "Holm p"] if findings.comparisons else []
-    table = Table("arm", "resolved \\[95%]", *against, "infra", "Mtok", "h", box=SIMPLE, collapse_padding=True)
+    table = Table("arm", "resolved \\[95%]", *against, "owed", "Mtok", "h", box=SIMPLE, collapse_padding=True)
     compared = {comparison.b: comparison for comparison in findings.comparisons}
     for row in findings.rows:
         found = compared.get(row.name)

@@ -127,12 +127,14 @@ def _how_sure(found: Paired | Repeated) -> Iterator[str]:
     interval = span(found.interval.low, found.interval.high)
     yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) between {interval}."
     if found.p_value > ALPHA and not found.interval.low <= 0 <= found.interval.high:
-        yield "That interval leaves 0 out; on so few tasks the test is the stricter of the two, and the verdict is its."
+        yield "That interval leaves 0 out, but on so few tasks the test is the stricter of the two, and decides."
 
 
 def _power(found: Paired | Repeated) -> Iterator[str]:
     if found.detectable is None:
-        yield f"With {_tasks(found.n)} on which the arms disagree as often, none is noticed four times in five."
+        apart = sum(found.counts[kind] for kind in ("only_a", "only_b", "a_ahead", "b_ahead") if kind in found.counts)
+        few = f"the arms disagree on only {_tasks(apart)}"
+        yield f"Not even the largest true difference would be noticed in four of five runs like this one: {few}."
     else:
         least = f"{100 * found.detectable:.1f} points"
         yield f"A run like this one notices a true difference of {least} or more four times in five; smaller ones less."
@@ -150,24 +152,24 @@ def _fragile(comparison: Comparison) -> Iterator[str]:
 def _of_many(findings: Findings) -> Verdict:
     judged = [comparison for comparison in findings.comparisons if not comparison.is_refused and comparison.paired.n]
     tones = Counter(map(_tone, judged))
+    kinds = {"better": "more", "worse": "fewer"}
+    shown = [f"{tones[tone]} {_resolve(tones[tone])} {compared}" for tone, compared in kinds.items() if tones[tone]]
     reference, of = findings.rows[0].name, len(findings.comparisons)
-    more, fewer = tones["better"], tones["worse"]
-    shown = [f"{count} {word}" for count, word in ((more, "more"), (fewer, "fewer")) if count]
     if shown:
-        headline = f"Of {of} arms, {' and '.join(shown)} tasks than {reference}, beyond what luck explains."
-        headline = headline.replace(" more", f" resolve{'s' * (more == 1)} more", 1) if more else headline
+        headline = f"Of {of} arms, {' and '.join(shown)} tasks than {reference}, and luck does not explain it."
     else:
         headline = f"None of {of} arms is shown to differ from {reference}."
-    return Verdict(headline, list(_many_sentences(findings, judged)), "better" if more and not fewer else "open")
+    tone = "better" if tones["better"] and not tones["worse"] else "open"
+    return Verdict(headline, list(_many_sentences(findings, judged)), tone)
 
 
 def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterator[str]:
     reference = findings.rows[0]
-    yield f"{reference.name}, which the others are compared with, resolves {rate_of(reference.rate)}."
     if findings.best:
-        yield from _best(findings.best)
+        yield from _best(findings.best, len(findings.rows))
     elif any(comparison.is_refused for comparison in findings.comparisons):
         yield "No best one is named while more of one arm than of another is without a verdict."
+    yield f"{reference.name}, which the others are compared with, resolves {rate_of(reference.rate)}."
     yield (
         f"{len(findings.comparisons)} comparisons are made at once, so each p-value is adjusted for all of them "
         "(Holm): without that, one in twenty equal arms would look different."
@@ -176,14 +178,14 @@ def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterato
         yield f"{left} get no verdict: nothing in common is scored, or much more of one arm than of the other is owed."
 
 
-def _best(best: Best) -> Iterator[str]:
-    against = ""
+def _best(best: Best, arms: int) -> Iterator[str]:
+    against, among = "", f" of the {best.of} arms that owe as little" if best.of < arms else ""
     if best.paired:
         low, high = best.paired.interval.low, best.paired.interval.high
         against = f", {points(best.paired.difference)} points against {best.against} (likely between {span(low, high)})"
     yield (
-        f"Best is {best.name}. The best of several always looks better than it is, so it was chosen on one half of the "
-        f"tasks ({percent(best.chosen)} there) and measured on the other: {rate_of(best.confirmed)}{against}."
+        f"Best{among} is {best.name}. The best of several always looks better than it is, so it was chosen on one half "
+        f"of the tasks ({percent(best.chosen)} there) and measured on the other: {rate_of(best.confirmed)}{against}."
     )
 
 
@@ -201,6 +203,10 @@ def rate_of(rate: Rate) -> str:
 
 def _tasks(n: int) -> str:
     return f"{n:,} task{'s' * (n != 1)}"
+
+
+def _resolve(n: int) -> str:
+    return "resolves" if n == 1 else "resolve"
 
 
 def _were(n: int) -> str:

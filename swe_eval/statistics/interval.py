@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import sqrt
 
 import numpy as np
@@ -24,6 +25,7 @@ class Interval:
     high: float
 
 
+@cache
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """Score interval of a proportion (Wilson 1927): right near 0 and 1, where resolved rates of small runs live.
 

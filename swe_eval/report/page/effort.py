@@ -19,6 +19,14 @@ from swe_eval.report.runs import Kept, Subject
 
 OUTCOMES = {"resolved": "resolved", "unresolved": "unresolved", "empty_patch": "empty patch", "infra": "infra"}
 """With what they are called."""
+MEANING = {
+    "Submitted": "the agent handed in a patch",
+    "LimitsExceeded": "too many turns",
+    "TimeExceeded": "too much time",
+    "RepeatedFormatError": "several answers in a row without a readable command",
+    "ContextWindowExceededError": "a conversation longer than the model can read",
+}
+"""Of mini-swe-agent's exit statuses, in words."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,9 @@ def ending_sentences(rows: Sequence[Row]) -> Iterator[str]:
     apart = {status: b.get(status, 0) - a.get(status, 0) for status in sorted({*a, *b})}
     if not apart or abs(apart[status := max(apart, key=lambda status: abs(apart[status]))]) < 0.1:
         return
+    meant = f" ({MEANING[status]})" if status in MEANING else ""
     yield (
-        f"{status} ended {a.get(status, 0):.0%} of the rollouts of {rows[0].name} and {b.get(status, 0):.0%} "
+        f"{status}{meant} ended {a.get(status, 0):.0%} of the rollouts of {rows[0].name} and {b.get(status, 0):.0%} "
         f"of those of {rows[1].name}."
     )
 

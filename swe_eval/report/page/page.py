@@ -14,6 +14,7 @@ from swe_eval import __version__
 from swe_eval.report import words
 from swe_eval.report.clean import clean_lines
 from swe_eval.report.comparison import Comparison, Findings
+from swe_eval.report.integrity.contamination import contamination
 from swe_eval.report.page import arms, card, effort, flips, sweep, tasks
 from swe_eval.report.results import flags_by_instance
 from swe_eval.report.runs import Subject
@@ -80,6 +81,7 @@ def content_of(subject: Subject, findings: Findings) -> dict[str, Any]:
         "differences": None if is_sweep else arms.difference_lines(findings.comparisons),
         "swept": sweep.sweep_table(findings) if is_sweep else None,
         "curve": sweep.sweep_curve(findings),
+        "matrix": sweep.sweep_matrix(findings) if is_sweep else None,
         "flips": flips.flips(subject, findings),
         "ended": effort.ended(rows),
         "effort": effort.effort(rows),
@@ -158,6 +160,7 @@ def _caveats(subject: Subject, findings: Findings) -> Iterator[str]:
     if len(findings.comparisons) <= tasks.FEW:
         for comparison in findings.comparisons:
             yield from _hangs_on(comparison, f"{comparison.b} against {comparison.a}")
+    yield contamination(subject.runs[0].record)
     if len({kept.run.root for kept in subject.runs}) > 1:
         yield "The arms did not all run at the same time: what drifts between runs (load, hardware) is not shared."
 

@@ -6,11 +6,12 @@ screen readers: the numbers stand beside it in the table that it illustrates, or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import ceil, floor, log10
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from swe_eval.statistics import Interval
 
@@ -95,6 +96,25 @@ def histogram(values: Sequence[float], axis: Axis, bins: int = 24) -> Markup:
     return _drawing("histogram", drawn)
 
 
+def matrix(rows: Sequence[Sequence[bool]]) -> Markup:
+    """A line for each row, filled where it is true; as high as the drawing, as wide as the screen."""
+    drawn = "".join(
+        f"M{start} {at}h{length}v.86h-{length}z" for at, row in enumerate(rows) for start, length in _runs(row)
+    )
+    width, height = len(rows[0]) if rows else 1, len(rows) or 1
+    box = f'viewBox="0 0 {width} {height}" preserveAspectRatio="none" width="100%" height="100%"'
+    return _drawing("matrix", [f'<svg {box}><path d="{drawn}"/></svg>'])
+
+
+def _runs(row: Sequence[bool]) -> Iterator[tuple[int, int]]:
+    at = 0
+    for is_filled, members in groupby(row):
+        length = len(list(members))
+        if is_filled:
+            yield at, length
+        at += length
+
+
 @dataclass(frozen=True)
 class Series:
     """A line of a graph, with the band around it where there is one."""
@@ -105,7 +125,10 @@ class Series:
     points: Sequence[Point]
     band: Sequence[tuple[float, float, float]] = ()
     """As (x, low, high)."""
-    dots: bool = False
+    dots: Sequence[str] = ()
+    """What a mouse over each point says; no dots without it."""
+    hollow: Sequence[bool] = ()
+    """Which of the dots are."""
 
 
 def graph(series: Sequence[Series], x: Axis, y: Axis, x_label: str, y_label: str) -> Markup:
@@ -122,13 +145,14 @@ def graph(series: Sequence[Series], x: Axis, y: Axis, x_label: str, y_label: str
     ]
     lines = "".join(_band(each, x, y) + _path(each, x, y) for each in series)
     stretched = f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">{lines}</svg>'
-    dots = [
-        f'<circle class="dot {each.kind}" cx="{x.at(at)}%" cy="{round(100 - y.at(value), 2)}%" r="4"/>'
-        for each in series
-        if each.dots
-        for at, value in each.points
-    ]
+    dots = [_dot(each, at, x, y) for each in series for at in range(len(each.dots))]
     return _drawing("graph", [*grid, *ys, *xs, *names, stretched, *dots])
+
+
+def _dot(series: Series, at: int, x: Axis, y: Axis) -> str:
+    (step, value), hollow = series.points[at], " hollow" * series.hollow[at]
+    place = f'cx="{x.at(step)}%" cy="{round(100 - y.at(value), 2)}%" r="4"'
+    return f'<circle class="dot {series.kind}{hollow}" {place}><title>{escape(series.dots[at])}</title></circle>'
 
 
 def _band(series: Series, x: Axis, y: Axis) -> str:

@@ -12,9 +12,12 @@ from swe_eval.report.page import svg
 from swe_eval.report.page.arms import in_percent
 from swe_eval.report.page.svg import Axis, Series
 from swe_eval.report.rows import Row
+from swe_eval.report.words import rate_of
 
 DOTS = 60
 """Checkpoints of a curve that still have a dot each."""
+HALF = 0.5
+"""Of the samples of an instance, to be resolved in the matrix."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,11 @@ class Swept:
     hours: float
     """Of all rollouts together."""
     is_best: bool
+
+    @property
+    def has_verdict(self) -> bool:
+        """Whether it was compared, and may have a headline."""
+        return bool(self.comparison and self.comparison.paired.n and not self.comparison.is_refused)
 
 
 def sweep_table(findings: Findings) -> list[Swept]:
@@ -61,8 +69,17 @@ def sweep_curve(findings: Findings) -> tuple[Markup, list[tuple[str, str]]] | No
     return svg.graph(series, x, y, "training step", "resolved, %"), [(each.kind, each.name) for each in series]
 
 
+def sweep_matrix(findings: Findings) -> Markup:
+    """Every arm a line, every instance a column, those that most arms resolve first."""
+    ids = sorted({key for row in findings.rows for key in row.rates})
+    often = {key: sum(row.rates.get(key, 0) for row in findings.rows) for key in ids}
+    ids.sort(key=lambda key: -often[key])
+    return svg.matrix([[row.rates.get(key, 0) >= HALF for key in ids] for row in findings.rows])
+
+
 def _series(curve: Curve, kind: str) -> Series:
     rates = [(step, row.rate) for step, row in curve.points]
     band = [(step, 100 * rate.interval.low, 100 * rate.interval.high) for step, rate in rates]
     means = [(step, 100 * (rate.mean or 0)) for step, rate in rates]
-    return Series(curve.name, kind, means, band, dots=len(rates) <= DOTS)
+    names = [f"{row.name}: {rate_of(row.rate)}" for _, row in curve.points] if len(rates) <= DOTS else ()
+    return Series(curve.name, kind, means, band, names, [not row.is_complete for _, row in curve.points])

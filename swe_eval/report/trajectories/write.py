@@ -19,7 +19,9 @@ from swe_eval.run_dir import RunDir, Trial, write_text
 from swe_eval.settings import BenchmarkSettings
 
 PAGE, DATA, INDEX = "trajectories.html", "trajectories.data", "index"
-_HERE = Path(__file__).parent
+PARTS = ("common", "data", "list", "instance", "turns", "keys")
+"""Of the page's script, in the order in which they run."""
+_PAGE = Path(__file__).parent / "page"
 
 
 def write_trajectories(shown: Shown, arms: Sequence[Arm]) -> Path:
@@ -42,10 +44,10 @@ def script(kind: str, value: Any) -> str:
 @cache
 def page() -> str:
     """The page, with its style and its code inside."""
-    html = (_HERE / "page.html").read_text()
-    for kind in ("css", "js"):
-        html = html.replace(f"/*{kind}*/", (_HERE / f"page.{kind}").read_text())
-    return html
+    html = (_PAGE / "page.html").read_text()
+    style = (_PAGE / "page.css").read_text()
+    scripts = "\n".join((_PAGE / f"{part}.js").read_text() for part in PARTS)
+    return html.replace("/*css*/", style).replace("/*js*/", scripts)
 
 
 def shown_of(run: RunDir, trials: Sequence[Trial], comparisons: Sequence[tuple[str, str]]) -> Shown:

@@ -1,0 +1,111 @@
+"""Sweeps without a cluster: each job with GPUs of its own, what is wrong said before anything starts."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from scripted import scripted_endpoint
+from test_command import swe_eval
+from test_demo_run import wait_for
+from test_evaluate import TASKS, external, solve
+from test_slurm import finish, held
+
+from swe_eval.cluster.walltime import CLOSING, Walltime
+
+LOCAL = "hydra/launcher=submitit_local"
+
+
+def sweep(folder: Path, endpoint, *overrides: str, gpus: str = "4,7") -> subprocess.Popen[str]:
+    """Of two shards with a task each."""
+    what = [LOCAL, *external(endpoint, "good", tasks=TASKS), "benchmark.shard=1/2,2/2", *overrides]
+    env = [f"CUDA_VISIBLE_DEVICES={gpus}", sys.executable, "-m", "swe_eval", "-m", *what]
+    return subprocess.Popen(["env", *env], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def jobs(folder: Path) -> list[dict[str, str]]:
+    files = list(folder.glob("multirun_outputs/*/sweep.json"))
+    return json.loads(files[0].read_text())["jobs"] if files else []
+
+
+def devices(pid: str) -> str:
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return next(each.partition("=")[2] for each in variables if each.startswith("CUDA_VISIBLE_DEVICES="))
+
+
+@pytest.fixture
+def endpoint():
+    with scripted_endpoint(solve) as endpoint:
+        yield endpoint
+
+
+def test_each_job_of_one_machine_has_a_gpu_of_its_own(tmp_path, endpoint):
+    with held(endpoint):
+        process = sweep(tmp_path, endpoint)
+        wait_for(lambda: len(endpoint.turns) == 2)
+        assert sorted(devices(job["job_id"]) for job in jobs(tmp_path)) == ["4", "7"]
+    out, code = finish(process)
+    assert code == 0, out
+    again, code = finish(sweep(tmp_path, endpoint))
+    assert (again, code) == ("0: through already\n1: through already\n", 0)
+
+
+def test_jobs_wait_for_one_another_where_there_is_one_gpu_and_ctrl_c_ends_them(tmp_path, endpoint):
+    with held(endpoint):
+        process = sweep(tmp_path, endpoint, gpus="0")
+        wait_for(lambda: endpoint.turns)
+        [only] = jobs(tmp_path)
+        process.send_signal(signal.SIGINT)
+        out, code = finish(process)
+    assert code == 130, out
+    assert not Path(f"/proc/{only['job_id']}").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("hydra/launcher=slurm", "swe_eval: hydra/launcher=slurm: launches the jobs of a sweep; write -m before the"),
+        (f"-m {LOCAL} agent.max_turns=3,0", "swe_eval: agent.max_turns: input should be greater than 0, not 0"),
+        ("-m hydra/launcher=slurm hydra.launcher.partitio=x", "swe_eval: hydra.launcher.partitio: no such field; did"),
+        (f"-m {LOCAL} hydra.launcher.at_once=two", "swe_eval: command line: Error merging override hydra.launcher"),
+        (f"-m {LOCAL} hydra.sweep.subdir=x seed=1,2", "swe_eval: hydra.sweep.subdir: two jobs have the directory x;"),
+        ("-m hydra/launcher=submitit_slurm", "swe_eval: hydra/launcher=submitit_slurm: no such option; write one of"),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_job(arguments, line, tmp_path):
+    done = swe_eval("swe_eval", *arguments.split(), cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith(line)
+    assert jobs(tmp_path) == []
+
+
+def test_without_the_extra_it_is_named(tmp_path):
+    code = "import sys; sys.modules['submitit'] = None; from swe_eval.__main__ import main; main()"
+    argv = [sys.executable, "-c", code, "-m", "hydra/launcher=slurm", "lora=none"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+    said = "swe_eval: hydra/launcher: submitit is not installed; write pip install 'swe_eval[slurm]'\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_a_trial_begins_while_what_most_took_so_far_fits_into_the_time_left():
+    left = [100.0 + CLOSING]
+    walltime = Walltime(lambda: time.time() + left[0])
+    assert walltime.allows_another()
+    for seconds in range(1, 101):
+        walltime.took(float(seconds))
+    left[0] = 97.0 + CLOSING
+    assert walltime.allows_another()
+    left[0] = 94.0 + CLOSING
+    assert not walltime.allows_another()
+    left[0] = 1000.0
+    assert not walltime.allows_another()
+    assert walltime.is_over
+
+
+def test_outside_of_a_job_there_is_always_time():
+    assert Walltime(earlier=[10.0**9]).allows_another()
