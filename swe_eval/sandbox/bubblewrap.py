@@ -65,7 +65,7 @@ class BubblewrapSandbox(ShellSandbox):
         Raises:
             SandboxError: it has ended.
         """
-        if owner.is_gone(self._name):
+        if not self._keeper.keeps or owner.is_gone(self._name):
             raise SandboxError("the sandbox died")
         with suppress(ProcessLookupError):
             os.kill(self.pid_1, signal.SIGUSR1)
@@ -158,14 +158,24 @@ class BubblewrapSandboxes:
             told = keeper.wait_until_ready(STARTING)
         except SandboxError as error:
             raise SandboxError(f"cannot start {image}: {error}") from error
-        pid: int = json.loads(told)["child-pid"]
+        pid: int = json.loads(told[told.index(b"{") :])["child-pid"]  # fuse-overlayfs is talkative
         return pid
 
     def _enter(self, keeper: int, pid_1: int, options: Sequence[str], has_network: bool) -> list[str]:
         """The command that runs in the sandbox what is appended to it."""
         of_pid_1 = ["ipc", "uts", *([] if has_network else ["net"])]
         return [
-            *("env", "-i", f"PATH={CLEAN['PATH']}", "nsenter", "--target", str(keeper), "--user", "--mount"),
+            *(
+                "env",
+                "-i",
+                "--default-signal",
+                f"PATH={CLEAN['PATH']}",
+                "nsenter",
+                "--target",
+                str(keeper),
+                "--user",
+                "--mount",
+            ),
             *(f"--{space}=/proc/{pid_1}/ns/{space}" for space in of_pid_1),
             *("--preserve-credentials", "--", "sh", "-c", 'exec "$@" 9< "$0"', f"/proc/{pid_1}/ns/pid"),
             *(*self._limits(), "bwrap", *options, "--pidns", "9", "--"),
