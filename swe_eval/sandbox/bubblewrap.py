@@ -11,9 +11,11 @@ import json
 import os
 import secrets
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from swe_eval.benchmark.instances import Instance
@@ -40,7 +42,7 @@ STARTING = 30.0
 """Seconds for what takes a tenth of one."""
 ENDING = 60.0
 """Seconds for the files of a sandbox to be removed."""
-PREFIX = "swe_eval-"
+PREFIX, OWNER, HOSTNAME = "swe_eval-", "owner", "sandbox"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 CLEAN = {"PATH": os.environ.get("PATH", PATH)}
@@ -118,7 +120,7 @@ class BubblewrapSandboxes:
             sandbox.end()
         for folder in self._scratch.glob(f"{PREFIX}*"):
             with suppress(OSError, ValueError):  # it is another's, or just being removed
-                run_id, started_by, keeper = (folder / "owner").read_text().splitlines()
+                run_id, started_by, keeper = (folder / OWNER).read_text().splitlines()
                 if run_id == self._run_id or owner.is_gone(started_by):
                     owner.kill(keeper)
                     _remove(folder)
@@ -127,31 +129,30 @@ class BubblewrapSandboxes:
     def _started(self, record: Record, purpose: Purpose) -> Iterator[BubblewrapSandbox]:
         folder = self._scratch / f"{PREFIX}{self._run_id}-{secrets.token_hex(8)}"
         has_network = purpose == "grading" and self._settings.grading_network == "host"
-        _make(folder, has_network)
+        bwrap = [*self._limits(), "bwrap", *_files(folder), *_privileges(purpose), *_environment(record)]
         by = f"{self._run_id}\n{owner.this_process()}\n"
-        (folder / "owner").write_text(f"{by}\n")
-        options = [*_files(folder), *_privileges(purpose), *_environment(record)]
-        spaces = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox"]
-        spaces += [] if has_network else ["--unshare-net"]
-        command = [*self._limits(), "bwrap", *options, *spaces, "--as-pid-1", "--info-fd", "4", "--"]
-        keeper = Keeper(
-            [
-                *(*IN_USERNS, "--mount", "sh", str(SCRIPT)),
-                *(str(self.store.layers), self.store.lower(record), str(folder), self._overlay),
-                *(*command, "bash", "-p", "-c", PID_1),
-            ],
-            CLEAN,
-        )
+        _make(folder, f"{by}\n", has_network)
         with ExitStack() as stack:
+            keeper = Keeper(self._keep(record, folder, bwrap, has_network), CLEAN)
             stack.callback(_end, keeper, folder)
-            (folder / "owner").write_text(f"{by}{owner.name_of(keeper.pid)}\n")
+            (folder / OWNER).write_text(f"{by}{owner.name_of(keeper.pid)}\n")
             pid_1 = self._pid_1(keeper, record.image)
-            sandbox = BubblewrapSandbox(folder, keeper, pid_1, self._enter(keeper.pid, pid_1, options, has_network))
+            sandbox = BubblewrapSandbox(folder, keeper, pid_1, _enter(keeper.pid, pid_1, bwrap, has_network))
             stack.callback(sandbox.close)
             stack.enter_context(self._watchdog.watching(pid_1, self._watched(sandbox)))
             self._open.add(sandbox)
             stack.callback(self._open.discard, sandbox)
             yield sandbox
+
+    def _keep(self, record: Record, folder: Path, bwrap: Sequence[str], has_network: bool) -> list[str]:
+        """The command that makes the sandbox and keeps it."""
+        spaces = ["pid", "ipc", "uts", "cgroup-try", *([] if has_network else ["net"])]
+        return [
+            *(*IN_USERNS, "--mount", "sh", str(SCRIPT)),
+            *(str(self.store.layers), self.store.lower(record), str(folder), self._overlay),
+            *(*bwrap, *(f"--unshare-{space}" for space in spaces), "--hostname", HOSTNAME),
+            *("--as-pid-1", "--info-fd", "4", "--", "bash", "-p", "-c", PID_1),
+        ]
 
     def _pid_1(self, keeper: Keeper, image: str) -> int:
         try:
@@ -160,26 +161,6 @@ class BubblewrapSandboxes:
             raise SandboxError(f"cannot start {image}: {error}") from error
         pid: int = json.loads(told[told.index(b"{") :])["child-pid"]  # fuse-overlayfs is talkative
         return pid
-
-    def _enter(self, keeper: int, pid_1: int, options: Sequence[str], has_network: bool) -> list[str]:
-        """The command that runs in the sandbox what is appended to it."""
-        of_pid_1 = ["ipc", "uts", *([] if has_network else ["net"])]
-        return [
-            *(
-                "env",
-                "-i",
-                "--default-signal",
-                f"PATH={CLEAN['PATH']}",
-                "nsenter",
-                "--target",
-                str(keeper),
-                "--user",
-                "--mount",
-            ),
-            *(f"--{space}=/proc/{pid_1}/ns/{space}" for space in of_pid_1),
-            *("--preserve-credentials", "--", "sh", "-c", 'exec "$@" 9< "$0"', f"/proc/{pid_1}/ns/pid"),
-            *(*self._limits(), "bwrap", *options, "--pidns", "9", "--"),
-        ]
 
     def _limits(self) -> list[str]:
         """Of every process: counted in the sandbox's user namespace, where the kernel does that (5.14)."""
@@ -193,17 +174,39 @@ class BubblewrapSandboxes:
         return Watched(limits, sandbox.kill_all, sandbox.folder / "upper")
 
 
-def _make(folder: Path, has_network: bool) -> None:
+def _enter(keeper: int, pid_1: int, bwrap: Sequence[str], has_network: bool) -> list[str]:
+    """The command that runs in the sandbox what is appended to it."""
+    spaces = ["ipc", "uts", *([] if has_network else ["net"])]
+    of_pid_1 = [f"--{space}=/proc/{pid_1}/ns/{space}" for space in spaces]
+    return [
+        *("env", "-i", *default_signals(), f"PATH={CLEAN['PATH']}"),
+        *("nsenter", "--target", str(keeper), "--user", "--mount", *of_pid_1, "--preserve-credentials", "--"),
+        *("sh", "-c", 'exec "$@" 9< "$0"', f"/proc/{pid_1}/ns/pid", *bwrap, "--pidns", "9", "--"),
+    ]
+
+
+@cache
+def default_signals() -> tuple[str, ...]:
+    """What makes ``env`` undo a ``nohup`` around us; that of Red Hat 8 does not know it."""
+    option = "--default-signal"
+    return (option,) if subprocess.run(["env", option, "true"], capture_output=True).returncode == 0 else ()
+
+
+def _make(folder: Path, by: str, has_network: bool) -> None:
     """The sandbox's folder, private to the user, with the files that an engine would write into a container."""
     folder.mkdir(mode=0o700)
-    for name in ("upper", "work", "root", "shm"):
+    (folder / OWNER).write_text(by)
+    for name in ("upper", "upper/etc", "work", "root", "shm"):
         (folder / name).mkdir()
-    etc = folder / "upper" / "etc"
-    etc.mkdir()
-    (etc / "hosts").write_text(f"{HOSTS}127.0.1.1\tsandbox\n")
-    (etc / "hostname").write_text("sandbox\n")
+        (folder / name).chmod(0o755)  # whatever the user's umask is
     resolv = Path("/etc/resolv.conf")
-    (etc / "resolv.conf").write_text(resolv.read_text() if has_network and resolv.is_file() else "")
+    for name, text in {
+        "hosts": f"{HOSTS}127.0.1.1\t{HOSTNAME}\n",
+        "hostname": f"{HOSTNAME}\n",
+        "resolv.conf": resolv.read_text() if has_network and resolv.is_file() else "",
+    }.items():
+        (folder / "upper/etc" / name).write_text(text)
+        (folder / "upper/etc" / name).chmod(0o644)
 
 
 def _files(folder: Path) -> list[str]:
@@ -218,7 +221,7 @@ def _privileges(purpose: Purpose) -> list[str]:
 
 def _environment(record: Record) -> list[str]:
     """The image's, as an engine gives it."""
-    variables = {"PATH": PATH, "HOSTNAME": "sandbox", "HOME": "/root"}
+    variables = {"PATH": PATH, "HOSTNAME": HOSTNAME, "HOME": "/root"}
     variables |= dict(each.split("=", 1) for each in record.env if "=" in each)
     return ["--clearenv", *(word for key, value in variables.items() for word in ("--setenv", key, value))]
 
