@@ -1,6 +1,6 @@
 """``python -m bench.sandboxes``: our sandboxes, and in Docker beside them mini-swe-agent's own environment.
 
-``--sandbox podman`` and ``--sandbox bubblewrap`` measure those alone, with images from ``--source``. All start
+``--sandbox podman``, ``bubblewrap`` and ``apptainer`` measure those alone, with images from ``--source``. All start
 sandboxes of the demo's image and run ``true`` in them, with mini-swe-agent's variables for SWE-bench, by the call that
 an agent's turn makes: ``Sandbox.run`` and ``DockerEnvironment.execute``. No model, no agent loop.
 
@@ -185,8 +185,8 @@ def configured(sandbox: str, base: str | None, source: str | None) -> Settings:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.sandboxes")
-    parser.add_argument("--sandbox", choices=["docker", "podman", "bubblewrap"], default="docker")
-    parser.add_argument("--source", help="bubblewrap: where the demo's images are: docker-daemon:")
+    parser.add_argument("--sandbox", choices=["docker", "podman", "bubblewrap", "apptainer"], default="docker")
+    parser.add_argument("--source", help="bubblewrap, apptainer: where the demo's images are: docker-daemon:")
     parser.add_argument("--base", help="image to build the demo's on, where there is no network")
     parser.add_argument("--quick", action="store_true", help="once, few steps: whether it runs, not how fast")
     given = parser.parse_args()

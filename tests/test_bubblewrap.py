@@ -127,7 +127,8 @@ class TestAuto:
         with pytest.raises(UserError) as error:
             AutoSandboxes(settings("sandbox=auto").sandbox, run_id)
         heads = [line.split(":")[0] for line in str(error.value).splitlines()]
-        assert heads == ["sandbox=auto", "sandbox.executable=docker", "sandbox.executable=podman", "sandbox=bubblewrap"]
+        engines = ["sandbox.executable=docker", "sandbox.executable=podman"]
+        assert heads == ["sandbox=auto", *engines, "sandbox=bubblewrap", "sandbox=apptainer"]
 
     def test_the_doctor_names_what_would_work_instead(self, settings, capsys):
         doctor._doctor(settings("lora=none", "sandbox=docker", "sandbox.executable=no-docker"))

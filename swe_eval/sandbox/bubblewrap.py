@@ -25,14 +25,14 @@ from swe_eval.sandbox import owner
 from swe_eval.sandbox.docker import CAPABILITIES
 from swe_eval.sandbox.images import Images
 from swe_eval.sandbox.keeper import Keeper
-from swe_eval.sandbox.node import overlay_that_works
+from swe_eval.sandbox.node import TOOLS, overlay_that_works
 from swe_eval.sandbox.removal import IN_USERNS, remove_tree
 from swe_eval.sandbox.sandbox import Purpose
 from swe_eval.sandbox.shell import PID_1, ShellSandbox
 from swe_eval.sandbox.store import Store
 from swe_eval.sandbox.store.store import Record
 from swe_eval.sandbox.watchdog import Limits, Watchdog, Watched
-from swe_eval.settings import BubblewrapSandbox as BubblewrapSettings
+from swe_eval.settings import StoreSandbox as StoreSettings
 from swe_eval.settings import nbytes
 
 SCRIPT = Path(__file__).with_suffix(".sh")
@@ -76,12 +76,16 @@ class BubblewrapSandbox(ShellSandbox):
 class BubblewrapSandboxes:
     """See ``Sandboxes``."""
 
-    def __init__(self, settings: BubblewrapSettings, run_id: str) -> None:
+    kind = "bubblewrap"
+    tools: Mapping[str, str] = TOOLS
+    """The commands that it runs, by the package that has them."""
+
+    def __init__(self, settings: StoreSettings, run_id: str) -> None:
         self._settings, self._run_id = settings, run_id
         self._scratch = (settings.scratch or Path(tempfile.gettempdir())).absolute()
         self.store = Store(settings.store or cache_dir() / "store", settings.source)
         self.images = Images(self.store, start_timeout=settings.start_timeout, min_free_gb=settings.min_free_gb)
-        self._overlay = overlay_that_works(self._scratch)
+        self._overlay = overlay_that_works(self._scratch, self.kind, self.tools)
         self._watchdog = Watchdog()
         self._open: set[BubblewrapSandbox] = set()
 
@@ -128,39 +132,66 @@ class BubblewrapSandboxes:
     @contextmanager
     def _started(self, record: Record, purpose: Purpose) -> Iterator[BubblewrapSandbox]:
         folder = self._scratch / f"{PREFIX}{self._run_id}-{secrets.token_hex(8)}"
-        has_network = purpose == "grading" and self._settings.grading_network == "host"
-        bwrap = [*self._limits(), "bwrap", *_files(folder), *_privileges(purpose), *_environment(record)]
+        has_network = self._has_network(purpose)
         by = f"{self._run_id}\n{owner.this_process()}\n"
         _make(folder, f"{by}\n", has_network)
         with ExitStack() as stack:
-            keeper = Keeper(self._keep(record, folder, bwrap, has_network), CLEAN)
+            keeper = Keeper(self._keep(record, folder, purpose, has_network), CLEAN)
             stack.callback(_end, keeper, folder)
             (folder / OWNER).write_text(f"{by}{owner.name_of(keeper.pid)}\n")
             pid_1 = self._pid_1(keeper, record.image)
-            sandbox = BubblewrapSandbox(folder, keeper, pid_1, _enter(keeper.pid, pid_1, bwrap, has_network))
+            sandbox = BubblewrapSandbox(folder, keeper, pid_1, self._enter(record, folder, purpose, keeper.pid, pid_1))
             stack.callback(sandbox.close)
             stack.enter_context(self._watchdog.watching(pid_1, self._watched(sandbox)))
             self._open.add(sandbox)
             stack.callback(self._open.discard, sandbox)
             yield sandbox
 
-    def _keep(self, record: Record, folder: Path, bwrap: Sequence[str], has_network: bool) -> list[str]:
+    def _keep(self, record: Record, folder: Path, purpose: Purpose, has_network: bool) -> list[str]:
         """The command that makes the sandbox and keeps it."""
-        spaces = ["pid", "ipc", "uts", "cgroup-try", *([] if has_network else ["net"])]
         return [
             *(*IN_USERNS, "--mount", "sh", str(SCRIPT)),
             *(str(self.store.layers), self.store.lower(record), str(folder), self._overlay),
-            *(*bwrap, *(f"--unshare-{space}" for space in spaces), "--hostname", HOSTNAME),
-            *("--as-pid-1", "--info-fd", "4", "--", "bash", "-p", "-c", PID_1),
+            *self._make_argv(record, folder, purpose, has_network),
         ]
 
     def _pid_1(self, keeper: Keeper, image: str) -> int:
         try:
-            told = keeper.wait_until_ready(STARTING)
+            return self._pid_1_of(keeper, keeper.wait_until_ready(STARTING))
         except SandboxError as error:
             raise SandboxError(f"cannot start {image}: {error}") from error
+
+    def _has_network(self, purpose: Purpose) -> bool:
+        return purpose == "grading" and self._settings.grading_network == "host"
+
+    def _make_argv(self, record: Record, folder: Path, purpose: Purpose, has_network: bool) -> list[str]:
+        """The command that puts process 1 into namespaces of its own, on the overlay."""
+        spaces = ["pid", "ipc", "uts", "cgroup-try", *([] if has_network else ["net"])]
+        return [
+            *(*self._bwrap(record, folder, purpose), *(f"--unshare-{space}" for space in spaces)),
+            *("--hostname", HOSTNAME, "--as-pid-1", "--info-fd", "4", "--", "bash", "-p", "-c", PID_1),
+        ]
+
+    def _pid_1_of(self, keeper: Keeper, told: bytes) -> int:
         pid: int = json.loads(told[told.index(b"{") :])["child-pid"]  # fuse-overlayfs is talkative
         return pid
+
+    def _enter(self, record: Record, folder: Path, purpose: Purpose, keeper: int, pid_1: int) -> list[str]:
+        """The command that runs in the sandbox what is appended to it."""
+        spaces = ["ipc", "uts", *([] if self._has_network(purpose) else ["net"])]
+        of_pid_1 = [f"--{space}=/proc/{pid_1}/ns/{space}" for space in spaces]
+        return [
+            *("env", "-i", *default_signals(), f"PATH={CLEAN['PATH']}"),
+            *("nsenter", "--target", str(keeper), "--user", "--mount", *of_pid_1, "--preserve-credentials", "--"),
+            *("sh", "-c", 'exec "$@" 9< "$0"', f"/proc/{pid_1}/ns/pid"),
+            *(*self._bwrap(record, folder, purpose), "--pidns", "9", "--"),
+        ]
+
+    def _bwrap(self, record: Record, folder: Path, purpose: Purpose) -> list[str]:
+        """bwrap with what is the same for process 1 and for shells."""
+        capabilities = (word for name in privileges(purpose) for word in ("--cap-add", f"CAP_{name}"))
+        variables = (word for key, value in environment(record).items() for word in ("--setenv", key, value))
+        return [*self._limits(), "bwrap", *_files(folder), "--cap-drop", "ALL", *capabilities, "--clearenv", *variables]
 
     def _limits(self) -> list[str]:
         """Of every process: counted in the sandbox's user namespace, where the kernel does that (5.14)."""
@@ -172,17 +203,6 @@ class BubblewrapSandboxes:
         settings = self._settings
         limits = Limits(nbytes(settings.memory), settings.pids_limit, nbytes(settings.disk))
         return Watched(limits, sandbox.kill_all, sandbox.folder / "upper")
-
-
-def _enter(keeper: int, pid_1: int, bwrap: Sequence[str], has_network: bool) -> list[str]:
-    """The command that runs in the sandbox what is appended to it."""
-    spaces = ["ipc", "uts", *([] if has_network else ["net"])]
-    of_pid_1 = [f"--{space}=/proc/{pid_1}/ns/{space}" for space in spaces]
-    return [
-        *("env", "-i", *default_signals(), f"PATH={CLEAN['PATH']}"),
-        *("nsenter", "--target", str(keeper), "--user", "--mount", *of_pid_1, "--preserve-credentials", "--"),
-        *("sh", "-c", 'exec "$@" 9< "$0"', f"/proc/{pid_1}/ns/pid", *bwrap, "--pidns", "9", "--"),
-    ]
 
 
 @cache
@@ -214,16 +234,15 @@ def _files(folder: Path) -> list[str]:
     return [*mounts, "--proc", "/proc", "--die-with-parent", "--chdir", "/"]
 
 
-def _privileges(purpose: Purpose) -> list[str]:
-    given = CAPABILITIES + (ALSO_WHEN_GRADING if purpose == "grading" else ())
-    return ["--cap-drop", "ALL", *(word for name in given for word in ("--cap-add", f"CAP_{name}"))]
+def privileges(purpose: Purpose) -> tuple[str, ...]:
+    """The capabilities of a sandbox's root, in its user namespace."""
+    return CAPABILITIES + (ALSO_WHEN_GRADING if purpose == "grading" else ())
 
 
-def _environment(record: Record) -> list[str]:
+def environment(record: Record) -> dict[str, str]:
     """The image's, as an engine gives it."""
     variables = {"PATH": PATH, "HOSTNAME": HOSTNAME, "HOME": "/root"}
-    variables |= dict(each.split("=", 1) for each in record.env if "=" in each)
-    return ["--clearenv", *(word for key, value in variables.items() for word in ("--setenv", key, value))]
+    return variables | dict(each.split("=", 1) for each in record.env if "=" in each)
 
 
 def _end(keeper: Keeper, folder: Path) -> None:
