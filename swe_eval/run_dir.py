@@ -1,8 +1,8 @@
 """The run directory: every path of a run, what is done and what is owed, and whose run it is.
 
 It is the interface between the stages and the unit of resumption. Every file in it appears whole or not at all; a
-rollout is done when its prediction is there, a grading when its report is there. ``*.jsonl`` and ``results/`` are
-derived and can be deleted.
+rollout is done when its prediction is there, a grading when its report is there. ``predictions/*.jsonl``,
+``results/``, ``report.*`` and ``trajectories.*`` are derived and can be deleted.
 """
 
 from __future__ import annotations

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from swe_eval import command
 from swe_eval.cluster.sweep import Sweep
 from swe_eval.errors import UserError
 from swe_eval.resolvers import all_arms
+from swe_eval.settings import BASE, settings_from
 
 LOOK = 60.0
 """Seconds between two looks at the training run's directory."""
@@ -29,6 +30,7 @@ LOOK = 60.0
 def main() -> None:
     """Console entry point."""
     given, overrides = parser().parse_known_args()
+    overrides = [each for each in overrides if each not in ("-m", "--multirun")]
     sys.exit(command.exit_code(lambda: watch(overrides, given.every)))
 
 
@@ -66,12 +68,15 @@ def watch(overrides: Sequence[str], every: float = LOOK) -> int:
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration, all but its checkpoints known to be good."""
     with initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
-    if config.lora.kind != "checkpoints" or "lora.only" not in (config.hydra.sweeper.params or {}):
-        raise UserError("lora: no checkpoints to watch; write experiment=checkpoints lora.run=...")
-    if config.lora.every != 1:
-        raise UserError(f"lora.every={config.lora.every}: is counted from the last, which none is here; leave it out")
+        if config.lora.kind != "checkpoints" or "lora.only" not in (config.hydra.sweeper.params or {}):
+            raise UserError("lora: no checkpoints to watch; write experiment=checkpoints lora.run=...")
+        if config.lora.every != 1:
+            raise UserError(f"lora.every={config.lora.every}: is counted from the last, which none is; leave it out")
+        without = compose("config", [*overrides, f"lora.only=[{BASE}]"])
+    settings_from(OmegaConf.to_container(without, resolve=True))  # type: ignore[arg-type]
     return config
 
 

@@ -30,7 +30,7 @@ FIGURES = {
     "admission": {"auto_over_best_fixed"},
     "pipeline": {"step_overhead_ratio", "grading_ratio", "job_ratio", "critical_path_ratio", "runner_rss_mb"},
     "statistics": {"coverage_50", "coverage_500", "false_positive_50", "false_positive_500"},
-    "sweep_report": {"seconds", "rss_mb", "from_files_seconds", "from_files_rss_mb", "page_mb"},
+    "sweep_report": {"seconds", "cpu_s", "rss_mb", "from_files_seconds", "from_files_rss_mb", "page_mb"},
     "trajectories": {
         *("write_seconds", "write_rss_mb", "data_mb", "first_list_seconds", "instance_seconds", "list_again_seconds"),
     },

@@ -149,3 +149,13 @@ def test_a_damaged_adapter_is_told_before_its_hash_is_needed(diagnosed, tmp_path
     code, lines = diagnosed("lora=trained", f"lora.path={folder}")
     assert code == 2
     assert "is cut off or damaged" in lines[1]
+
+
+def test_a_tracker_whose_package_is_missing_is_a_problem(diagnosed, monkeypatch):
+    assert "ok tracking=mlflow: it is installed" in diagnosed("tracking=mlflow")[1]
+    monkeypatch.setattr("swe_eval.tracking.find_spec", lambda name: None)
+    code, lines = diagnosed("tracking=mlflow")
+    assert (code, "problem tracking=mlflow: mlflow is not installed; pip install 'swe_eval[track]'" in lines) == (
+        2,
+        True,
+    )

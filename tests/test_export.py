@@ -17,6 +17,7 @@ from test_trajectories import reported
 
 from swe_eval import command
 from swe_eval.evaluate import evaluate
+from swe_eval.report.export.leaderboard import statements
 from swe_eval.report.export.table import COLUMNS
 from swe_eval.run_dir import RunDir, Trial, read_json
 from swe_eval.settings import settings_from
@@ -92,6 +93,19 @@ def test_a_submission_has_what_the_leaderboard_asks_for(exported, run):
     readme = (folder / "README.md").read_text()
     assert "Resolved 2/2 = 100.0% [34.2, 100.0] of demo" in readme
     assert "no `hints_text`" in readme
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "has"),
+    [
+        ({"sandbox.kind": "docker", "sandbox.network": "none"}, "no"),
+        ({"sandbox.kind": "auto", "sandbox.docker.network": "bridge", "sandbox.podman.network": "none"}, "a"),
+        ({"sandbox.kind": "bubblewrap", "sandbox.grading_network": "host"}, "no"),
+        ({"sandbox.kind": "local"}, "a"),
+    ],
+)
+def test_a_submission_says_whether_the_agent_had_a_network(sandbox, has):
+    assert statements(sandbox)[-1] == f"- The agent's sandbox had {has} network."
 
 
 def test_a_submissions_reports_have_the_official_keys_alone(exported):

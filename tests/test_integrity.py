@@ -9,6 +9,7 @@ from trajectory_fixtures import trajectory
 
 from swe_eval.report.clean import clean_lines, cleaned, integrity, looked_lines
 from swe_eval.report.integrity import COPY, HISTORY, NETWORK, PATCH, TESTS, contamination, flags_of, scan
+from swe_eval.report.integrity.known import has_no_network, package_names
 from swe_eval.report.results import Arm, Verdict
 from swe_eval.report.rows import Row
 
@@ -65,6 +66,20 @@ def test_looking_for_later_commits_is_flagged(command):
 )
 def test_reaching_for_the_network_is_flagged(command):
     assert kinds(DJANGO, command) == [NETWORK]
+
+
+@pytest.mark.parametrize(
+    ("instance_id", "names"),
+    [
+        (REQUESTS, {"requests"}),
+        ("scikit-learn__scikit-learn-10297", {"scikit-learn", "sklearn"}),
+        ("pvlib__pvlib-python-1606", {"pvlib-python", "pvlib"}),
+        ("pytest-dev__pytest-5262", {"pytest", "_pytest"}),
+        ("one", set()),
+    ],
+)
+def test_a_package_is_known_by_the_names_that_it_is_installed_by(instance_id, names):
+    assert package_names(instance_id) == names
 
 
 @pytest.mark.parametrize(
@@ -172,6 +187,22 @@ def test_a_flag_has_its_turn_and_the_command_of_the_line_that_it_is_about():
 )
 def test_only_what_can_have_shown_the_fix_disqualifies(step, how, disqualifies):
     assert [flag["is_disqualifying"] for flag in scan(DJANGO, trajectory(step, **how))] == [disqualifies]
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "offline"),
+    [
+        ({"kind": "docker", "network": "none"}, True),
+        ({"kind": "podman", "network": "bridge"}, False),
+        ({"kind": "bubblewrap", "grading_network": "host"}, True),
+        ({"kind": "auto", "docker": {"network": "none"}, "bubblewrap": {"kind": "bubblewrap"}}, True),
+        ({"kind": "auto", "docker": {"network": "bridge"}, "bubblewrap": {"kind": "bubblewrap"}}, False),
+        ({"kind": "local"}, False),
+        ({}, False),
+    ],
+)
+def test_whether_the_agent_had_a_network_follows_from_its_sandbox(sandbox, offline):
+    assert has_no_network(sandbox) == offline
 
 
 def test_a_patch_of_what_decides_any_verdict_is_flagged_and_a_new_test_is_not():

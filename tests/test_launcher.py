@@ -84,6 +84,28 @@ def test_a_mistake_is_one_line_before_any_job(arguments, line, tmp_path):
     assert jobs(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("lora=none", "swe_eval: lora: no checkpoints to watch; write experiment=checkpoints lora.run=..."),
+        ("experiment=checkpoints", "swe_eval: lora.run: needs a value: write lora.run=..."),
+        (
+            "experiment=checkpoints lora.run=. lora.every=2",
+            "swe_eval: lora.every=2: is counted from the last, which none",
+        ),
+        (
+            "experiment=checkpoints lora.run=/nowhere",
+            "swe_eval: lora.run=/nowhere: no such directory; write the output",
+        ),
+        ("experiment=checkpoints lora.run=. workers=0", "swe_eval: workers: write auto, or how many rollouts at once"),
+    ],
+)
+def test_what_cannot_be_watched_is_one_line(arguments, line, tmp_path):
+    done = swe_eval("swe_eval.watch", *arguments.split(), cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith(line)
+
+
 def test_without_the_extra_it_is_named(tmp_path):
     code = "import sys; sys.modules['submitit'] = None; from swe_eval.__main__ import main; main()"
     argv = [sys.executable, "-c", code, "-m", "hydra/launcher=slurm", "lora=none"]

@@ -37,7 +37,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A comparison of 500 instances, a sweep of six checkpoints, a run of one arm that owes all of its trials."""
+    """A comparison of 500 instances, and a sweep of six checkpoints."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     folder = tmp_path_factory.mktemp("runs")
     make_run(folder / "ab", {"sft": 0.24, "rl-900": 0.31}, instance_ids(500))
     for number in range(6):
@@ -73,7 +74,6 @@ def opened(browser: Any) -> Iterator[Callable[..., Any]]:
 
 def screenshot(page: Any, name: str) -> None:
     """Keep what was seen, for people."""
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 

@@ -168,6 +168,8 @@ def test_a_newcomer_reads_that_the_best_of_many_looks_better_than_it_is():
     assert said.startswith("Of 2 arms, 1 resolves more tasks than base, and luck does not explain it.")
     assert "Best is one. The best of several always looks better than it is" in said
     assert "2 comparisons are made at once" in said
+    said = in_words(arm("base", "U" * 40), arm("one", "RU" * 20), arm("two", "UR" * 20))
+    assert said.startswith("Every other arm resolves more tasks than base, and luck does not explain it.")
 
 
 def test_the_best_is_sought_among_those_that_miss_as_little():

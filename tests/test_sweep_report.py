@@ -61,6 +61,15 @@ def test_shards_of_a_checkpoint_are_one_arm(tmp_path):
     assert (named.name, sorted(named.verdicts)) == ("part-1/rl-1", IDS)
 
 
+def test_the_report_of_several_runs_lies_beside_them(tmp_path):
+    runs = [tmp_path / f"rl-{step}" for step in range(4)]
+    for run in runs:
+        make_run(run, {run.name: 0.4}, IDS[:3])
+    assert subject_of(runs[:2], None, None).folder == tmp_path / "rl-0-vs-rl-1"
+    assert subject_of(runs, None, None).folder == tmp_path / "rl-0-vs-3-others"
+    assert subject_of(runs, None, tmp_path / "here").folder == tmp_path / "here"
+
+
 def test_of_a_reference_that_every_job_has_the_first_verdicts_count(tmp_path):
     for seed, step in enumerate((1, 2)):
         make_run(tmp_path / f"job-{step}", {"base": 0.3, f"rl-{step}": 0.4}, IDS, seed=seed)
@@ -159,6 +168,7 @@ def test_a_sweep_leaves_its_page_and_its_curve(tmp_path):
     [
         ({"base": 0.5}, 1, "of 12 tasks"),
         ({"base": 0.2, "rl": 0.8}, 3, "Over 12 tasks, rl resolved"),
+        ({"base": 0.2, "rl": 0.8}, 2, "pass^2"),
         ({"base": 0.2, "sft": 0.3, "rl": 0.8}, 1, "2 comparisons are made at once"),
         ({f"rl-{step}": 0.5 for step in range(9)}, 1, "8 comparisons are made at once"),
     ],

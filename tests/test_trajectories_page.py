@@ -86,7 +86,7 @@ def test_it_shows_what_differed(small, opened):  # noqa: F811
     a, b = (page.inner_text(f".card.{side} >> nth=0") for side in "ab")
     assert "✗ unresolved" in a
     assert "FAIL_TO_PASS: 1 of 1 failed" in a
-    assert "⚑ looked for commits that HEAD does not lead to (cannot have shown the fix) turn 2 git log" in a
+    assert "⚑ looked for commits that HEAD does not lead to\nturn 2 git log --all --oneline (cannot have shown" in a
     assert "✓ resolved" in b
     assert "FAIL_TO_PASS: all 1 passed" in b
     assert page.locator(".turn.both").count() == 2  # they began and submitted alike

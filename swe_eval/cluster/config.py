@@ -16,7 +16,8 @@ def _register() -> None:
     plugins = Plugins.instance()  # imports all of them, upstream's launchers among them
     from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
 
-    from swe_eval.cluster.launcher import LocalLauncher, SlurmLauncher
+    from swe_eval.cluster.local_launcher import LocalLauncher
+    from swe_eval.cluster.slurm_launcher import SlurmLauncher
 
     @dataclass
     class Slurm(SlurmQueueConf):

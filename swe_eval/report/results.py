@@ -9,7 +9,6 @@ from statistics import fmean, median
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from swebench.harness.infra_failure import TIER_ENVIRONMENT, classify_logs
 
 from swe_eval.report.integrity import Flag, flags_of
 from swe_eval.run_dir import RunDir, Trial, read_json, write_json
@@ -160,6 +159,8 @@ def flags_by_instance(arms: Iterable[Arm]) -> dict[str, list[str]]:
 
 def swebench_report(run: RunDir, arm: Arm) -> dict[str, Any]:
     """The summary that ``swebench.harness.reporting.make_run_report`` writes (schema_version 2), from our verdicts."""
+    from swebench.harness.infra_failure import TIER_ENVIRONMENT  # late: over a second, and sweeps do without
+
     with_error = [key for key in arm.ids("unresolved") if arm.verdicts[key].error]
     unresolved = [key for key in arm.ids("unresolved") if key not in with_error]
     classified = {key: found for key in [*unresolved, *with_error] if (found := _classify(run, arm.name, key))}
@@ -215,5 +216,7 @@ def _trajectory(run: RunDir, trial: Trial) -> tuple[dict[str, Any], list[dict[st
 
 
 def _classify(run: RunDir, arm: str, instance_id: str) -> tuple[str, str] | None:
+    from swebench.harness.infra_failure import classify_logs
+
     found: tuple[str, str] | None = classify_logs(run.evaluation(Trial(arm, instance_id)) / "test_output.txt")
     return found

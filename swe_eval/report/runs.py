@@ -181,8 +181,13 @@ def _of_runs(runs: Sequence[Kept], out: Path | None) -> Subject:
     named = [_label(parts[0], [first for first, *_ in wholes]) for parts in wholes]
     arms = [_labelled(arm, name) for name, parts in zip(named, wholes, strict=True) for arm in _joined(parts)[0]]
     title = " vs ".join(named)
-    folder = out or runs[0].run.root.parent / "-vs-".join(parts[0].run.root.name for parts in wholes)
+    folder = out or runs[0].run.root.parent / _together([parts[0].run.root.name for parts in wholes])
     return Subject("runs", title, folder, runs, arms, _with_first(arms))
+
+
+def _together(names: Sequence[str]) -> str:
+    """Name of a directory for the report of several runs, no longer than a file system can bear."""
+    return "-vs-".join(names) if len(names) <= 3 else f"{names[0]}-vs-{len(names) - 1}-others"
 
 
 def _of_sweep(folder: Path, runs: Sequence[Kept], waiting: int, out: Path | None) -> Subject:

@@ -155,7 +155,10 @@ def _of_many(findings: Findings) -> Verdict:
     kinds = {"better": "more", "worse": "fewer"}
     shown = [f"{tones[tone]} {_resolve(tones[tone])} {compared}" for tone, compared in kinds.items() if tones[tone]]
     reference, of = findings.rows[0].name, len(findings.comparisons)
-    if shown:
+    if of in (tones["better"], tones["worse"]):
+        compared = "more" if tones["better"] else "fewer"
+        headline = f"Every other arm resolves {compared} tasks than {reference}, and luck does not explain it."
+    elif shown:
         headline = f"Of {of} arms, {' and '.join(shown)} tasks than {reference}, and luck does not explain it."
     else:
         headline = f"None of {of} arms is shown to differ from {reference}."

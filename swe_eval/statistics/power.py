@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import binom
 
@@ -51,9 +53,18 @@ def power(n: int, discordance: float, difference: float) -> float:
     """How often the exact McNemar test at ``ALPHA`` finds a true difference, in [0, 1]; arguments as above."""
     fewest, most = binom.interval(1 - 1e-12, n, discordance)  # beyond, no outcome changes a digit that matters
     disagreeing = np.arange(fewest, most + 1)
-    # few enough wins of one arm that the test rejects: the largest k with 2 P(X <= k) <= ALPHA, or -1
-    critical = binom.ppf(ALPHA / 2, disagreeing, 0.5)
-    critical = np.where(2 * binom.cdf(critical, disagreeing, 0.5) <= ALPHA, critical, critical - 1)
+    critical = _critical(max(n, MOST))[disagreeing.astype(int)]
     wins = (discordance + difference) / (2 * discordance)
     rejected = binom.cdf(critical, disagreeing, wins) + binom.sf(disagreeing - critical - 1, disagreeing, wins)
     return float(np.sum(binom.pmf(disagreeing, n, discordance) * rejected))
+
+
+@cache
+def _critical(most: int) -> NDArray[np.float64]:
+    """By how many pairs disagree, 0 to ``most``: few enough wins of one arm that the test rejects.
+
+    The largest k with 2 P(X <= k) <= ``ALPHA``, or -1.
+    """
+    disagreeing = np.arange(most + 1)
+    critical = binom.ppf(ALPHA / 2, disagreeing, 0.5)
+    return np.asarray(np.where(2 * binom.cdf(critical, disagreeing, 0.5) <= ALPHA, critical, critical - 1))

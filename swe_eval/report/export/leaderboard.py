@@ -10,6 +10,7 @@ Its own ``python -m analysis.get_results`` makes ``results/`` from these. What o
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -95,7 +96,7 @@ def _readme(record: Mapping[str, Any], arm: Arm) -> str:
         "",
         *(f"- {name}: {value}" for name, value in _about(record, arm) if value is not None),
         "",
-        *_statements(identity),
+        *statements(identity),
     ]
     return "\n".join(lines) + "\n"
 
@@ -115,9 +116,10 @@ def _about(record: Mapping[str, Any], arm: Arm) -> Sequence[tuple[str, Any]]:
     ]
 
 
-def _statements(identity: Mapping[str, Any]) -> list[str]:
+def statements(identity: Mapping[str, Any]) -> list[str]:
     """What the submission checklist asks for, as far as the run itself knows it."""
-    offline = identity.get("sandbox.network") == "none"
+    networks = [value for key, value in identity.items() if re.fullmatch(r"sandbox\.(\w+\.)?network", key)]
+    offline = identity.get("sandbox.kind") != "local" and set(networks) <= {"none"}
     return [
         "- One attempt per instance (pass@1).",
         "- The agent was given `problem_statement` alone: no tests, no `hints_text`.",

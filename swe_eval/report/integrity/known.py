@@ -32,8 +32,8 @@ class Known:
     def of(cls, instance_id: str, trajectory: Mapping[str, Any]) -> Known:
         """What is known before the first turn."""
         info = trajectory.get("info", {})
-        is_offline = info.get("config", {}).get("environment", {}).get("network") == "none"
-        known = cls(package_names(instance_id), "git_history" in info, is_offline)
+        sandbox = info.get("config", {}).get("environment", {})
+        known = cls(package_names(instance_id), "git_history" in info, has_no_network(sandbox))
         for message in trajectory.get("messages", [])[:2]:
             known.read(str(message.get("content")))
         return known
@@ -47,7 +47,15 @@ class Known:
         self.written |= set(_WRITTEN.findall(command))
 
 
+def has_no_network(sandbox: Mapping[str, Any]) -> bool:
+    """Whether an agent's sandbox of these settings reaches nothing; of ``sandbox=auto``, whichever it took."""
+    if sandbox.get("kind") == "auto":
+        return all(has_no_network(each) for each in sandbox.values() if isinstance(each, Mapping))
+    return sandbox.get("kind") == "bubblewrap" or sandbox.get("network") == "none"
+
+
 def package_names(instance_id: str) -> set[str]:
     """What the package under test may be called where it is installed: ``{"scikit-learn", "sklearn"}``."""
     name = instance_id.rpartition("-")[0].partition("__")[2].lower().replace("_", "-")
-    return {name, *_ALSO.get(name, ())} - {""}
+    plain = name.removeprefix("python-").removesuffix("-python")
+    return {name, plain, *_ALSO.get(name, ())} - {""}

@@ -28,7 +28,8 @@ class Line:
     about: str
     drawing: Markup
     value: str
-    aside: str = ""
+    asides: Sequence[str]
+    """What stands below the value, in small."""
 
 
 def arm_lines(subject: Subject, rows: Sequence[Row]) -> tuple[list[Line], Markup]:
@@ -41,7 +42,7 @@ def arm_lines(subject: Subject, rows: Sequence[Row]) -> tuple[list[Line], Markup
             about_arm(subject, row),
             svg.whisker(axis, 100 * (row.rate.mean or 0), in_percent(row.rate.interval), "b" if at else "a"),
             percent(row.rate),
-            _aside(row),
+            [_aside(row), *(f"{name} {percent(rate)}" for name, rate in row.passes.items())],
         )
         for at, row in enumerate(rows)
         if row.rate.n
@@ -64,13 +65,13 @@ def difference_lines(comparisons: Sequence[Comparison]) -> tuple[list[Line], Mar
 def _difference_line(comparison: Comparison, axis: Axis, is_family: bool) -> Line:
     found = comparison.paired
     interval = f"[{points(found.interval.low)}, {points(found.interval.high)}]"
-    adjusted = f", Holm {comparison.p_holm:.3g}" if is_family else ""
+    adjusted = f", Holm p {comparison.p_holm:.3g}" if is_family else ""
     return Line(
         f"{comparison.b} \N{MINUS SIGN} {comparison.a}",
         f"{found.n:,} tasks in common",
         svg.whisker(axis, 100 * found.difference, in_percent(found.interval), "b", zero=True),
         points(found.difference),
-        f"{interval}, p {found.p_value:.3g}{adjusted}",
+        [interval, f"p {found.p_value:.3g}{adjusted}"],
     )
 
 

@@ -25,6 +25,8 @@ from swe_eval.statistics import Interval
 
 TRAJECTORIES = "trajectories.html"
 """Beside the page of a run, where it is there: each instance's rollouts side by side, at ``#<instance_id>``."""
+MANY = 12
+"""Arms whose tables are folded."""
 
 
 def write_page(subject: Subject, findings: Findings, refresh: float | None = None) -> None:
@@ -81,6 +83,7 @@ def content_of(subject: Subject, findings: Findings) -> dict[str, Any]:
         "differences": None if is_sweep else arms.difference_lines(findings.comparisons),
         "swept": sweep.sweep_table(findings) if is_sweep else None,
         "curve": sweep.sweep_curve(findings),
+        "many": len(rows) > MANY,
         "matrix": sweep.sweep_matrix(findings) if is_sweep else None,
         "flips": flips.flips(subject, findings),
         "ended": effort.ended(rows),

@@ -75,16 +75,24 @@ function card(side, arm, trial) {
     { className: `card ${side}`, "aria-label": arm },
     head,
     make("p", { className: "facts" }, facts.filter(Boolean).join(" · ")),
-    ...trial.flags.map((flag) => flagged(side, flag)),
+    ...flagged(side, trial.flags),
     ...tests(trial),
     make("p", { className: "raw" }, "raw: ", ...raw.slice(1)),
   );
 }
 
-function flagged(side, flag) {
+function flagged(side, flags) {
+  const kinds = [...new Set(flags.map((flag) => flag.kind))];
+  return kinds.map((kind) => {
+    const found = flags.filter((flag) => flag.kind === kind).map((flag) => evidence(side, flag));
+    return make("div", { className: "flag" }, `⚑ ${index.meaning[kind] ?? kind}`, make("ul", {}, ...found));
+  });
+}
+
+function evidence(side, flag) {
   const jump = flag.turn && make("button", { onclick: () => toTurn(side, flag.turn) }, `turn ${flag.turn}`);
-  const what = `⚑ ${index.meaning[flag.kind] ?? flag.kind}${flag.is_disqualifying ? "" : " (cannot have shown the fix)"} `;
-  return make("p", { className: "flag" }, what, jump || null, " ", make("code", {}, flag.evidence));
+  const aside = flag.is_disqualifying ? "" : " (cannot have shown the fix)";
+  return make("li", {}, jump || "", " ", make("code", {}, flag.evidence), aside);
 }
 
 function tests(trial) {
