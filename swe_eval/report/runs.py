@@ -152,7 +152,7 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
-def step_of(name: str) -> tuple[str, int] | None:
+def checkpoint_of(name: str) -> tuple[str, int] | None:
     """The training run and the step that an arm's name ends with (``grpo-300``); None if it does not."""
     found = re.fullmatch(r"(.*)[-_](\d+)", name.rpartition("/")[2])
     return (found[1], int(found[2])) if found else None
@@ -205,7 +205,7 @@ def _of_sweep(folder: Path, runs: Sequence[Kept], waiting: int, out: Path | None
     if waiting:
         notes.append(f"{waiting} of {waiting + len(runs)} runs have not begun")
     bare = {arm.name for kept in runs for arm in kept.arms if kept.identity.get(f"{ARM}{arm.adapter}") == BARE}
-    arms.sort(key=lambda arm: (arm.name not in bare, step_of(arm.adapter) or (arm.adapter, 0), natural(arm.name)))
+    arms.sort(key=lambda arm: (arm.name not in bare, checkpoint_of(arm.adapter) or (arm.adapter, 0), natural(arm.name)))
     root = folder.resolve()
     return Subject("sweep", root.name, out or root, runs, arms, _with_first(arms), notes)
 

@@ -15,7 +15,7 @@ LUCK = 0.2
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Answer:
     """The answer, and what it rests on."""
 
     headline: str
@@ -24,14 +24,14 @@ class Verdict:
     """``better``, ``worse``, or ``open``: of the last arm against the first."""
 
 
-def verdict(findings: Findings) -> Verdict:
+def answer(findings: Findings) -> Answer:
     """Which arm is better, and how sure that is."""
     if not findings.comparisons:
-        return Verdict(_alone(findings.rows), list(_missing(findings.rows)))
+        return Answer(_alone(findings.rows), list(_missing(findings.rows)))
     if len(findings.comparisons) > 1:
         return _of_many(findings)
     [comparison] = findings.comparisons
-    return Verdict(_headline(comparison), list(_sentences(comparison, findings.rows)), _tone(comparison))
+    return Answer(_headline(comparison), list(_sentences(comparison, findings.rows)), _tone(comparison))
 
 
 def points(difference: float) -> str:
@@ -153,7 +153,7 @@ def _fragile(comparison: Comparison) -> Iterator[str]:
         yield f"It hangs on one repository: without {turned[0]} the other arm is ahead."
 
 
-def _of_many(findings: Findings) -> Verdict:
+def _of_many(findings: Findings) -> Answer:
     judged = [comparison for comparison in findings.comparisons if not comparison.is_refused and comparison.paired.n]
     tones = Counter(map(_tone, judged))
     kinds = {"better": "more", "worse": "fewer"}
@@ -167,7 +167,7 @@ def _of_many(findings: Findings) -> Verdict:
     else:
         headline = f"None of {of} arms is shown to differ from {reference}."
     tone = "better" if tones["better"] and not tones["worse"] else "open"
-    return Verdict(headline, list(_many_sentences(findings, judged)), tone)
+    return Answer(headline, list(_many_sentences(findings, judged)), tone)
 
 
 def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterator[str]:

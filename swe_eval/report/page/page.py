@@ -75,7 +75,7 @@ def content_of(subject: Subject, findings: Findings) -> dict[str, Any]:
         "findings": findings,
         "made": now(),
         "trials": sum(len(row.verdicts) for row in rows),
-        "verdict": words.verdict(findings),
+        "answer": words.answer(findings),
         "facts": list(_facts(subject, findings)),
         "between": list(_between(subject, findings)),
         "arms": None if is_sweep else arms.arm_lines(subject, rows),
