@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from swe_eval import __version__
-from swe_eval.report import words
+from swe_eval.report import trajectories, words
 from swe_eval.report.clean import clean_lines, flag_lines
 from swe_eval.report.comparison import Comparison, Findings
 from swe_eval.report.integrity import contamination
@@ -22,8 +22,6 @@ from swe_eval.report.tables import proof_lines
 from swe_eval.run_dir import now, write_text
 from swe_eval.scheduling.order import DIFFICULTIES
 
-TRAJECTORIES = "trajectories.html"
-"""Beside the page of a run, where it is there: each instance's rollouts side by side, at ``#<instance_id>``."""
 MANY = 12
 """Arms whose tables are folded."""
 
@@ -107,7 +105,7 @@ def _table(subject: Subject, findings: Findings, flags: Mapping[str, list[str]])
     a, b = names[0], names[1] if len(names) == 2 else ""
     there = {each.kind for each in told} | ({"flagged"} if flags else set())
     kinds = {**tasks.KINDS, "flagged": "with a flag"}
-    has_page = subject.kind == "run" and (subject.folder / TRAJECTORIES).is_file()
+    has_page = subject.kind == "run" and (subject.folder / trajectories.PAGE).is_file()
     return {
         "instances": told,
         "columns": names if len(names) <= tasks.FEW else [],
@@ -115,7 +113,7 @@ def _table(subject: Subject, findings: Findings, flags: Mapping[str, list[str]])
         "rated": any(each.difficulty for each in told),
         "ranks": {name: rank for rank, name in enumerate([*DIFFICULTIES, ""])},
         "flagged": bool(flags),
-        "trajectories": TRAJECTORIES if has_page else None,
+        "trajectories": trajectories.PAGE if has_page else None,
     }
 
 

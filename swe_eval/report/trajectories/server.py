@@ -11,8 +11,9 @@ from urllib.parse import unquote, urlsplit
 
 from swe_eval.errors import UserError
 from swe_eval.report.results import Arm, Seen, collect, last_changed
+from swe_eval.report.trajectories import PAGE
 from swe_eval.report.trajectories.data import Shown, index_of, instance_of
-from swe_eval.report.trajectories.write import DATA, INDEX, PAGE, page, script
+from swe_eval.report.trajectories.write import DATA, INDEX, page, script
 from swe_eval.run_dir import Trial
 
 HOST = "127.0.0.1"

@@ -15,11 +15,12 @@ from swe_eval.benchmark import instances
 from swe_eval.errors import UserError
 from swe_eval.report.results import Arm
 from swe_eval.report.runs import Kept
+from swe_eval.report.trajectories import PAGE
 from swe_eval.report.trajectories.data import Shown, index_of, instance_of
 from swe_eval.run_dir import write_text
 from swe_eval.settings import BenchmarkSettings
 
-PAGE, DATA, INDEX = "trajectories.html", "trajectories.data", "index"
+DATA, INDEX = "trajectories.data", "index"
 PARTS = ("common", "data", "list", "instance", "turns", "keys")
 """Of the page's script, in the order in which they run."""
 _PAGE = Path(__file__).parent / "page"
