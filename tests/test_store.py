@@ -243,6 +243,14 @@ def test_a_registry_that_wants_a_name_gets_the_one_that_was_logged_in_with(
     assert store.record(image)
 
 
+def test_a_registry_that_wants_tokens_is_shown_a_fresh_one_as_often_as_it_asks(store, registry, tokens):
+    published = registry.publish("tokens", BASE, {"top": "of it"})
+    image = published.replace(str(registry.port), str(tokens.server_port))
+    pull(store, image)  # a manifest, a configuration, two layers
+    assert store.record(image)
+    assert tokens.given == 2
+
+
 def test_what_is_no_image_says_what_the_registry_said(store, registry):
     with pytest.raises(SandboxError, match=r"^127\.0\.0\.1 answers 404 manifest_unknown: manifest unknown$"):
         pull(store, f"127.0.0.1:{registry.port}/none:latest")

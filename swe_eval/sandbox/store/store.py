@@ -297,7 +297,7 @@ def _decompressed(packed: Iterable[bytes]) -> Iterator[bytes]:
     pieces = iter(packed)
     first = next(pieces, b"")
     if first.startswith(b"\x28\xb5\x2f\xfd"):
-        raise SandboxError("a layer is packed by zstd, which only skopeo reads: write sandbox.source=...")
+        raise SandboxError("a layer is packed by zstd, which is not read here; write sandbox=docker or sandbox=podman")
     if not first.startswith(b"\x1f\x8b"):
         yield first
         yield from pieces
