@@ -90,6 +90,15 @@ def test_namesakes_with_other_weights_stay_apart(tmp_path):
     assert names(sweep_of(tmp_path)) == ["one/rl-9", "two/rl-9"]
 
 
+def test_namesakes_in_directories_of_one_name_are_no_samples_of_one_arm(tmp_path):
+    for sweep in ("a", "b"):
+        make_run(tmp_path / sweep / "0", {"rl-9": 0.4}, IDS)
+    record = read_json(tmp_path / "b/0/run.json")
+    record["identity"]["adapters.rl-9"] = "other"
+    write_json(tmp_path / "b/0/run.json", record)
+    assert names(sweep_of(tmp_path)) == [f"{tmp_path}/a/0/rl-9", f"{tmp_path}/b/0/rl-9"]
+
+
 def test_jobs_of_other_limits_make_no_curve(tmp_path):
     for turns in (50, 100):
         make_run(tmp_path / f"t{turns}", {f"rl-{turns}": 0.4}, IDS)

@@ -68,7 +68,7 @@ def _show(subject: Subject, refresh: float | None = None) -> int:
     write_report(subject, findings, refresh if subject.owed else None)
     console = Console()
     show(console, subject, findings)
-    console.print(f"The report is {subject.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"The report is {subject.folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     return command.FAILED if subject.owed else command.OK
 
 

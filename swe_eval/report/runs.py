@@ -209,14 +209,14 @@ def _joined(runs: Iterable[Kept]) -> tuple[list[Arm], list[str]]:
     for kept in runs:
         for arm in kept.arms:
             by_weights.setdefault((arm.name, kept.weights(arm)), []).append((kept, arm))
-    namesakes = Counter(name for name, _ in by_weights)
     arms, notes = [], []
     for (name, _), members in by_weights.items():
         joined = _join([arm for _, arm in members])
         left_out = sum(len(arm.resolved) for _, arm in members) - len(joined.resolved)
         if left_out:
             notes.append(f"{name} was evaluated in {len(members)} runs: {left_out} later verdicts are left out")
-        arms.append(joined if namesakes[name] == 1 else _labelled(joined, members[0][0].run.root.name))
+        others = [each[0][0] for (namesake, _), each in by_weights.items() if namesake == name]
+        arms.append(joined if len(others) == 1 else _labelled(joined, _label(members[0][0], others)))
     return arms, notes
 
 

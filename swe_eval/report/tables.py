@@ -81,7 +81,7 @@ def _rows_table(rows: Sequence[Row]) -> Table:
     table = Table("arm", "resolved \\[95% interval]", "unresolved", "empty patch", "infra", box=SIMPLE)
     for row in rows:
         counts = [str(row.count(outcome)) for outcome in ("unresolved", "empty_patch", "infra")]
-        table.add_row(row.name, escape(rate(row)), *counts)
+        table.add_row(escape(row.name), escape(rate(row)), *counts)
     return table
 
 
@@ -135,7 +135,8 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
         found = comparison.paired
         adjusted = [_p(comparison, comparison.p_holm)] if family else []
         figures = [_headline(comparison), _p(comparison, found.p_value), *adjusted]
-        table.add_row(f"{comparison.a} vs {comparison.b}", *map(str, found.counts.values()), *map(escape, figures))
+        named = escape(f"{comparison.a} vs {comparison.b}")
+        table.add_row(named, *map(str, found.counts.values()), *map(escape, figures))
     return table
 
 
@@ -151,7 +152,7 @@ def _sweep_table(findings: Findings) -> Table:
         tokens = sum(verdict.prompt_tokens + verdict.completion_tokens for verdict in row.verdicts)
         hours = sum(verdict.seconds for verdict in row.verdicts) / 3600
         ours = [str(row.count("infra")), f"{tokens / 1e6:.1f}", f"{hours:.1f}"]
-        table.add_row(row.name, escape(_mean(row.rate)), *map(escape, figures), *ours)
+        table.add_row(escape(row.name), escape(_mean(row.rate)), *map(escape, figures), *ours)
     return table
 
 
