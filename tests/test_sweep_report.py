@@ -110,11 +110,45 @@ def test_jobs_of_other_limits_make_no_curve(tmp_path):
 
 
 def test_what_has_not_begun_is_said(tmp_path):
+    write_json(tmp_path / "sweep.json", {"jobs": [{"name": "rl-1"}]})
+    with pytest.raises(UserError, match="none of its runs has begun; try again later"):
+        sweep_of(tmp_path)
     make_run(tmp_path / "rl-1", {"rl-1": 0.4}, IDS)
     write_json(tmp_path / "sweep.json", {"jobs": [{"name": f"rl-{step}"} for step in (1, 2, 3)]})
-    assert sweep_of(tmp_path).notes == ["2 of 3 runs have not begun"]
-    write_json(tmp_path / "rl-2/run.json", {})
-    assert sweep_of(tmp_path).notes == ["2 of 3 runs have not begun"]
+    subject = sweep_of(tmp_path)
+    assert (subject.notes, subject.is_whole) == (["2 of 3 runs have not begun"], False)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: text[:99], "its run.json is damaged; put it back from a copy, or run again with another name="),
+        (lambda text: text.replace('"identity"', '"x"'), "its run.json is damaged"),
+        (
+            lambda text: text.replace('"comparisons": []', '"comparisons": [["base", "gone"]]'),
+            "its run.json is damaged",
+        ),
+        (lambda text: '{"identity": {}, "trials": {}, "comparisons": []}', "its run.json is damaged"),
+        (lambda text: text.replace('"trials"', '"x"'), "its run.json does not list its trials"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_said_and_never_passes_for_one_that_waits(damage, says, tmp_path):
+    for step in (1, 2):
+        make_run(tmp_path / f"rl-{step}", {f"rl-{step}": 0.4}, IDS)
+    file = tmp_path / "rl-2/run.json"
+    file.write_text(damage(file.read_text()))
+    write_json(tmp_path / "sweep.json", {"jobs": [{"name": f"rl-{step}"} for step in (1, 2, 3)]})
+    left_out, waiting = sweep_of(tmp_path).notes
+    assert waiting == "1 of 3 runs have not begun"
+    assert left_out.startswith(f"left out: {tmp_path / 'rl-2'}: {says}")
+    with pytest.raises(UserError, match=f"rl-2: {says}"):
+        subject_of([tmp_path / "rl-2"], None, None)
+
+
+def test_a_link_to_a_run_of_the_sweep_is_no_run_of_its_own(tmp_path):
+    make_run(tmp_path / "rl-1", {"rl-1": 0.4}, IDS)
+    (tmp_path / "latest").symlink_to("rl-1")
+    assert [kept.run.root.name for kept in sweep_of(tmp_path).runs] == ["rl-1"]
 
 
 def test_the_table_of_trials_says_what_the_files_say(tmp_path):

@@ -17,6 +17,9 @@ from swe_eval.report.report import conclude, show, write_report
 from swe_eval.report.results import Seen
 from swe_eval.report.runs import Kept, Subject, subject_of
 
+DAY = 86_400.0
+"""Seconds."""
+
 
 def main() -> None:
     """Console entry point."""
@@ -30,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="outputs/<name>, or a sweep: multirun_outputs/<name>"
     )
-    made.add_argument("--reference", metavar="ARM", help="compare with this arm (otherwise the first; in a sweep, base)")
+    made.add_argument(
+        "--reference", metavar="ARM", help="compare with this arm (otherwise the first; in a sweep, base)"
+    )
     made.add_argument("--out", type=Path, metavar="DIR", help="write the report there, not beside what it is about")
     made.add_argument("--follow", type=float, metavar="SECONDS", help="make it again, so often, until nothing is owed")
     outputs.add_arguments(made)
@@ -38,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _do(given: argparse.Namespace) -> int:
+    if given.follow is not None and not 0 < given.follow <= DAY:
+        raise UserError(f"--follow {given.follow:g}: write seconds, such as 60")
+    outputs.check(given)
     if given.trajectories:
         outputs.write_trajectories(given.runs)  # first: the report leads there
     if given.export or given.serve:
@@ -47,6 +55,7 @@ def _do(given: argparse.Namespace) -> int:
 
 def _report(given: argparse.Namespace) -> int:
     subject = subject_of(given.runs, given.reference, given.out)
+    outputs.check_place(subject.folder, "write --out DIR")
     if subject.kind == "run" and not given.reference and not given.out:
         return command.FAILED if _again(subject.runs[0], subject) else command.OK
     return _show(subject)
@@ -65,19 +74,18 @@ def _again(kept: Kept, subject: Subject) -> int:
 
 def _show(subject: Subject, refresh: float | None = None) -> int:
     findings = find(subject.arms, subject.comparisons)
-    write_report(subject, findings, refresh if subject.owed else None)
+    write_report(subject, findings, None if subject.is_whole else refresh)
     console = Console()
     show(console, subject, findings)
     console.print(f"The report is {subject.folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
-    return command.FAILED if subject.owed else command.OK
+    return command.OK if subject.is_whole else command.FAILED
 
 
 def _follow(given: argparse.Namespace) -> int:
-    if given.follow <= 0:
-        raise UserError(f"--follow {given.follow:g}: write seconds, such as 60")
     seen: Seen = {}
     while True:
         subject = subject_of(given.runs, given.reference, given.out, seen)
+        outputs.check_place(subject.folder, "write --out DIR")
         if not _show(subject, given.follow):
             return command.OK
         time.sleep(given.follow)

@@ -22,6 +22,8 @@ NAMES = ("benchmark.name",)
 """Of those, the ones that mean nothing."""
 DEPTH = 3
 """Folders between a sweep's directory and its run directories, at most."""
+NO_RUN = "no run.json in it; write a run directory: outputs/<name>"
+DAMAGED = "its run.json is damaged; put it back from a copy, or run again with another name=..."
 BARE = "base"
 """What an arm without an adapter has for the hash of its adapter; see ``adapters.content_hash``."""
 
@@ -70,11 +72,18 @@ class Subject:
     comparisons: Sequence[tuple[str, str]]
     notes: Sequence[str] = ()
     """Lines about what was left out."""
+    waiting: int = 0
+    """Jobs of a sweep that have not begun."""
 
     @property
     def owed(self) -> int:
         """Trials without a verdict."""
         return sum(len(arm.ids("infra")) for arm in self.arms)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is owed, and no run is still to begin."""
+        return not self.owed and not self.waiting
 
 
 def subject_of(folders: Sequence[Path], reference: str | None, out: Path | None, seen: Seen | None = None) -> Subject:
@@ -92,11 +101,10 @@ def subject_of(folders: Sequence[Path], reference: str | None, out: Path | None,
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("a run is given twice; name each once")
     found = {folder: find_runs(folder) for folder in folders}
-    runs = [read_run(run, seen) for folder, each in found.items() for run in each if run == folder or is_begun(run)]
-    _check(folders, runs)
+    runs, unread = _read_all(found, seen)
+    _check(runs)
     if any(each != [folder] for folder, each in found.items()):
-        planned = max(sum(map(len, found.values())), sum(map(_jobs, folders)))
-        made = _of_sweep(folders[0], runs, planned - len(runs), out)
+        made = _of_sweep(folders[0], runs, unread, sum(map(_jobs, folders)), out)
     else:
         made = _of_run(runs[0], out) if len(runs) == 1 else _of_runs(runs, out)
     return _against(made, reference)
@@ -110,31 +118,60 @@ def find_runs(folder: Path) -> list[Path]:
     """
     if (folder / "run.json").is_file():
         return [folder]
-    found = sorted(_below(folder, DEPTH), key=lambda path: _natural(str(path)))
+    below = sorted(_below(folder, DEPTH), key=lambda path: (path.is_symlink(), _natural(str(path))))
+    found = {
+        path.resolve(): path for path in reversed(below)
+    }  # a link to another of them (latest) is no run of its own
     if not found:
-        raise UserError(f"{folder}: no run.json in it; write a run directory: outputs/<name>")
-    return found
+        raise UserError(f"{folder}: {'none of its runs has begun; try again later' if _jobs(folder) else NO_RUN}")
+    return sorted(found.values(), key=lambda path: _natural(str(path)))
 
 
 def read_run(folder: Path, seen: Seen | None = None) -> Kept:
     """Read what a run directory says of itself.
 
     Raises:
-        UserError: it is no run directory, or an older version made it.
+        UserError: it is no run directory, its ``run.json`` is damaged, or an older version made it.
     """
     run = RunDir(folder)
     record = read_json(run.run_json)
+    if not record:
+        raise UserError(f"{folder}: {DAMAGED if run.run_json.exists() else NO_RUN}")
     if "trials" not in record:
         older = "its run.json does not list its trials; give the run's own command again, which adds them"
-        raise UserError(f"{folder}: {older if record else 'no run.json in it; write a run directory: outputs/<name>'}")
+        raise UserError(f"{folder}: {older}")
+    try:
+        return _kept(run, record, seen)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        raise UserError(f"{folder}: {DAMAGED}") from None
+
+
+def _kept(run: RunDir, record: Mapping[str, Any], seen: Seen | None) -> Kept:
     samples = record["identity"].get("agent.samples", 1)
     trials = [Trial.of_arm(arm, id, samples) for arm, ids in record["trials"].items() for id in ids]
-    return Kept(run, trials, [(a, b) for a, b in record["comparisons"]], record, seen)
+    comparisons = [(a, b) for a, b in record["comparisons"]]
+    if not trials or not {adapter for pair in comparisons for adapter in pair} <= {trial.adapter for trial in trials}:
+        raise ValueError
+    return Kept(run, trials, comparisons, record, seen)
 
 
-def is_begun(folder: Path) -> bool:
-    """Whether the run directory lists its trials."""
-    return "trials" in read_json(folder / "run.json")
+def _read_all(found: Mapping[Path, Sequence[Path]], seen: Seen | None) -> tuple[list[Kept], list[str]]:
+    """The runs, and lines about those below a directory that cannot be read; one that was named must be.
+
+    Raises:
+        UserError: it cannot, or none can.
+    """
+    runs, unread = [], []
+    for folder, run in ((folder, run) for folder, each in found.items() for run in each):
+        try:
+            runs.append(read_run(run, seen))
+        except UserError as error:
+            if run == folder:
+                raise
+            unread.append(f"left out: {error}")
+    if not runs:
+        raise UserError("\n".join(unread))
+    return runs, unread
 
 
 def step_of(name: str) -> tuple[str, int] | None:
@@ -143,9 +180,7 @@ def step_of(name: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
-def _check(folders: Sequence[Path], runs: Sequence[Kept]) -> None:
-    if not runs:
-        raise UserError(f"{folders[0]}: none of its runs has begun; try again later")
+def _check(runs: Sequence[Kept]) -> None:
     if twice := [run for run, times in Counter(kept.run.root for kept in runs).items() if times > 1]:
         raise UserError(f"a run is given twice; name each once: {twice[0]}")
     if lines := [line for other in runs[1:] for line in _differences(runs[0], other)]:
@@ -190,14 +225,16 @@ def _together(names: Sequence[str]) -> str:
     return "-vs-".join(names) if len(names) <= 3 else f"{names[0]}-vs-{len(names) - 1}-others"
 
 
-def _of_sweep(folder: Path, runs: Sequence[Kept], waiting: int, out: Path | None) -> Subject:
+def _of_sweep(folder: Path, runs: Sequence[Kept], unread: Sequence[str], jobs: int, out: Path | None) -> Subject:
     arms, notes = _joined(runs)
+    notes += unread
+    waiting = max(0, jobs - len(runs) - len(unread))
     if waiting:
-        notes.append(f"{waiting} of {waiting + len(runs)} runs have not begun")
+        notes.append(f"{waiting} of {jobs} runs have not begun")
     bare = {arm.name for kept in runs for arm in kept.arms if kept.identity.get(f"{ARM}{arm.adapter}") == BARE}
     arms.sort(key=lambda arm: (arm.name not in bare, step_of(arm.adapter) or (arm.adapter, 0), _natural(arm.name)))
     root = folder.resolve()
-    return Subject("sweep", root.name, out or root, runs, arms, _with_first(arms), notes)
+    return Subject("sweep", root.name, out or root, runs, arms, _with_first(arms), notes, waiting)
 
 
 def _joined(runs: Iterable[Kept]) -> tuple[list[Arm], list[str]]:
