@@ -145,6 +145,16 @@ def test_a_run_that_cannot_be_read_is_said_and_never_passes_for_one_that_waits(d
         subject_of([tmp_path / "rl-2"], None, None)
 
 
+@pytest.mark.parametrize("damage", ['{"info": {"exit', "[]", '{"info": null}', '{"messages": [null]}'])
+def test_a_trajectory_that_cannot_be_read_is_counted_as_such(damage, tmp_path):
+    run = make_run(tmp_path, {"rl": 1.0}, IDS[:2])
+    file = run.trajectory(Trial("rl", IDS[0]))
+    file.write_text(damage)
+    [arm] = read_run(tmp_path).arms
+    assert [verdict.exit_status == "damaged trajectory" for verdict in arm.verdicts.values()] == [True, False]
+    assert arm.verdicts[IDS[0]].is_scored
+
+
 def test_a_link_to_a_run_of_the_sweep_is_no_run_of_its_own(tmp_path):
     make_run(tmp_path / "rl-1", {"rl-1": 0.4}, IDS)
     (tmp_path / "latest").symlink_to("rl-1")
