@@ -1,7 +1,8 @@
-"""``python -m bench.sandboxes``: our Docker sandbox beside mini-swe-agent's own Docker environment.
+"""``python -m bench.sandboxes``: our sandboxes, and in Docker beside them mini-swe-agent's own environment.
 
-Both start containers of the demo's image and run ``true`` in them, with mini-swe-agent's variables for SWE-bench, by
-the call that an agent's turn makes: ``Sandbox.run`` and ``DockerEnvironment.execute``. No model, no agent loop.
+``--sandbox podman``, ``bubblewrap`` and ``apptainer`` measure those alone, with images from ``--source``. All start
+sandboxes of the demo's image and run ``true`` in them, with mini-swe-agent's variables for SWE-bench, by the call that
+an agent's turn makes: ``Sandbox.run`` and ``DockerEnvironment.execute``. No model, no agent loop.
 
 - ``step_ms``: the median of one command after the other in one container; ``step_ms_8`` of eight containers at once,
   each with a thread of its own.
@@ -28,28 +29,27 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from swe_eval.benchmark.instances import Instance, load
-from swe_eval.command import conf_dir
+from swe_eval.command import settings_of
 from swe_eval.mini import mini_config  # before what is mini-swe-agent's
-from swe_eval.sandbox.docker import DockerSandboxes
-from swe_eval.sandbox.sandbox import sandboxes
-from swe_eval.settings import Settings, settings_from
+from swe_eval.sandbox.bubblewrap import BubblewrapSandbox
+from swe_eval.sandbox.docker import DockerSandbox
+from swe_eval.sandbox.sandbox import Sandboxes, sandboxes
+from swe_eval.settings import Settings
 
 AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A container, and how to run ``true`` in it."""
+    """A sandbox, how to run ``true`` in it, and whether anything of it is left."""
 
-    container: str
     step: Callable[[], object]
+    is_left: Callable[[], bool]
 
 
 Open = Callable[[], AbstractContextManager[Opened]]
@@ -66,11 +66,16 @@ class Round:
 
 
 @contextmanager
-def by_swe_eval(backend: DockerSandboxes, instance: Instance, settings: Settings) -> Iterator[Opened]:
+def by_swe_eval(backend: Sandboxes, instance: Instance, settings: Settings) -> Iterator[Opened]:
     """As ``rollout.py`` starts one and ``mini.py`` runs commands in it."""
     env = mini_config(settings.agent)["environment"]["env"]
     with backend.start(instance, "rollout") as sandbox:
-        yield Opened(sandbox.container, partial(sandbox.run, "true", timeout=60, env=env))
+        step = partial(sandbox.run, "true", timeout=60, env=env)
+        if isinstance(sandbox, BubblewrapSandbox):
+            yield Opened(step, sandbox.folder.exists)
+        else:
+            assert isinstance(sandbox, DockerSandbox)
+            yield Opened(step, partial(is_known, settings.sandbox.kind, sandbox.container))
 
 
 @contextmanager
@@ -84,13 +89,14 @@ def by_mini(instance: Instance, settings: Settings) -> Iterator[Opened]:
     environment = DockerEnvironment(image=instance.image, **config)
     assert environment.container_id
     try:
-        yield Opened(environment.container_id, partial(environment.execute, {"command": "true"}))
+        step = partial(environment.execute, {"command": "true"})
+        yield Opened(step, partial(is_known, "docker", environment.container_id))
     finally:
         environment.cleanup()
 
 
 def measure(opened: Open, steps: int) -> Round:
-    """One container that takes so many steps, then ``AT_ONCE`` of them at once."""
+    """One sandbox that takes so many steps, then ``AT_ONCE`` of them at once."""
     starting = time.perf_counter()
     with opened() as one:
         one.step()
@@ -117,16 +123,22 @@ def seconds_of(step: Callable[[], object], times: int) -> list[float]:
     return taken
 
 
+def is_known(engine: str, container: str) -> bool:
+    """Whether the engine has it."""
+    return subprocess.run([engine, "container", "inspect", container], capture_output=True).returncode == 0
+
+
 def wait_for_end_of(*opened: Opened) -> None:
-    """Until the engine knows none of them."""
+    """Until nothing of them is left."""
     for one in opened:
-        while subprocess.run(["docker", "container", "inspect", one.container], capture_output=True).returncode == 0:
+        while one.is_left():
             time.sleep(0.02)
 
 
 def table_of(ours: Sequence[Round], theirs: Sequence[Round]) -> Table:
     """For people."""
-    table = Table("", "swe_eval \\[lowest, highest]", "mini-swe-agent", "ratio", box=SIMPLE)
+    beside = ["mini-swe-agent", "ratio"] if theirs else []
+    table = Table("", "swe_eval \\[lowest, highest]", *beside, box=SIMPLE)
     for label, field, scale, digits in (
         ("step, ms", "step", 1000, 1),
         (f"  of {AT_ONCE} at once", "step_of_many", 1000, 1),
@@ -134,11 +146,11 @@ def table_of(ours: Sequence[Round], theirs: Sequence[Round]) -> Table:
         ("stop, s", "stop", 1, 2),
     ):
         cells = []
-        for rounds in (ours, theirs):
+        for rounds in filter(None, (ours, theirs)):
             values = [scale * getattr(one, field) for one in rounds]
             middle, low, high = (f"{pick(values):.{digits}f}" for pick in (median, min, max))
             cells.append(f"{middle} \\[{low}, {high}]")
-        table.add_row(label, *cells, f"{ratio(ours, theirs, field):.2f}")
+        table.add_row(label, *cells, *([f"{ratio(ours, theirs, field):.2f}"] if theirs else []))
     return table
 
 
@@ -147,11 +159,12 @@ def figures_of(ours: Sequence[Round], theirs: Sequence[Round]) -> dict[str, floa
     figures = {
         "step_ms": 1000 * median(one.step for one in ours),
         "step_ms_8": 1000 * median(one.step_of_many for one in ours),
-        "step_ratio_of_mini": ratio(ours, theirs, "step"),
-        "step_ratio_of_mini_8": ratio(ours, theirs, "step_of_many"),
         "start_s": median(one.start for one in ours),
         "stop_s": median(one.stop for one in ours),
     }
+    if theirs:
+        figures["step_ratio_of_mini"] = ratio(ours, theirs, "step")
+        figures["step_ratio_of_mini_8"] = ratio(ours, theirs, "step_of_many")
     return {name: float(f"{figure:.4g}") for name, figure in figures.items()}
 
 
@@ -161,31 +174,33 @@ def ratio(ours: Sequence[Round], theirs: Sequence[Round], field: str) -> float:
     return median(ratios)
 
 
-def configured(base: str | None) -> Settings:
-    """The demo in Docker, its images built on ``base``."""
-    overrides = ["sandbox=docker", "agent=toolcall", *([f"+sandbox.build_args.BASE={base}"] if base else [])]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        tree = OmegaConf.to_container(compose("config", overrides), resolve=True)
-    return settings_from(tree)  # type: ignore[arg-type]
+def configured(sandbox: str, base: str | None, source: str | None) -> Settings:
+    """The demo, its images built on ``base`` or from ``source``."""
+    overrides = [f"sandbox={sandbox}", "agent=toolcall"]
+    overrides += [f"+sandbox.build_args.BASE={base}"] if base else []
+    overrides += [f"sandbox.source={source}"] if source else []
+    return settings_of(*overrides)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.sandboxes")
+    parser.add_argument("--sandbox", choices=["docker", "podman", "bubblewrap", "apptainer"], default="docker")
+    parser.add_argument("--source", help="bubblewrap, apptainer: where the demo's images are: docker-daemon:")
     parser.add_argument("--base", help="image to build the demo's on, where there is no network")
     parser.add_argument("--quick", action="store_true", help="once, few steps: whether it runs, not how fast")
     given = parser.parse_args()
-    settings = configured(given.base)
+    settings = configured(given.sandbox, given.base, given.source)
     instance = load(settings.benchmark).instances[0]
     machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
     rounds, steps = (1, 3) if given.quick else (5, 20)
     with sandboxes(settings, "bench") as backend:
-        assert isinstance(backend, DockerSandboxes)
         with backend.start(instance, "rollout"):
             pass  # the image is there now
-        both = [partial(by_swe_eval, backend, instance, settings), partial(by_mini, instance, settings)]
+        both = [partial(by_swe_eval, backend, instance, settings)]
+        both += [partial(by_mini, instance, settings)] if given.sandbox == "docker" else []
         taken = [[measure(opened, steps) for opened in both] for _ in range(rounds)]
-    ours, theirs = zip(*taken, strict=True)
+    ours, theirs = [each[0] for each in taken], [each[1] for each in taken if len(each) > 1]
     Console().print(table_of(ours, theirs), machine)
     print(json.dumps(figures_of(ours, theirs)))
 

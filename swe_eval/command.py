@@ -26,7 +26,7 @@ import swe_eval.resolvers  # noqa: F401
 from swe_eval.errors import OutOfTime, SweEvalError, UserError
 from swe_eval.settings import PACKAGE, Settings, flatten, settings_from
 
-OK, FAILED, BAD_INPUT, OUT_OF_TIME, INTERRUPTED = 0, 1, 2, 75, 130
+OK, FAILED, BAD_INPUT, OUT_OF_TIME, INTERRUPTED = 0, 1, 2, OutOfTime.exit_code, 130
 GC_THRESHOLD = 50_000
 """Objects between two collections; with 700, Python's own, they take a fifth of the time of the imports."""
 

@@ -151,7 +151,7 @@ def _another_sandbox(settings: Settings) -> Iterator[Finding]:
         return
     auto = command.settings_of("sandbox=auto").sandbox
     assert auto.kind == "auto"
-    for option in (auto.docker, auto.podman, auto.bubblewrap):
+    for option in (auto.docker, auto.podman, auto.bubblewrap, auto.apptainer):
         with suppress(UserError):
             if option.kind != settings.sandbox.kind:
                 connect_to(option, "doctor")

@@ -26,4 +26,7 @@ class ServingError(InfraError):
 
 
 class OutOfTime(SweEvalError):
-    """Trials are owed, and SLURM leaves this job too little time to begin one. Exit code 75."""
+    """Trials are owed, and SLURM leaves this job too little time to begin one."""
+
+    exit_code = 75
+    """EX_TEMPFAIL of sysexits.h: the same command later may well do it."""

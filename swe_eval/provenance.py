@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from swe_eval import __version__
+from swe_eval.cluster import slurm
 from swe_eval.settings import PACKAGE
 
 PACKAGES = "mini-swe-agent litellm swebench datasets hydra-core omegaconf pydantic torch transformers peft bitsandbytes"
@@ -28,6 +29,7 @@ def provenance() -> dict[str, Any]:
         "host": platform.node(),
         "cpus": os.cpu_count(),
         "gpus": _gpus(),
+        "slurm_job": slurm.this_job(),
     }
 
 

@@ -392,6 +392,12 @@ class BubblewrapSandbox(StoreSandbox):
     kind: Literal["bubblewrap"]
 
 
+class ApptainerSandbox(StoreSandbox):
+    """``sandbox=apptainer``: the same with Apptainer in bubblewrap's place."""
+
+    kind: Literal["apptainer"]
+
+
 class LocalSandbox(Group):
     """``sandbox=local``: a temporary directory on this machine, no isolation; for bundled tasks alone."""
 
@@ -407,11 +413,14 @@ class AutoSandbox(Group):
     podman: PodmanSandbox
     """Tried next."""
     bubblewrap: BubblewrapSandbox
+    """Tried after these."""
+    apptainer: ApptainerSandbox
     """Tried last."""
 
 
 SandboxSettings = Annotated[
-    DockerSandbox | PodmanSandbox | BubblewrapSandbox | AutoSandbox | LocalSandbox, Field(discriminator="kind")
+    DockerSandbox | PodmanSandbox | BubblewrapSandbox | ApptainerSandbox | AutoSandbox | LocalSandbox,
+    Field(discriminator="kind"),
 ]
 
 

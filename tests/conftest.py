@@ -113,7 +113,13 @@ def _why_not(*overrides: str) -> str:
     return ""
 
 
+@cache
+def _why_no_apptainer() -> str:
+    return _why_not("sandbox=apptainer")
+
+
 GROUPS = {
+    "apptainer": _why_no_apptainer,
     "browser": _why_no_browser,
     "bubblewrap": _why_no_bubblewrap,
     "docker": _why_no_docker,

@@ -8,8 +8,10 @@ import io
 import json
 import subprocess
 import tarfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -106,6 +108,52 @@ def _answers(port: int) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/v2/").status_code in (200, 401)
     except httpx.HTTPError:
         return False
+
+
+class Tokens(ThreadingHTTPServer):
+    """A registry's door, as the hub has one: whoever asks gets a token, and each is good for two requests."""
+
+    def __init__(self, behind: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Door)
+        self.behind, self.given = behind, 0
+        self.left: dict[str, int] = {}
+
+
+class _Door(BaseHTTPRequestHandler):
+    server: Tokens
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/token?service=hub&scope=repository"):
+            self.server.given += 1
+            self.server.left[f"Bearer {self.server.given}"] = 2
+            return self._answer(httpx.Response(200, json={"token": str(self.server.given)}))
+        shown = self.headers["Authorization"] or ""
+        if self.server.left.get(shown):
+            self.server.left[shown] -= 1
+            there = f"http://127.0.0.1:{self.server.behind}{self.path}"
+            return self._answer(httpx.get(there, headers={"Accept": self.headers["Accept"]}))
+        realm = f"http://127.0.0.1:{self.server.server_port}/token"
+        challenge = f'Bearer realm="{realm}",service="hub",scope="repository:any:pull"'
+        return self._answer(httpx.Response(401, headers={"WWW-Authenticate": challenge}))
+
+    def _answer(self, answer: httpx.Response) -> None:
+        self.send_response(answer.status_code)
+        for key, value in answer.headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def tokens(registry: Registry) -> Iterator[Tokens]:
+    """The door to ``registry`` that wants tokens."""
+    with Tokens(registry.port) as door:
+        threading.Thread(target=door.serve_forever, daemon=True).start()
+        yield door
+        door.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -24,10 +24,12 @@ OVERRIDES = {
     "local": ["sandbox=local"],
     "docker": ["sandbox=docker", BASE],
     "podman": ["sandbox=podman", BASE],
+    "apptainer": ["sandbox=apptainer", f"sandbox.source={DEMO_IMAGES}"],
     "bubblewrap": ["sandbox=bubblewrap", f"sandbox.source={DEMO_IMAGES}"],
 }
 ENGINES = [pytest.param(kind, marks=pytest.mark.__getattr__(kind)) for kind in ("docker", "podman")]
-CONTAINERS = [*ENGINES, pytest.param("bubblewrap", marks=pytest.mark.bubblewrap)]
+STORES = [pytest.param(kind, marks=getattr(pytest.mark, kind)) for kind in ("bubblewrap", "apptainer")]
+CONTAINERS = [*ENGINES, *STORES]
 BACKENDS = ["local", *CONTAINERS]
 
 
@@ -94,7 +96,7 @@ def is_running(sandbox: Sandbox, command: str) -> bool:
 
 def what_is_left(kind: str, run_id: str) -> list[str]:
     """Directories or containers of that run."""
-    if kind in ("local", "bubblewrap"):
+    if kind in ("local", "bubblewrap", "apptainer"):
         return [path.name for path in Path(tempfile.gettempdir()).glob(f"swe_eval-{run_id}-*")]
     command = [kind, "ps", "--all", "--quiet", "--filter", f"label={LABEL}={run_id}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()

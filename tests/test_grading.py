@@ -175,7 +175,10 @@ class NoSandboxes:
 class TestVerdict:
     GOLD = (
         *(("local", instance_id) for instance_id in DEMO_IDS),
-        *(pytest.param(kind, "demo__calc-1", marks=getattr(pytest.mark, kind)) for kind in ("docker", "podman")),
+        *(
+            pytest.param(kind, "demo__calc-1", marks=getattr(pytest.mark, kind))
+            for kind in ("docker", "podman", "apptainer")
+        ),
         *(pytest.param("bubblewrap", instance_id, marks=pytest.mark.bubblewrap) for instance_id in DEMO_IDS),
     )
 

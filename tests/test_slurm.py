@@ -159,6 +159,9 @@ def test_a_sweep_of_four_checkpoints_ends_with_their_curve(cluster):
         (job, f"grpo-{step}") for job, steps in zip(cluster.rows(), ("12", "34"), strict=True) for step in steps
     ]
     assert cluster.outcomes()["grpo-3-to-grpo-4"][-1] == "resolved"
+    report, code = finish(cluster.start([sys.executable, "-m", "swe_eval.report", str(cluster.dir)]))
+    assert code == 0, report
+    assert (cluster.dir / "curve.svg").is_file()
 
 
 def test_a_job_that_fails_is_failed_in_slurm_and_the_others_are_told_of_and_left_alone(cluster, endpoint):
@@ -189,13 +192,9 @@ def test_a_benchmark_in_shards_is_merged(cluster, endpoint):
     arrays = {row["job_id"].split("_")[0] for row in cluster.rows().values()}
     assert len(arrays) == 2
     assert endpoint.most_at_once == 2
-    for shard in cluster.rows():
-        shutil.copytree(cluster.dir / shard, cluster.folder / "outputs/whole", dirs_exist_ok=True)
-    whole = cluster.start([sys.executable, "-m", "swe_eval", *command, "name=whole"])
-    out, code = finish(whole)
-    assert code == 0, out
-    assert len(endpoint.turns) == 8  # two for each trial, none of them again
-    assert "good   2/4" in out
+    report, code = finish(cluster.start([sys.executable, "-m", "swe_eval.report", str(cluster.dir)]))
+    assert code == 0, report
+    assert "good  50.0%" in report
 
 
 @pytest.mark.docker
@@ -252,6 +251,8 @@ def test_a_job_that_is_warned_goes_on_after_a_restart(cluster, endpoint):
         said("scancel", "--signal=USR2", job)
         restarted(job)
     assert_each_once(cluster, *finish(sweep))
+    calls = json.loads((cluster.dir / "0" / "run.json").read_text())["invocations"]
+    assert [call["slurm_job"] for call in calls] == [job, job]
 
 
 def test_a_job_that_is_preempted_goes_on_and_what_its_end_broke_is_nobodys_failure(cluster):

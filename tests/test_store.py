@@ -14,6 +14,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
+from conftest import DEMO_IMAGES
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
@@ -39,6 +40,14 @@ def store(tmp_path: Path) -> Store:
 
 def pull(store: Store, image: str) -> None:
     store.pull(image, 60)
+
+
+def images(monkeypatch, capsys, *arguments: str) -> tuple[int, list[str]]:
+    """Exit code and lines of ``python -m swe_eval.images``."""
+    monkeypatch.setattr("sys.argv", ["images", *arguments, "sandbox=bubblewrap"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code, capsys.readouterr().out.splitlines()
 
 
 def gone() -> str:
@@ -168,11 +177,8 @@ def test_damage_is_found_and_repaired(store, registry, capsys, monkeypatch):
     (files / "etc" / "kept").write_text("kopt")
 
     def verify() -> tuple[int, str]:
-        arguments = ["sandbox=bubblewrap", f"sandbox.store={store.root}"]
-        monkeypatch.setattr("sys.argv", ["images", "verify", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, capsys.readouterr().out.splitlines()[-1]
+        code, said = images(monkeypatch, capsys, "verify", f"sandbox.store={store.root}")
+        return code, said[-1]
 
     assert verify() == (1, "0 images are what they were when they came, 1 are not")
     pull(store, image)
@@ -196,6 +202,26 @@ def test_a_store_that_others_have_filled_needs_no_registry_and_is_not_written_to
             folder.chmod(0o755) if folder.is_dir() else None
 
 
+def test_the_command_fills_a_store_tells_what_is_in_it_and_empties_it(monkeypatch, capsys, tmp_path):
+    where = [f"sandbox.store={tmp_path / 'store'}", f"sandbox.source={DEMO_IMAGES}", "benchmark=demo"]
+    one = "benchmark.instance_ids=[demo__calc-1]"
+    code, said = images(monkeypatch, capsys, "pull", *where, one)
+    assert (code, said[0].partition(",")[0]) == (0, "1 images: 0 here")
+    assert said[1].startswith("[1] swebench/sweb.eval.x86_64.demo_1776_calc-1:latest sha256:")
+    assert images(monkeypatch, capsys, "list", *where)[1][-1].endswith("GB are free")
+    assert images(monkeypatch, capsys, "prune", "--days", "0", *where)[1][0].startswith(
+        "1 images removed, 0 are in use"
+    )
+    assert list((tmp_path / "store/layers").iterdir()) == []
+
+
+def test_the_command_says_which_image_cannot_be_had(monkeypatch, capsys, tmp_path):
+    where = [f"sandbox.store={tmp_path / 'store'}", "sandbox.source=docker://127.0.0.1:1/", "sandbox.start_timeout=1"]
+    code, said = images(monkeypatch, capsys, "pull", *where, "benchmark.instance_ids=[demo__calc-1]")
+    assert code == 1
+    assert said[1].startswith("[1] image swebench/sweb.eval.x86_64.demo_1776_calc-1:latest is missing; 127.0.0.1:1: ")
+
+
 @pytest.mark.parametrize(("name", "content", "line"), [("x", "", "is neither empty"), ("VERSION", "7", "has format 7")])
 def test_a_folder_that_is_no_store_of_ours_is_left_alone(tmp_path, name, content, line):
     (tmp_path / name).write_text(content)
@@ -215,6 +241,14 @@ def test_a_registry_that_wants_a_name_gets_the_one_that_was_logged_in_with(
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     pull(store, image)
     assert store.record(image)
+
+
+def test_a_registry_that_wants_tokens_is_shown_a_fresh_one_as_often_as_it_asks(store, registry, tokens):
+    published = registry.publish("tokens", BASE, {"top": "of it"})
+    image = published.replace(str(registry.port), str(tokens.server_port))
+    pull(store, image)  # a manifest, a configuration, two layers
+    assert store.record(image)
+    assert tokens.given == 2
 
 
 def test_what_is_no_image_says_what_the_registry_said(store, registry):

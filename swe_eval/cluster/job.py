@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -11,9 +12,11 @@ from types import FrameType
 
 from swe_eval.cluster import slurm
 from swe_eval.cluster.scratch import scratch
+from swe_eval.errors import OutOfTime
 
 EARLY = 90.0
 """Seconds by which SLURM may send its warning (USR2) too early; one that is earlier still tells of preemption."""
+INTERRUPTED = 128 + signal.SIGINT
 TOLD_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
@@ -30,17 +33,25 @@ class Job:
 
     def __call__(self) -> None:
         """Run it, and leave the process with its exit code; queued again first if it is to go on."""
-        from swe_eval import command
+        stop, before = _Stop(), self._done()
+        try:
+            code = self._run()
+        except KeyboardInterrupt:  # while it was still being imported
+            code = INTERRUPTED
+        is_out_of_time = code == OutOfTime.exit_code
+        if is_out_of_time or (code == INTERRUPTED and stop.is_by_slurm()):
+            self._go_on(is_out_of_time or stop.is_at_the_end(self.warned), self._done() > before)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # a thread may still wait for a model's answer
+
+    def _run(self) -> int:
+        from swe_eval import command  # late: it imports the launchers
         from swe_eval.__main__ import evaluated
 
-        stop = _Stop()
         sys.argv = ["swe_eval", *self.argv]
-        before = self._done()
         with scratch():
-            code = command.main(evaluated)
-        if code == command.OUT_OF_TIME or (code == command.INTERRUPTED and stop.is_by_slurm()):
-            self._go_on(code == command.OUT_OF_TIME or stop.is_at_the_end(self.warned), self._done() > before)
-        command.leave(code)
+            return command.main(evaluated)
 
     def _go_on(self, is_time_up: bool, has_progressed: bool) -> None:
         if is_time_up and not has_progressed:
@@ -63,7 +74,6 @@ class _Stop:
 
     def __init__(self) -> None:
         self._number: int | None = None
-        self._time_left = 0.0
         for number in TOLD_BY:
             signal.signal(number, self._told)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from swe_eval.sandbox import owner
+from swe_eval.sandbox.removal import remove_tree
 
 PREFIX = "swe_eval-job-"
 OWNER = ".owner"
@@ -34,11 +34,11 @@ def scratch() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
 
 
 def _remove_left_behind(place: Path) -> None:
     """By jobs of this user's that were killed on this node."""
     for mark in place.glob(f"{PREFIX}*/{OWNER}"):
         if owner.is_gone(mark.read_text()):
-            shutil.rmtree(mark.parent, ignore_errors=True)
+            remove_tree(mark.parent)

@@ -33,9 +33,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="outputs/<name>, or a sweep: multirun_outputs/<name>"
     )
-    made.add_argument(
-        "--reference", metavar="ARM", help="compare with this arm (otherwise the first; in a sweep, base)"
-    )
+    made.add_argument("--reference", metavar="ARM", help="compare with this arm (else the first; in a sweep, base)")
     made.add_argument("--out", type=Path, metavar="DIR", help="write the report there, not beside what it is about")
     made.add_argument("--follow", type=float, metavar="SECONDS", help="make it again, so often, until nothing is owed")
     outputs.add_arguments(made)

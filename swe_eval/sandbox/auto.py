@@ -17,7 +17,7 @@ class AutoSandboxes:
     def __init__(self, settings: AutoSandbox, run_id: str) -> None:
         """Raises UserError if none works: each with what it lacks, on a line of its own."""
         self.why_not: list[str] = []
-        for option in (settings.docker, settings.podman, settings.bubblewrap):
+        for option in (settings.docker, settings.podman, settings.bubblewrap, settings.apptainer):
             try:
                 self.chosen = connect_to(option, run_id)
             except UserError as error:

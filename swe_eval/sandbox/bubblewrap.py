@@ -11,9 +11,11 @@ import json
 import os
 import secrets
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from swe_eval.benchmark.instances import Instance
@@ -23,13 +25,14 @@ from swe_eval.sandbox import owner
 from swe_eval.sandbox.docker import CAPABILITIES
 from swe_eval.sandbox.images import Images
 from swe_eval.sandbox.keeper import Keeper
-from swe_eval.sandbox.node import overlay_that_works
+from swe_eval.sandbox.node import TOOLS, overlay_that_works
+from swe_eval.sandbox.removal import IN_USERNS, remove_tree
 from swe_eval.sandbox.sandbox import Purpose
 from swe_eval.sandbox.shell import PID_1, ShellSandbox
 from swe_eval.sandbox.store import Store
-from swe_eval.sandbox.store.store import Record, remove_tree
+from swe_eval.sandbox.store.store import Record
 from swe_eval.sandbox.watchdog import Limits, Watchdog, Watched
-from swe_eval.settings import BubblewrapSandbox as BubblewrapSettings
+from swe_eval.settings import StoreSandbox as StoreSettings
 from swe_eval.settings import nbytes
 
 SCRIPT = Path(__file__).with_suffix(".sh")
@@ -39,7 +42,7 @@ STARTING = 30.0
 """Seconds for what takes a tenth of one."""
 ENDING = 60.0
 """Seconds for the files of a sandbox to be removed."""
-PREFIX = "swe_eval-"
+PREFIX, OWNER, HOSTNAME = "swe_eval-", "owner", "sandbox"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 CLEAN = {"PATH": os.environ.get("PATH", PATH)}
@@ -64,7 +67,7 @@ class BubblewrapSandbox(ShellSandbox):
         Raises:
             SandboxError: it has ended.
         """
-        if owner.is_gone(self._name):
+        if not self._keeper.keeps or owner.is_gone(self._name):
             raise SandboxError("the sandbox died")
         with suppress(ProcessLookupError):
             os.kill(self.pid_1, signal.SIGUSR1)
@@ -73,12 +76,16 @@ class BubblewrapSandbox(ShellSandbox):
 class BubblewrapSandboxes:
     """See ``Sandboxes``."""
 
-    def __init__(self, settings: BubblewrapSettings, run_id: str) -> None:
+    kind = "bubblewrap"
+    tools: Mapping[str, str] = TOOLS
+    """The commands that it runs, by the package that has them."""
+
+    def __init__(self, settings: StoreSettings, run_id: str) -> None:
         self._settings, self._run_id = settings, run_id
         self._scratch = (settings.scratch or Path(tempfile.gettempdir())).absolute()
         self.store = Store(settings.store or cache_dir() / "store", settings.source)
         self.images = Images(self.store, start_timeout=settings.start_timeout, min_free_gb=settings.min_free_gb)
-        self._overlay = overlay_that_works(self._scratch)
+        self._overlay = overlay_that_works(self._scratch, self.kind, self.tools)
         self._watchdog = Watchdog()
         self._open: set[BubblewrapSandbox] = set()
 
@@ -117,58 +124,74 @@ class BubblewrapSandboxes:
             sandbox.end()
         for folder in self._scratch.glob(f"{PREFIX}*"):
             with suppress(OSError, ValueError):  # it is another's, or just being removed
-                run_id, started_by, keeper = (folder / "owner").read_text().splitlines()
+                run_id, started_by, keeper = (folder / OWNER).read_text().splitlines()
                 if run_id == self._run_id or owner.is_gone(started_by):
                     owner.kill(keeper)
-                    remove_tree(folder)
+                    _remove(folder)
 
     @contextmanager
     def _started(self, record: Record, purpose: Purpose) -> Iterator[BubblewrapSandbox]:
         folder = self._scratch / f"{PREFIX}{self._run_id}-{secrets.token_hex(8)}"
-        has_network = purpose == "grading" and self._settings.grading_network == "host"
-        _make(folder, has_network)
+        has_network = self._has_network(purpose)
         by = f"{self._run_id}\n{owner.this_process()}\n"
-        (folder / "owner").write_text(f"{by}\n")
-        options = [*_files(folder), *_privileges(purpose), *_environment(record)]
-        spaces = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox"]
-        spaces += [] if has_network else ["--unshare-net"]
-        command = [*self._limits(), "bwrap", *options, *spaces, "--as-pid-1", "--info-fd", "4", "--"]
-        keeper = Keeper(
-            [
-                *("unshare", "--user", "--map-root-user", "--mount", "sh", str(SCRIPT)),
-                *(str(self.store.layers), self.store.lower(record), str(folder), self._overlay),
-                *(*command, "bash", "-p", "-c", PID_1),
-            ],
-            CLEAN,
-        )
+        _make(folder, f"{by}\n", has_network)
         with ExitStack() as stack:
+            keeper = Keeper(self._keep(record, folder, purpose, has_network), CLEAN)
             stack.callback(_end, keeper, folder)
-            (folder / "owner").write_text(f"{by}{owner.name_of(keeper.pid)}\n")
+            (folder / OWNER).write_text(f"{by}{owner.name_of(keeper.pid)}\n")
             pid_1 = self._pid_1(keeper, record.image)
-            sandbox = BubblewrapSandbox(folder, keeper, pid_1, self._enter(keeper.pid, pid_1, options, has_network))
+            sandbox = BubblewrapSandbox(folder, keeper, pid_1, self._enter(record, folder, purpose, keeper.pid, pid_1))
             stack.callback(sandbox.close)
             stack.enter_context(self._watchdog.watching(pid_1, self._watched(sandbox)))
             self._open.add(sandbox)
             stack.callback(self._open.discard, sandbox)
             yield sandbox
 
+    def _keep(self, record: Record, folder: Path, purpose: Purpose, has_network: bool) -> list[str]:
+        """The command that makes the sandbox and keeps it."""
+        return [
+            *(*IN_USERNS, "--mount", "sh", str(SCRIPT)),
+            *(str(self.store.layers), self.store.lower(record), str(folder), self._overlay),
+            *self._make_argv(record, folder, purpose, has_network),
+        ]
+
     def _pid_1(self, keeper: Keeper, image: str) -> int:
         try:
-            told = keeper.wait_until_ready(STARTING)
+            return self._pid_1_of(keeper, keeper.wait_until_ready(STARTING))
         except SandboxError as error:
             raise SandboxError(f"cannot start {image}: {error}") from error
-        pid: int = json.loads(told)["child-pid"]
+
+    def _has_network(self, purpose: Purpose) -> bool:
+        return purpose == "grading" and self._settings.grading_network == "host"
+
+    def _make_argv(self, record: Record, folder: Path, purpose: Purpose, has_network: bool) -> list[str]:
+        """The command that puts process 1 into namespaces of its own, on the overlay."""
+        spaces = ["pid", "ipc", "uts", "cgroup-try", *([] if has_network else ["net"])]
+        return [
+            *(*self._bwrap(record, folder, purpose), *(f"--unshare-{space}" for space in spaces)),
+            *("--hostname", HOSTNAME, "--as-pid-1", "--info-fd", "4", "--", "bash", "-p", "-c", PID_1),
+        ]
+
+    def _pid_1_of(self, keeper: Keeper, told: bytes) -> int:
+        pid: int = json.loads(told[told.index(b"{") :])["child-pid"]  # fuse-overlayfs is talkative
         return pid
 
-    def _enter(self, keeper: int, pid_1: int, options: Sequence[str], has_network: bool) -> list[str]:
+    def _enter(self, record: Record, folder: Path, purpose: Purpose, keeper: int, pid_1: int) -> list[str]:
         """The command that runs in the sandbox what is appended to it."""
-        of_pid_1 = ["ipc", "uts", *([] if has_network else ["net"])]
+        spaces = ["ipc", "uts", *([] if self._has_network(purpose) else ["net"])]
+        of_pid_1 = [f"--{space}=/proc/{pid_1}/ns/{space}" for space in spaces]
         return [
-            *("env", "-i", f"PATH={CLEAN['PATH']}", "nsenter", "--target", str(keeper), "--user", "--mount"),
-            *(f"--{space}=/proc/{pid_1}/ns/{space}" for space in of_pid_1),
-            *("--preserve-credentials", "--", "sh", "-c", 'exec "$@" 9< "$0"', f"/proc/{pid_1}/ns/pid"),
-            *(*self._limits(), "bwrap", *options, "--pidns", "9", "--"),
+            *("env", "-i", *default_signals(), f"PATH={CLEAN['PATH']}"),
+            *("nsenter", "--target", str(keeper), "--user", "--mount", *of_pid_1, "--preserve-credentials", "--"),
+            *("sh", "-c", 'exec "$@" 9< "$0"', f"/proc/{pid_1}/ns/pid"),
+            *(*self._bwrap(record, folder, purpose), "--pidns", "9", "--"),
         ]
+
+    def _bwrap(self, record: Record, folder: Path, purpose: Purpose) -> list[str]:
+        """bwrap with what is the same for process 1 and for shells."""
+        capabilities = (word for name in privileges(purpose) for word in ("--cap-add", f"CAP_{name}"))
+        variables = (word for key, value in environment(record).items() for word in ("--setenv", key, value))
+        return [*self._limits(), "bwrap", *_files(folder), "--cap-drop", "ALL", *capabilities, "--clearenv", *variables]
 
     def _limits(self) -> list[str]:
         """Of every process: counted in the sandbox's user namespace, where the kernel does that (5.14)."""
@@ -182,17 +205,28 @@ class BubblewrapSandboxes:
         return Watched(limits, sandbox.kill_all, sandbox.folder / "upper")
 
 
-def _make(folder: Path, has_network: bool) -> None:
+@cache
+def default_signals() -> tuple[str, ...]:
+    """What makes ``env`` undo a ``nohup`` around us; that of Red Hat 8 does not know it."""
+    option = "--default-signal"
+    return (option,) if subprocess.run(["env", option, "true"], capture_output=True).returncode == 0 else ()
+
+
+def _make(folder: Path, by: str, has_network: bool) -> None:
     """The sandbox's folder, private to the user, with the files that an engine would write into a container."""
     folder.mkdir(mode=0o700)
-    for name in ("upper", "work", "root", "shm"):
+    (folder / OWNER).write_text(by)
+    for name in ("upper", "upper/etc", "work", "root", "shm"):
         (folder / name).mkdir()
-    etc = folder / "upper" / "etc"
-    etc.mkdir()
-    (etc / "hosts").write_text(f"{HOSTS}127.0.1.1\tsandbox\n")
-    (etc / "hostname").write_text("sandbox\n")
+        (folder / name).chmod(0o755)  # whatever the user's umask is
     resolv = Path("/etc/resolv.conf")
-    (etc / "resolv.conf").write_text(resolv.read_text() if has_network and resolv.is_file() else "")
+    for name, text in {
+        "hosts": f"{HOSTS}127.0.1.1\t{HOSTNAME}\n",
+        "hostname": f"{HOSTNAME}\n",
+        "resolv.conf": resolv.read_text() if has_network and resolv.is_file() else "",
+    }.items():
+        (folder / "upper/etc" / name).write_text(text)
+        (folder / "upper/etc" / name).chmod(0o644)
 
 
 def _files(folder: Path) -> list[str]:
@@ -200,23 +234,27 @@ def _files(folder: Path) -> list[str]:
     return [*mounts, "--proc", "/proc", "--die-with-parent", "--chdir", "/"]
 
 
-def _privileges(purpose: Purpose) -> list[str]:
-    given = CAPABILITIES + (ALSO_WHEN_GRADING if purpose == "grading" else ())
-    return ["--cap-drop", "ALL", *(word for name in given for word in ("--cap-add", f"CAP_{name}"))]
+def privileges(purpose: Purpose) -> tuple[str, ...]:
+    """The capabilities of a sandbox's root, in its user namespace."""
+    return CAPABILITIES + (ALSO_WHEN_GRADING if purpose == "grading" else ())
 
 
-def _environment(record: Record) -> list[str]:
+def environment(record: Record) -> dict[str, str]:
     """The image's, as an engine gives it."""
-    variables = {"PATH": PATH, "HOSTNAME": "sandbox", "HOME": "/root"}
-    variables |= dict(each.split("=", 1) for each in record.env if "=" in each)
-    return ["--clearenv", *(word for key, value in variables.items() for word in ("--setenv", key, value))]
+    variables = {"PATH": PATH, "HOSTNAME": HOSTNAME, "HOME": "/root"}
+    return variables | dict(each.split("=", 1) for each in record.env if "=" in each)
 
 
 def _end(keeper: Keeper, folder: Path) -> None:
     """Its files are gone when this returns."""
     keeper.end(ENDING)
     if folder.exists():
-        remove_tree(folder)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Last of all what says whose it is: if this is killed, it is still known."""
+    remove_tree(folder / "upper", folder / "work", folder)
 
 
 def counts_per_namespace() -> bool:

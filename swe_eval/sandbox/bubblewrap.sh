@@ -9,7 +9,7 @@ echo 1000 > /proc/self/oom_score_adj # where memory runs out, this goes first, a
 exec 3< "$folder"                    # names with a comma or a colon would not do as an option of mount
 options=lowerdir=$lower,upperdir=/proc/self/fd/3/upper,workdir=/proc/self/fd/3/work
 if [ "$how" = fuse ]; then
-    fuse-overlayfs -o "$options,xino=off" "$folder/root" || exit
+    fuse-overlayfs -o "$options" "$folder/root" || exit
 else # a newer mount(8) cuts options off at 256 bytes unless it is told to use the older system call
     LIBMOUNT_FORCE_MOUNT2=always mount -t overlay overlay -o "$options,userxattr" "$folder/root" || exit
 fi
@@ -23,4 +23,4 @@ kill -KILL $!
 wait
 umount "$folder/root" "$folder/shm"
 cd /
-rm -rf "$folder"
+rm -rf "$folder/upper" "$folder/work" "$folder" # what says whose it is goes last

@@ -32,9 +32,16 @@ class Keeper:
         except OSError as error:
             raise SandboxError(f"{argv[0]}: {error.strerror}") from error
 
+        self._is_told_to_end = False
+
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def keeps(self) -> bool:
+        """Until it is told to end, or does."""
+        return not self._is_told_to_end and self._process.poll() is None
 
     def wait_until_ready(self, timeout: float) -> bytes:
         """What it says before that.
@@ -57,6 +64,7 @@ class Keeper:
     def end(self, patience: float) -> None:
         """Have it end the sandbox; killed if that takes longer."""
         assert self._process.stdin and self._process.stdout
+        self._is_told_to_end = True
         self._process.stdin.close()
         try:
             self._process.wait(patience)

@@ -7,16 +7,17 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from swe_eval.errors import UserError
+from swe_eval.sandbox.removal import IN_USERNS
 
 TOOLS = {"unshare": "util-linux", "nsenter": "util-linux", "prlimit": "util-linux", "bwrap": "bubblewrap"}
 """What sandbox=bubblewrap runs, by the package that has it."""
 SHARED = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "fuse.sshfs", "afs", "9p"}
 """File systems of many machines, on which no overlay can be written."""
-USERNS = ("unshare", "--user", "--map-root-user", "--mount")
+USERNS = (*IN_USERNS, "--mount")
 PROBE = """
 cd "$1" && mkdir lower upper work root && : > lower/file || exit
 options=lowerdir=lower,upperdir=upper,workdir=work
@@ -31,24 +32,24 @@ BWRAP = ("bwrap", "--bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--uns
 PROC = Path("/proc")
 
 
-def overlay_that_works(scratch: Path) -> str:
+def overlay_that_works(scratch: Path, kind: str = "bubblewrap", tools: Mapping[str, str] = TOOLS) -> str:
     """How an overlay can be mounted by this user on this directory: ``kernel`` or ``fuse``.
 
     Raises:
-        UserError: bubblewrap's sandboxes cannot work here; one line: what is missing, and what helps.
+        UserError: these sandboxes cannot work here; one line: what is missing, and what helps.
     """
-    if missing := sorted({f"{tool} ({package})" for tool, package in TOOLS.items() if shutil.which(tool) is None}):
-        raise UserError(f"sandbox=bubblewrap: not installed: {', '.join(missing)}; install it, or write sandbox=...")
+    if missing := sorted({f"{tool} ({package})" for tool, package in tools.items() if shutil.which(tool) is None}):
+        raise UserError(f"sandbox={kind}: not installed: {', '.join(missing)}; install it, or write sandbox=...")
     if said := _fails([*USERNS, "true"]):
-        raise UserError(f"sandbox=bubblewrap: no user namespaces ({_why_no_userns() or said}); {_ASK}")
-    if said := _fails([*USERNS, *BWRAP]):
-        raise UserError(f"sandbox=bubblewrap: bwrap does not work here ({said}); {_ASK}")
+        raise UserError(f"sandbox={kind}: no user namespaces ({_why_no_userns() or said}); {_ASK}")
+    if "bwrap" in tools and (said := _fails([*USERNS, *BWRAP])):
+        raise UserError(f"sandbox={kind}: bwrap does not work here ({said}); {_ASK}")
     reasons = {}
     for how in ("kernel", "fuse"):
         reasons[how] = _overlay_fails(scratch, how)
         if not reasons[how]:
             return how
-    raise UserError(f"sandbox=bubblewrap: no overlay on {scratch} ({_why_no_overlay(scratch, reasons)})")
+    raise UserError(f"sandbox={kind}: no overlay on {scratch} ({_why_no_overlay(scratch, reasons)})")
 
 
 _ASK = "ask whoever runs this machine, or write sandbox=..."

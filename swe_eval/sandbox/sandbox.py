@@ -93,6 +93,10 @@ def connect_to(sandbox: SandboxSettings, run_id: str) -> Sandboxes:
         from swe_eval.sandbox.bubblewrap import BubblewrapSandboxes
 
         return BubblewrapSandboxes(sandbox, run_id)
+    if sandbox.kind == "apptainer":
+        from swe_eval.sandbox.apptainer import ApptainerSandboxes
+
+        return ApptainerSandboxes(sandbox, run_id)
     if sandbox.kind == "auto":
         from swe_eval.sandbox.auto import AutoSandboxes
 

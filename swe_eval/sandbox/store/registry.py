@@ -12,8 +12,9 @@ import json
 import os
 import platform
 import re
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ HUB_KEY = "https://index.docker.io/v1/"
 """What Docker's configuration calls the hub."""
 INDEX = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 MANIFEST = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
+Headers = dict[str, str]
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 LIMITS = httpx.Timeout(60.0)
 """Of one read; a layer may take as long as it comes."""
@@ -66,6 +68,8 @@ class RegistryImage:
     def __init__(self, image: str) -> None:
         self._reference = Reference.parse(image)
         self._client = httpx.Client(timeout=LIMITS, follow_redirects=True)
+        self._shown: Headers = {}
+        self._lock = threading.Lock()
 
     def manifest(self) -> tuple[dict[str, Any], str]:
         """The manifest for this machine, and the digest of what the tag stands for, be it an index of several."""
@@ -87,43 +91,49 @@ class RegistryImage:
     @contextmanager
     def blob(self, digest: str) -> Iterator[Iterator[bytes]]:
         """A layer as it is sent, in pieces."""
-        url = f"{self._reference.url}/blobs/{digest}"
-        try:
-            with self._client.stream("GET", url) as answer:
-                _refuse(answer)
-                yield answer.iter_raw(1 << 18)
-        except httpx.HTTPError as error:
-            raise SandboxError(f"{self._reference.host}: connection refused or lost ({error})") from error
+        with self._asked(f"blobs/{digest}") as answer:
+            yield answer.iter_raw(1 << 18)
 
     def close(self) -> None:
         """Its connections."""
         self._client.close()
 
     def _get(self, path: str, accept: tuple[str, ...] = ("*/*",)) -> bytes:
-        url, headers = f"{self._reference.url}/{path}", {"Accept": ", ".join(accept)}
+        with self._asked(path, accept) as answer:
+            return answer.read()
+
+    @contextmanager
+    def _asked(self, path: str, accept: tuple[str, ...] = ("*/*",)) -> Iterator[httpx.Response]:
+        """The answer, whose content is still to be read; asked for anew where a name or a fresh token is wanted."""
+        url, headers, shown = f"{self._reference.url}/{path}", {"Accept": ", ".join(accept)}, self._shown
         try:
-            answer = self._client.get(url, headers=headers)
-            is_asked = answer.status_code == 401 and "authorization" not in self._client.headers
-            if is_asked and (given := self._authorization(answer.headers.get("www-authenticate", ""))):
-                self._client.headers["authorization"] = given
-                answer = self._client.get(url, headers=headers)
-            _refuse(answer)
+            with ExitStack() as stack:
+                answer = stack.enter_context(self._client.stream("GET", url, headers=headers | shown))
+                if answer.status_code == 401 and (other := self._instead_of(shown, answer)):
+                    answer = stack.enter_context(self._client.stream("GET", url, headers=headers | other))
+                _refuse(answer)
+                yield answer
         except httpx.HTTPError as error:
             raise SandboxError(f"{self._reference.host}: connection refused or lost ({error})") from error
-        return answer.content
 
-    def _authorization(self, challenge: str) -> str:
+    def _instead_of(self, shown: Headers, refused: httpx.Response) -> Headers:
+        """What to show after a refusal; nothing if there is nothing else. The hub's tokens last five minutes."""
+        with self._lock:  # layers come at once, and one new token is enough for all
+            if self._shown == shown:
+                self._shown = self._authorization(refused.headers.get("www-authenticate", ""))
+            return self._shown if self._shown != shown else {}
+
+    def _authorization(self, challenge: str) -> Headers:
         """What the registry asks for: the user's name and password, or a token, which anybody may have; or nothing."""
         kept = _credentials(HUB_KEY if self._reference.host == HUB else self._reference.host)
+        basic = {"Authorization": f"Basic {kept}"} if kept else {}
         if not challenge.lower().startswith("bearer "):
-            return f"Basic {kept}" if kept else ""
+            return basic
         asked = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
-        answer = self._client.get(
-            asked.pop("realm"), params=asked, headers={"Authorization": f"Basic {kept}"} if kept else {}
-        )
+        answer = self._client.get(asked.pop("realm"), params=asked, headers=basic)
         _refuse(answer)
         given = answer.json()
-        return f"Bearer {given.get('token') or given['access_token']}"
+        return {"Authorization": f"Bearer {given.get('token') or given['access_token']}"}
 
 
 def checked(data: bytes, digest: str) -> bytes:

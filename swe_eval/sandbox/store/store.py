@@ -33,13 +33,12 @@ from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
 from swe_eval.run_dir import write_json, write_text
 from swe_eval.sandbox import owner
+from swe_eval.sandbox.removal import IN_USERNS, remove_tree
 from swe_eval.sandbox.store import unpack
 from swe_eval.sandbox.store.lease import age, lease
 from swe_eval.sandbox.store.source import SourceImage, opened
 
 VERSION = "1"
-IN_USERNS = ("unshare", "--user", "--map-root-user")
-"""Root of a user namespace may write and remove whatever the user's files are."""
 LAYERS = 3
 """Of an image, fetched at once."""
 FORGOTTEN = 86400.0
@@ -258,11 +257,6 @@ class Store:
         return self.root / "images" / f"{_quoted(image)}.json"
 
 
-def remove_tree(folder: Path) -> None:
-    """Whatever modes its files have; mounts that others made in it are not followed."""
-    subprocess.run([*IN_USERNS, "rm", "-rf", "--one-file-system", str(folder)], capture_output=True)
-
-
 def _unpack(packed: Iterable[bytes], folder: Path, layer: str, deadline: float) -> Sum:
     """Files of a layer's archive, if that is the one with this hash."""
     unpacker = subprocess.Popen(
@@ -303,7 +297,7 @@ def _decompressed(packed: Iterable[bytes]) -> Iterator[bytes]:
     pieces = iter(packed)
     first = next(pieces, b"")
     if first.startswith(b"\x28\xb5\x2f\xfd"):
-        raise SandboxError("a layer is packed by zstd, which only skopeo reads: write sandbox.source=...")
+        raise SandboxError("a layer is packed by zstd, which is not read here; write sandbox=docker or sandbox=podman")
     if not first.startswith(b"\x1f\x8b"):
         yield first
         yield from pieces
