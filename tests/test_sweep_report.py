@@ -61,6 +61,15 @@ def test_shards_of_a_checkpoint_are_one_arm(tmp_path):
     assert (named.name, sorted(named.verdicts)) == ("part-1/rl-1", IDS)
 
 
+def test_shards_that_overlap_are_said_to_be_none(tmp_path):
+    runs = [tmp_path / name for name in ("part-1", "part-2", "again")]
+    for run, ids in zip(runs, (IDS[:8], IDS[5:], IDS[5:]), strict=True):
+        make_run(run, {"rl-1": 0.4}, ids)
+    said = "part-1 and part-2 are no shards of one run: 3 trials are in both, so they are compared as two"
+    assert subject_of(runs[:2], None, None).notes == [said]
+    assert subject_of(runs[1:], None, None).notes == []
+
+
 def test_the_report_of_several_runs_lies_beside_them(tmp_path):
     runs = [tmp_path / f"rl-{step}" for step in range(4)]
     for run in runs:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -217,7 +218,7 @@ def _of_runs(runs: Sequence[Kept], out: Path | None) -> Subject:
     arms = [_labelled(arm, name) for name, parts in zip(named, wholes, strict=True) for arm in _joined(parts)[0]]
     title = " vs ".join(named)
     folder = out or runs[0].run.root.parent / _together([parts[0].run.root.name for parts in wholes])
-    return Subject("runs", title, folder, runs, arms, _with_first(arms))
+    return Subject("runs", title, folder, runs, arms, _with_first(arms), list(_overlaps(runs)))
 
 
 def _together(names: Sequence[str]) -> str:
@@ -282,6 +283,15 @@ def _wholes(runs: Iterable[Kept]) -> list[list[Kept]]:
 
 def _is_part_beside(one: Kept, other: Kept) -> bool:
     return one.identity == other.identity and not {*one.trials} & {*other.trials}
+
+
+def _overlaps(runs: Iterable[Kept]) -> Iterator[str]:
+    """Lines about runs that would be parts of one but for some trials that both have."""
+    for one, other in combinations(runs, 2):
+        both = {*one.trials} & {*other.trials}
+        if one.identity == other.identity and both and {*one.trials} != {*other.trials}:
+            names = f"{one.run.root.name} and {other.run.root.name}"
+            yield f"{names} are no shards of one run: {len(both)} trials are in both, so they are compared as two"
 
 
 def _with_first(arms: Iterable[Arm]) -> list[tuple[str, str]]:
