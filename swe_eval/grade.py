@@ -107,6 +107,11 @@ def _row(path: Path, number: int, row: Any) -> dict[str, str]:
         raise UserError(f"{path}: row {number}: model_name_or_path {name!r} cannot be a file name; write another")
     if not isinstance(patch, str | None):
         raise UserError(f"{path}: row {number}: model_patch is no text; write a diff, or null")
+    try:
+        (patch or "").encode("utf-8", "surrogateescape")  # as it is written; half of a UTF-16 pair has no bytes
+    except UnicodeEncodeError as error:
+        what = f"model_patch has {error.object[error.start]!r}, half a character, at {error.start}"
+        raise UserError(f"{path}: row {number}: {what}; write the whole, or leave it out") from None
     return {"instance_id": row["instance_id"], "model_name_or_path": name, "model_patch": patch or ""}
 
 

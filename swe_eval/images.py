@@ -40,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
 def _do(settings: Settings, given: argparse.Namespace) -> int:
     from swe_eval.sandbox.sandbox import connect
 
+    if not given.days >= 0:
+        raise UserError(f"--days {given.days:g}: write a number of days, 0 or more")
     images = connect(settings, "images").images
     if images is None:
         raise UserError(f"sandbox={settings.sandbox.kind}: needs no images; write sandbox=auto, or another")

@@ -25,6 +25,8 @@ PART = ".swe_eval-part"
 """Ending of a file that is being written."""
 
 
+OUTCOMES = ("resolved", "unresolved", "empty_patch", "infra")
+"""What a trial can come to; ``infra`` is ours, and owed."""
 ARM = "adapters."
 """Begins the keys of a run's identity that are the content of one arm."""
 RESULTS = ("trajectories", "predictions", "evaluation")
@@ -209,7 +211,7 @@ class RunDir:
 
 def _report_in(file: Path, trial: Trial) -> dict[str, Any]:
     report = read_json(file).get(trial.instance_id)
-    return report if isinstance(report, dict) else {}
+    return report if isinstance(report, dict) and report.get("outcome") in OUTCOMES else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:

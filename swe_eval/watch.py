@@ -25,6 +25,8 @@ from swe_eval.settings import BASE, settings_from
 
 LOOK = 60.0
 """Seconds between two looks at the training run's directory."""
+DAY = 86_400.0
+"""Seconds between two looks at most."""
 
 
 def main() -> None:
@@ -45,8 +47,10 @@ def watch(overrides: Sequence[str], every: float = LOOK) -> int:
     """Submit what is new, look again every so many seconds.
 
     Raises:
-        UserError: the sweep is none of checkpoints.
+        UserError: the sweep is none of checkpoints; there is no such number of seconds to wait.
     """
+    if not 0 < every <= DAY:
+        raise UserError(f"--every {every:g}: write seconds, such as {LOOK:g}")
     config = _composed(overrides)
     sweep = Sweep(Path(str(config.hydra.sweep.dir)))
     sweep.stop.unlink(missing_ok=True)

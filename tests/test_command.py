@@ -34,6 +34,13 @@ def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(arguments, line, t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("days", ["-1", "nan"])
+def test_images_unused_for_days_that_are_none_are_not_removed(days, tmp_path):
+    done = swe_eval("swe_eval.images", "prune", "--days", days, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"swe_eval: --days {days}: write a number of days, 0 or more\n"
+
+
 @pytest.mark.parametrize("door", ["swe_eval", "swe_eval.serve", "swe_eval.grade", "swe_eval.doctor"])
 def test_help_tells_the_commands_and_every_field(door, tmp_path):
     done = swe_eval(door, "--help", cwd=tmp_path)

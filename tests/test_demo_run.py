@@ -157,6 +157,11 @@ def test_grade_gives_every_gold_patch_its_due(tmp_path):
         ("p.jsonl", "{", "--predictions p.jsonl: cannot be read"),
         ("p.jsonl", '{"instance_id": "x"}', "p.jsonl: row 1 has no model_name_or_path"),
         ("p.jsonl", '{"instance_id": "x", "model_name_or_path": "m"}', "p.jsonl: not in the benchmark: x"),
+        (
+            "p.jsonl",
+            '{"instance_id": "demo__calc-1", "model_name_or_path": "m", "model_patch": "-\\ud83d"}',
+            r"p.jsonl: row 1: model_patch has '\ud83d', half a character, at 1; write the whole, or leave it out",
+        ),
     ],
 )
 def test_a_predictions_file_that_cannot_be_graded_is_one_line(name, text, line, tmp_path):

@@ -124,6 +124,49 @@ def test_an_export_without_a_place_is_one_line(run, capsys):
     assert capsys.readouterr().err == "swe_eval: --export csv: nowhere to write to; write --to DIR\n"
 
 
+def test_no_submission_takes_the_place_of_another_runs(run, tmp_path, capsys):
+    (tmp_path / "again").symlink_to(run.root)
+    given = [str(tmp_path / "again"), "--export", "leaderboard", "--to", str(tmp_path / "out")]
+    assert reported(run, *given) == command.BAD_INPUT
+    said = "is in several of the runs; export each --to a DIR of its own"
+    assert capsys.readouterr().err == f"swe_eval: --export leaderboard: bad {said}\n"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--to", "x"], "--to x: is where an export goes; write --export csv|parquet|leaderboard too"),
+        (["--port", "8080"], "--port 8080: is of --serve; write --serve too"),
+        (
+            ["--serve", "--port", "99999"],
+            "--port 99999: no port; write one up to 65535, or leave it out for a free one",
+        ),
+        (
+            ["--serve", "--follow", "9"],
+            "--follow: is of the report, which --serve does not make; leave one of them out",
+        ),
+        (["--follow", "nan"], "--follow nan: write seconds, such as 60"),
+        (["--follow", "0"], "--follow 0: write seconds, such as 60"),
+        (["--out", f"{__file__}/x"], f"{__file__}/x: {__file__} is a file; write another --out DIR"),
+        (["--export", "csv", "--to", __file__], f"{__file__}: {__file__} is a file; write another --to DIR"),
+    ],
+)
+def test_options_that_cannot_work_are_one_line(options, line, run, capsys):
+    assert reported(run, *options) == command.BAD_INPUT
+    assert capsys.readouterr().err == f"swe_eval: {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [([], "write --out DIR"), (["--trajectories"], "--serve shows the same without files")],
+)
+def test_a_run_that_may_only_be_read_says_where_to_write_instead(option, instead, run, monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    assert reported(run, *option) == command.BAD_INPUT
+    assert capsys.readouterr().err == f"swe_eval: {run.root}: {run.root} cannot be written to; {instead}\n"
+
+
 def test_several_runs_are_one_table(run, tmp_path):
     (tmp_path / "again").symlink_to(run.root)
     assert reported(run, str(tmp_path / "again"), "--export", "csv", "--to", str(tmp_path)) == command.OK

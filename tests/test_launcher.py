@@ -97,6 +97,7 @@ def test_a_mistake_is_one_line_before_any_job(arguments, line, tmp_path):
             "experiment=checkpoints lora.run=/nowhere",
             "swe_eval: lora.run=/nowhere: no such directory; write the output",
         ),
+        ("experiment=checkpoints lora.run=. --every -1", "swe_eval: --every -1: write seconds, such as 60"),
         ("experiment=checkpoints lora.run=. workers=0", "swe_eval: workers: write auto, or how many rollouts at once"),
     ],
 )

@@ -50,6 +50,12 @@ def test_a_difference_has_its_interval_and_what_could_have_been_detected():
     assert "base vs rl: n = 100 with this much disagreement detects a difference of 12.8 points at 80% power" in said
 
 
+def test_a_name_with_brackets_is_printed_as_it_is():
+    said = printed(arm("[1]/a", "U"), arm("[/2]/b", "R"))
+    assert "[1]/a vs [/2]/b  0 " in said
+    assert re.search(r"^  \[/2\]/b +1/1 ", said, re.MULTILINE)
+
+
 def test_arms_of_a_family_are_adjusted_for_each_other():
     arms = [arm("base", "U" * 40), arm("one", "R" * 6 + "U" * 34), arm("two", "R" * 7 + "U" * 33)]
     first, second = found(*arms).comparisons

@@ -77,7 +77,7 @@ def test_another_configuration_is_refused_by_the_keys_that_differ(run):
     assert str(error.value).splitlines()[1:] == ["agent.max_turns: 30 there, 5 now"]
 
 
-@pytest.mark.parametrize("damage", ["", "{", "{}", "[]", '{"repo__name-1": 3}'])
+@pytest.mark.parametrize("damage", ["", "{", "{}", "[]", '{"repo__name-1": 3}', '{"repo__name-1": {"outcome": 1}}'])
 def test_a_damaged_report_is_owed_again(damage, run):
     write_text(run.prediction(TRIAL), "diff")
     write_text(run.report(TRIAL), damage)

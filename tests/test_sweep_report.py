@@ -61,6 +61,15 @@ def test_shards_of_a_checkpoint_are_one_arm(tmp_path):
     assert (named.name, sorted(named.verdicts)) == ("part-1/rl-1", IDS)
 
 
+def test_shards_that_overlap_are_said_to_be_none(tmp_path):
+    runs = [tmp_path / name for name in ("part-1", "part-2", "again")]
+    for run, ids in zip(runs, (IDS[:8], IDS[5:], IDS[5:]), strict=True):
+        make_run(run, {"rl-1": 0.4}, ids)
+    said = "part-1 and part-2 are no shards of one run: 3 trials are in both, so they are compared as two"
+    assert subject_of(runs[:2], None, None).notes == [said]
+    assert subject_of(runs[1:], None, None).notes == []
+
+
 def test_the_report_of_several_runs_lies_beside_them(tmp_path):
     runs = [tmp_path / f"rl-{step}" for step in range(4)]
     for run in runs:
@@ -90,6 +99,15 @@ def test_namesakes_with_other_weights_stay_apart(tmp_path):
     assert names(sweep_of(tmp_path)) == ["one/rl-9", "two/rl-9"]
 
 
+def test_namesakes_in_directories_of_one_name_are_no_samples_of_one_arm(tmp_path):
+    for sweep in ("a", "b"):
+        make_run(tmp_path / sweep / "0", {"rl-9": 0.4}, IDS)
+    record = read_json(tmp_path / "b/0/run.json")
+    record["identity"]["adapters.rl-9"] = "other"
+    write_json(tmp_path / "b/0/run.json", record)
+    assert names(sweep_of(tmp_path)) == [f"{tmp_path}/a/0/rl-9", f"{tmp_path}/b/0/rl-9"]
+
+
 def test_jobs_of_other_limits_make_no_curve(tmp_path):
     for turns in (50, 100):
         make_run(tmp_path / f"t{turns}", {f"rl-{turns}": 0.4}, IDS)
@@ -101,11 +119,55 @@ def test_jobs_of_other_limits_make_no_curve(tmp_path):
 
 
 def test_what_has_not_begun_is_said(tmp_path):
+    write_json(tmp_path / "sweep.json", {"jobs": [{"name": "rl-1"}]})
+    with pytest.raises(UserError, match="none of its runs has begun; try again later"):
+        sweep_of(tmp_path)
     make_run(tmp_path / "rl-1", {"rl-1": 0.4}, IDS)
     write_json(tmp_path / "sweep.json", {"jobs": [{"name": f"rl-{step}"} for step in (1, 2, 3)]})
-    assert sweep_of(tmp_path).notes == ["2 of 3 runs have not begun"]
-    write_json(tmp_path / "rl-2/run.json", {})
-    assert sweep_of(tmp_path).notes == ["2 of 3 runs have not begun"]
+    subject = sweep_of(tmp_path)
+    assert (subject.notes, subject.is_whole) == (["2 of 3 runs have not begun"], False)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: text[:99], "its run.json is damaged; put it back from a copy, or run again with another name="),
+        (lambda text: text.replace('"identity"', '"x"'), "its run.json is damaged"),
+        (
+            lambda text: text.replace('"comparisons": []', '"comparisons": [["base", "gone"]]'),
+            "its run.json is damaged",
+        ),
+        (lambda text: '{"identity": {}, "trials": {}, "comparisons": []}', "its run.json is damaged"),
+        (lambda text: text.replace('"trials"', '"x"'), "its run.json does not list its trials"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_said_and_never_passes_for_one_that_waits(damage, says, tmp_path):
+    for step in (1, 2):
+        make_run(tmp_path / f"rl-{step}", {f"rl-{step}": 0.4}, IDS)
+    file = tmp_path / "rl-2/run.json"
+    file.write_text(damage(file.read_text()))
+    write_json(tmp_path / "sweep.json", {"jobs": [{"name": f"rl-{step}"} for step in (1, 2, 3)]})
+    left_out, waiting = sweep_of(tmp_path).notes
+    assert waiting == "1 of 3 runs have not begun"
+    assert left_out.startswith(f"left out: {tmp_path / 'rl-2'}: {says}")
+    with pytest.raises(UserError, match=f"rl-2: {says}"):
+        subject_of([tmp_path / "rl-2"], None, None)
+
+
+@pytest.mark.parametrize("damage", ['{"info": {"exit', "[]", '{"info": null}', '{"messages": [null]}'])
+def test_a_trajectory_that_cannot_be_read_is_counted_as_such(damage, tmp_path):
+    run = make_run(tmp_path, {"rl": 1.0}, IDS[:2])
+    file = run.trajectory(Trial("rl", IDS[0]))
+    file.write_text(damage)
+    [arm] = read_run(tmp_path).arms
+    assert [verdict.exit_status == "damaged trajectory" for verdict in arm.verdicts.values()] == [True, False]
+    assert arm.verdicts[IDS[0]].is_scored
+
+
+def test_a_link_to_a_run_of_the_sweep_is_no_run_of_its_own(tmp_path):
+    make_run(tmp_path / "rl-1", {"rl-1": 0.4}, IDS)
+    (tmp_path / "latest").symlink_to("rl-1")
+    assert [kept.run.root.name for kept in sweep_of(tmp_path).runs] == ["rl-1"]
 
 
 def test_the_table_of_trials_says_what_the_files_say(tmp_path):

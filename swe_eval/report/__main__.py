@@ -17,6 +17,9 @@ from swe_eval.report.report import conclude, show, write_report
 from swe_eval.report.results import Seen
 from swe_eval.report.runs import Kept, Subject, subject_of
 
+DAY = 86_400.0
+"""Seconds."""
+
 
 def main() -> None:
     """Console entry point."""
@@ -38,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _do(given: argparse.Namespace) -> int:
+    if given.follow is not None and not 0 < given.follow <= DAY:
+        raise UserError(f"--follow {given.follow:g}: write seconds, such as 60")
+    outputs.check(given)
     if given.trajectories:
         outputs.write_trajectories(given.runs)  # first: the report leads there
     if given.export or given.serve:
@@ -47,6 +53,7 @@ def _do(given: argparse.Namespace) -> int:
 
 def _report(given: argparse.Namespace) -> int:
     subject = subject_of(given.runs, given.reference, given.out)
+    outputs.check_place(subject.folder, "write --out DIR")
     if subject.kind == "run" and not given.reference and not given.out:
         return command.FAILED if _again(subject.runs[0], subject) else command.OK
     return _show(subject)
@@ -65,18 +72,17 @@ def _again(kept: Kept, subject: Subject) -> int:
 
 def _show(subject: Subject, refresh: float | None = None) -> int:
     findings = find(subject.arms, subject.comparisons)
-    write_report(subject, findings, refresh if subject.owed else None)
+    write_report(subject, findings, None if subject.is_whole else refresh)
     show(Console(), subject, findings)
     print(f"The report is {subject.folder / 'report.html'}")
-    return command.FAILED if subject.owed else command.OK
+    return command.OK if subject.is_whole else command.FAILED
 
 
 def _follow(given: argparse.Namespace) -> int:
-    if given.follow <= 0:
-        raise UserError(f"--follow {given.follow:g}: write seconds, such as 60")
     seen: Seen = {}
     while True:
         subject = subject_of(given.runs, given.reference, given.out, seen)
+        outputs.check_place(subject.folder, "write --out DIR")
         if not _show(subject, given.follow):
             return command.OK
         time.sleep(given.follow)

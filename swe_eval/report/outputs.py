@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +23,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trajectories", action="store_true", help="write the same as files: RUN/trajectories.html")
     parser.add_argument("--export", choices=FORMATS, help="write the run as others read it, in the directory --to")
     parser.add_argument("--to", type=Path, metavar="DIR", help="where an export goes")
+
+
+def check(given: argparse.Namespace) -> None:
+    """Refuse what would be left undone without a word, or cannot be done.
+
+    Raises:
+        UserError: an option without the one it belongs to, no such port, a file where a directory is to be.
+    """
+    if given.to and not given.export:
+        raise UserError(f"--to {given.to}: is where an export goes; write --export {'|'.join(FORMATS)} too")
+    if given.port and not given.serve:
+        raise UserError(f"--port {given.port}: is of --serve; write --serve too")
+    if not 0 <= given.port <= 65_535:
+        raise UserError(f"--port {given.port}: no port; write one up to 65535, or leave it out for a free one")
+    other = next((f"--{name}" for name in ("export", "serve") if getattr(given, name)), None)
+    for name in ("reference", "out", "follow"):
+        if other and getattr(given, name) is not None:
+            raise UserError(f"--{name}: is of the report, which {other} does not make; leave one of them out")
+    for option, folder in (("--out", given.out), ("--to", given.to)):
+        if folder:
+            check_place(folder, f"write another {option} DIR")
+
+
+def check_place(folder: Path, instead: str) -> None:
+    """Make sure that the directory can be written to, or made.
+
+    Raises:
+        UserError: it cannot; ends with what to write ``instead``.
+    """
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{folder}: {there} is a file; {instead}")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{folder}: {there} cannot be written to; {instead}")
 
 
 def make(given: argparse.Namespace) -> int:
@@ -49,6 +85,7 @@ def write_trajectories(folders: Sequence[Path]) -> None:
     from swe_eval.report.trajectories.write import shown_of, write_trajectories
 
     kept = _one("--trajectories", folders)
+    check_place(kept.run.root, "--serve shows the same without files")
     print(f"Trajectories side by side: {write_trajectories(shown_of(kept), kept.arms)}")
 
 
@@ -58,6 +95,10 @@ def _export(kind: str, folder: Path | None, runs: Sequence[Kept]) -> None:
     if kind == "leaderboard":
         from swe_eval.report.export.leaderboard import write_leaderboard
 
+        if twice := [
+            name for name, times in Counter(arm.name for kept in runs for arm in kept.arms).items() if times > 1
+        ]:
+            raise UserError(f"--export {kind}: {twice[0]} is in several of the runs; export each --to a DIR of its own")
         written = [path for kept in runs for path in write_leaderboard(kept, folder)]
     else:
         from swe_eval.report.export.table import write_csv, write_parquet

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple, TypeAlias
@@ -14,6 +14,8 @@ from swe_eval.report.integrity import Flag, flags_of
 from swe_eval.run_dir import RunDir, Trial, read_json, write_json
 
 SCORED = ("resolved", "unresolved", "empty_patch")
+DAMAGED = "damaged trajectory"
+"""Stands for how a rollout ended, its turns, tokens and flags, where they cannot be read any more."""
 
 
 class Call(NamedTuple):
@@ -193,8 +195,19 @@ def swebench_report(run: RunDir, arm: Arm) -> dict[str, Any]:
 
 
 def _verdict(run: RunDir, trial: Trial) -> Verdict:
-    info, messages = _trajectory(run, trial)
-    report = run.read_report(trial)
+    report, file = run.read_report(trial), run.trajectory(trial)
+    trajectory = read_json(file)
+    try:
+        if trajectory or not file.exists():  # there is none where predictions came from elsewhere
+            return _of(trial, report, trajectory)
+    except (AttributeError, KeyError, TypeError):  # JSON, but no trajectory
+        pass
+    return replace(_of(trial, report, {}), exit_status=DAMAGED)
+
+
+def _of(trial: Trial, report: Mapping[str, Any], trajectory: Mapping[str, Any]) -> Verdict:
+    info, messages = trajectory.get("info", {}), trajectory.get("messages", [])
+    suspicious = report.get("suspicious") or {}
     extras = [extra for message in messages if "response" in (extra := message.get("extra", {}))]
     usages = [extra["response"].get("usage") or {} for extra in extras]
     cached = [(usage.get("prompt_tokens_details") or {}).get("cached_tokens") for usage in usages]
@@ -202,8 +215,8 @@ def _verdict(run: RunDir, trial: Trial) -> Verdict:
     return Verdict(
         outcome=report.get("outcome", "infra"),
         error=report.get("error"),
-        suspicious=report.get("suspicious", {}),
-        flags=flags_of(trial.instance_id, {"info": info, "messages": messages}, report.get("suspicious", {})),
+        suspicious=suspicious,
+        flags=flags_of(trial.instance_id, trajectory, suspicious),
         exit_status=info.get("exit_status", ""),
         rescued=info.get("submission_source") == "rescued",
         turns=info.get("model_stats", {}).get("api_calls", 0),
@@ -218,12 +231,6 @@ def _verdict(run: RunDir, trial: Trial) -> Verdict:
 def _call(extra: Mapping[str, Any]) -> Call:
     usage = extra["response"].get("usage") or {}
     return Call(extra.get("timestamp", 0.0), extra["seconds"], usage.get("completion_tokens", 0))
-
-
-def _trajectory(run: RunDir, trial: Trial) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(info, messages); empty when predictions came from elsewhere."""
-    data = read_json(run.trajectory(trial))
-    return data.get("info", {}), data.get("messages", [])
 
 
 def _classify(run: RunDir, arm: str, instance_id: str) -> tuple[str, str] | None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ NAMES = ("benchmark.name",)
 """Of those, the ones that mean nothing."""
 DEPTH = 3
 """Folders between a sweep's directory and its run directories, at most."""
+NO_RUN = "no run.json in it; write a run directory: outputs/<name>"
+DAMAGED = "its run.json is damaged; put it back from a copy, or run again with another name=..."
 BARE = "base"
 """What an arm without an adapter has for the hash of its adapter; see ``adapters.content_hash``."""
 
@@ -70,6 +73,8 @@ class Subject:
     comparisons: Sequence[tuple[str, str]]
     notes: Sequence[str] = ()
     """Lines about what was left out."""
+    waiting: int = 0
+    """Jobs of a sweep that have not begun."""
 
     @property
     def instance_ids(self) -> list[str]:
@@ -85,6 +90,11 @@ class Subject:
     def owed(self) -> int:
         """Trials without a verdict."""
         return sum(len(arm.ids("infra")) for arm in self.arms)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is owed, and no run is still to begin."""
+        return not self.owed and not self.waiting
 
 
 def subject_of(folders: Sequence[Path], reference: str | None, out: Path | None, seen: Seen | None = None) -> Subject:
@@ -102,11 +112,10 @@ def subject_of(folders: Sequence[Path], reference: str | None, out: Path | None,
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("a run is given twice; name each once")
     found = {folder: find_runs(folder) for folder in folders}
-    runs = [read_run(run, seen) for folder, each in found.items() for run in each if run == folder or is_begun(run)]
-    _check(folders, runs)
+    runs, unread = _read_all(found, seen)
+    _check(runs)
     if any(each != [folder] for folder, each in found.items()):
-        planned = max(sum(map(len, found.values())), sum(map(_jobs, folders)))
-        made = _of_sweep(folders[0], runs, planned - len(runs), out)
+        made = _of_sweep(folders[0], runs, unread, sum(map(_jobs, folders)), out)
     else:
         made = _of_run(runs[0], out) if len(runs) == 1 else _of_runs(runs, out)
     return _against(made, reference)
@@ -120,31 +129,60 @@ def find_runs(folder: Path) -> list[Path]:
     """
     if (folder / "run.json").is_file():
         return [folder]
-    found = sorted(_below(folder, DEPTH), key=lambda path: natural(str(path)))
+    below = sorted(_below(folder, DEPTH), key=lambda path: (path.is_symlink(), natural(str(path))))
+    found = {
+        path.resolve(): path for path in reversed(below)
+    }  # a link to another of them (latest) is no run of its own
     if not found:
-        raise UserError(f"{folder}: no run.json in it; write a run directory: outputs/<name>")
-    return found
+        raise UserError(f"{folder}: {'none of its runs has begun; try again later' if _jobs(folder) else NO_RUN}")
+    return sorted(found.values(), key=lambda path: natural(str(path)))
 
 
 def read_run(folder: Path, seen: Seen | None = None) -> Kept:
     """Read what a run directory says of itself.
 
     Raises:
-        UserError: it is no run directory, or an older version made it.
+        UserError: it is no run directory, its ``run.json`` is damaged, or an older version made it.
     """
     run = RunDir(folder)
     record = read_json(run.run_json)
+    if not record:
+        raise UserError(f"{folder}: {DAMAGED if run.run_json.exists() else NO_RUN}")
     if "trials" not in record:
         older = "its run.json does not list its trials; give the run's own command again, which adds them"
-        raise UserError(f"{folder}: {older if record else 'no run.json in it; write a run directory: outputs/<name>'}")
+        raise UserError(f"{folder}: {older}")
+    try:
+        return _kept(run, record, seen)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        raise UserError(f"{folder}: {DAMAGED}") from None
+
+
+def _kept(run: RunDir, record: Mapping[str, Any], seen: Seen | None) -> Kept:
     samples = record["identity"].get("agent.samples", 1)
     trials = [Trial.of_arm(arm, id, samples) for arm, ids in record["trials"].items() for id in ids]
-    return Kept(run, trials, [(a, b) for a, b in record["comparisons"]], record, seen)
+    comparisons = [(a, b) for a, b in record["comparisons"]]
+    if not trials or not {adapter for pair in comparisons for adapter in pair} <= {trial.adapter for trial in trials}:
+        raise ValueError
+    return Kept(run, trials, comparisons, record, seen)
 
 
-def is_begun(folder: Path) -> bool:
-    """Whether the run directory lists its trials."""
-    return "trials" in read_json(folder / "run.json")
+def _read_all(found: Mapping[Path, Sequence[Path]], seen: Seen | None) -> tuple[list[Kept], list[str]]:
+    """The runs, and lines about those below a directory that cannot be read; one that was named must be.
+
+    Raises:
+        UserError: it cannot, or none can.
+    """
+    runs, unread = [], []
+    for folder, run in ((folder, run) for folder, each in found.items() for run in each):
+        try:
+            runs.append(read_run(run, seen))
+        except UserError as error:
+            if run == folder:
+                raise
+            unread.append(f"left out: {error}")
+    if not runs:
+        raise UserError("\n".join(unread))
+    return runs, unread
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -158,9 +196,7 @@ def checkpoint_of(name: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
-def _check(folders: Sequence[Path], runs: Sequence[Kept]) -> None:
-    if not runs:
-        raise UserError(f"{folders[0]}: none of its runs has begun; try again later")
+def _check(runs: Sequence[Kept]) -> None:
     if twice := [run for run, times in Counter(kept.run.root for kept in runs).items() if times > 1]:
         raise UserError(f"a run is given twice; name each once: {twice[0]}")
     if lines := [line for other in runs[1:] for line in _differences(runs[0], other)]:
@@ -192,7 +228,7 @@ def _of_runs(runs: Sequence[Kept], out: Path | None) -> Subject:
     arms = [_labelled(arm, name) for name, parts in zip(named, wholes, strict=True) for arm in _joined(parts)[0]]
     title = " vs ".join(named)
     folder = out or runs[0].run.root.parent / _together([parts[0].run.root.name for parts in wholes])
-    return Subject("runs", title, folder, runs, arms, _with_first(arms))
+    return Subject("runs", title, folder, runs, arms, _with_first(arms), list(_overlaps(runs)))
 
 
 def _together(names: Sequence[str]) -> str:
@@ -200,14 +236,16 @@ def _together(names: Sequence[str]) -> str:
     return "-vs-".join(names) if len(names) <= 3 else f"{names[0]}-vs-{len(names) - 1}-others"
 
 
-def _of_sweep(folder: Path, runs: Sequence[Kept], waiting: int, out: Path | None) -> Subject:
+def _of_sweep(folder: Path, runs: Sequence[Kept], unread: Sequence[str], jobs: int, out: Path | None) -> Subject:
     arms, notes = _joined(runs)
+    notes += unread
+    waiting = max(0, jobs - len(runs) - len(unread))
     if waiting:
-        notes.append(f"{waiting} of {waiting + len(runs)} runs have not begun")
+        notes.append(f"{waiting} of {jobs} runs have not begun")
     bare = {arm.name for kept in runs for arm in kept.arms if kept.identity.get(f"{ARM}{arm.adapter}") == BARE}
     arms.sort(key=lambda arm: (arm.name not in bare, checkpoint_of(arm.adapter) or (arm.adapter, 0), natural(arm.name)))
     root = folder.resolve()
-    return Subject("sweep", root.name, out or root, runs, arms, _with_first(arms), notes)
+    return Subject("sweep", root.name, out or root, runs, arms, _with_first(arms), notes, waiting)
 
 
 def _joined(runs: Iterable[Kept]) -> tuple[list[Arm], list[str]]:
@@ -219,14 +257,14 @@ def _joined(runs: Iterable[Kept]) -> tuple[list[Arm], list[str]]:
     for kept in runs:
         for arm in kept.arms:
             by_weights.setdefault((arm.name, kept.weights(arm)), []).append((kept, arm))
-    namesakes = Counter(name for name, _ in by_weights)
     arms, notes = [], []
     for (name, _), members in by_weights.items():
         joined = _join([arm for _, arm in members])
         left_out = sum(len(arm.resolved) for _, arm in members) - len(joined.resolved)
         if left_out:
             notes.append(f"{name} was evaluated in {len(members)} runs: {left_out} later verdicts are left out")
-        arms.append(joined if namesakes[name] == 1 else _labelled(joined, members[0][0].run.root.name))
+        others = [each[0][0] for (namesake, _), each in by_weights.items() if namesake == name]
+        arms.append(joined if len(others) == 1 else _labelled(joined, _label(members[0][0], others)))
     return arms, notes
 
 
@@ -255,6 +293,15 @@ def _wholes(runs: Iterable[Kept]) -> list[list[Kept]]:
 
 def _is_part_beside(one: Kept, other: Kept) -> bool:
     return one.identity == other.identity and not {*one.trials} & {*other.trials}
+
+
+def _overlaps(runs: Iterable[Kept]) -> Iterator[str]:
+    """Lines about runs that would be parts of one but for some trials that both have."""
+    for one, other in combinations(runs, 2):
+        both = {*one.trials} & {*other.trials}
+        if one.identity == other.identity and both and {*one.trials} != {*other.trials}:
+            names = f"{one.run.root.name} and {other.run.root.name}"
+            yield f"{names} are no shards of one run: {len(both)} trials are in both, so they are compared as two"
 
 
 def _with_first(arms: Iterable[Arm]) -> list[tuple[str, str]]:

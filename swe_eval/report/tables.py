@@ -80,7 +80,7 @@ def _rows_table(rows: Sequence[Row]) -> Table:
     table = Table("arm", "resolved \\[95% interval]", "unresolved", "empty patch", "infra", box=SIMPLE)
     for row in rows:
         counts = [str(row.count(outcome)) for outcome in ("unresolved", "empty_patch", "infra")]
-        table.add_row(row.name, escape(rate(row)), *counts)
+        table.add_row(escape(row.name), escape(rate(row)), *counts)
     return table
 
 
@@ -117,7 +117,8 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
         found = comparison.paired
         adjusted = [_p(comparison, comparison.p_holm)] if family else []
         figures = [_headline(comparison), _p(comparison, found.p_value), *adjusted]
-        table.add_row(f"{comparison.a} vs {comparison.b}", *map(str, found.counts.values()), *map(escape, figures))
+        named = escape(f"{comparison.a} vs {comparison.b}")
+        table.add_row(named, *map(str, found.counts.values()), *map(escape, figures))
     return table
 
 
@@ -131,7 +132,7 @@ def _sweep_table(findings: Findings) -> Table:
         ps = [_p(found, found.paired.p_value), _p(found, found.p_holm)] if found else ["", ""]
         figures = [_headline(found) if found else "", *ps] if against else []
         ours = [str(row.count("infra")), f"{row.megatokens:.1f}", f"{row.hours:.1f}"]
-        table.add_row(row.name, escape(_mean(row.rate)), *map(escape, figures), *ours)
+        table.add_row(escape(row.name), escape(_mean(row.rate)), *map(escape, figures), *ours)
     return table
 
 

@@ -97,7 +97,7 @@ def _row(run: RunDir, trial: Trial, verdict: Verdict) -> dict[str, Any]:
         "flags": "; ".join(dict.fromkeys(flag["kind"] for flag in verdict.flags)),
         "grading_seconds": report.get("seconds"),
         "patch_bytes": patch.stat().st_size if patch.is_file() else None,
-        **_tests(report.get("tests_status", {})),
+        **_tests(report.get("tests_status") or {}),
     }
 
 

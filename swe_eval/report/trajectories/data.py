@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from swe_eval.report.integrity import MEANING, contamination
-from swe_eval.report.results import Arm, Verdict
+from swe_eval.report.results import DAMAGED, Arm, Verdict
 from swe_eval.report.runs import natural
 from swe_eval.report.turns import Turn, turns_of
 from swe_eval.run_dir import RunDir, Trial, read_json
@@ -79,7 +79,8 @@ def instance_of(shown: Shown, instance_id: str, verdicts: Mapping[str, Verdict])
     """
     row = shown.rows.get(instance_id, {})
     trials = [trial for trial in shown.trials if trial.instance_id == instance_id]
-    found = {trial.arm: read_json(shown.run.trajectory(trial)) for trial in trials}
+    sound = [trial for trial in trials if verdicts[trial.arm].exit_status != DAMAGED]
+    found = {trial.arm: read_json(shown.run.trajectory(trial)) if trial in sound else {} for trial in trials}
     gold = row.get("patch")
     return {
         "instance_id": instance_id,
@@ -115,7 +116,7 @@ def _trial(run: RunDir, trial: Trial, trajectory: Mapping[str, Any], verdict: Ve
         "seconds": verdict.seconds,
         "completion_tokens": verdict.completion_tokens,
         "patch": cut(run.read_patch(trial), PATCH) if run.is_rolled_out(trial) else "",
-        "tests": _tests(run.read_report(trial).get("tests_status", {})),
+        "tests": _tests(run.read_report(trial).get("tests_status") or {}),
         "flags": verdict.flags,
         "turns": [_turn(turn) for turn in turns_of(trajectory)],
         "files": _files(run, trial),
