@@ -191,6 +191,7 @@ def _digests_kept(run: RunDir, backend: Sandboxes) -> Iterator[None]:
 @contextmanager
 def _logs(run: RunDir) -> Iterator[None]:
     """Send what libraries log to ``logs/agent.log``, and our own log to ``logs/evaluation.log``, not to the screen."""
+    logging.raiseExceptions = False  # a line that a full disk does not take would be a traceback on the screen
     files = {"agent.log": ("agent", "litellm_model", "minisweagent", "LiteLLM"), "evaluation.log": ("swe_eval",)}
     with ExitStack() as stack:
         for name, loggers in files.items():

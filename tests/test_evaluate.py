@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ import pytest
 from scripted import SUBMIT, bash, scripted_endpoint
 
 from swe_eval.errors import ServingError, UserError
-from swe_eval.evaluate import evaluate
+from swe_eval.evaluate import _logs, evaluate
 from swe_eval.report.report import conclude
 from swe_eval.report.runs import read_run
 from swe_eval.run_dir import RunDir, read_json, write_json
@@ -353,6 +354,15 @@ def test_what_is_no_run_is_said_in_a_line(arguments, line, tmp_path):
     code, out = reported(*arguments, cwd=tmp_path)
     assert code == 2
     assert out.startswith(f"swe_eval: {line}")
+
+
+def test_a_log_on_a_full_disk_is_no_traceback_on_the_screen(tmp_path, capsys):
+    run = RunDir(tmp_path)
+    run.log("").mkdir()
+    run.log("evaluation.log").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"), _logs(run):  # the run ends with it, as one line
+        logging.getLogger("swe_eval").error("what went wrong")
+    assert capsys.readouterr().err == ""
 
 
 def test_half_a_job_rolls_out_and_the_other_half_grades(settings, tmp_path, capsys):
