@@ -27,6 +27,8 @@ CALL = {
     **{"command": ["swe_eval/__main__.py", "model=hf", "lora=ab"], "packages": {"swebench": "5.0.2"}},
     **{"platform": "Linux", "host": "made", "cpus": 64, "gpus": ["NVIDIA H100, 81559 MiB"]},
 }
+TURNS = 3
+"""In each trajectory; real ones have dozens."""
 
 
 def instance_ids(n: int) -> list[str]:
@@ -35,9 +37,7 @@ def instance_ids(n: int) -> list[str]:
     return sorted(random.Random(0).sample(everything, min(n, len(everything))))
 
 
-def make_run(
-    folder: Path, arms: Mapping[str, float], ids: Sequence[str], seed: int = 0, turns: int = 3, samples: int = 1
-) -> RunDir:
+def make_run(folder: Path, arms: Mapping[str, float], ids: Sequence[str], seed: int = 0, samples: int = 1) -> RunDir:
     """Write the files that rollouts and gradings leave; the report's own are not among them.
 
     Args:
@@ -45,7 +45,6 @@ def make_run(
         arms: by name, the mean chance of an instance to be resolved.
         ids: of the instances, which are the easier for all arms the earlier their hash says so.
         seed: of what is drawn.
-        turns: in each trajectory; real ones have dozens.
         samples: of each instance.
     """
     run = RunDir(folder)
@@ -62,7 +61,7 @@ def make_run(
     _write(run.run_json, record)
     for name, rate in arms.items():
         for trial in (trial for key in ids for trial in _tries(name, key, samples)):
-            _write_trial(run, trial, rate, _drawn(seed, str(trial)), turns)
+            _write_trial(run, trial, rate, _drawn(seed, str(trial)))
     return run
 
 
@@ -70,7 +69,7 @@ def _tries(name: str, instance_id: str, samples: int) -> list[Trial]:
     return [Trial(name, instance_id, sample, samples) for sample in range(1, samples + 1)]
 
 
-def _write_trial(run: RunDir, trial: Trial, rate: float, drawn: random.Random, turns: int) -> None:
+def _write_trial(run: RunDir, trial: Trial, rate: float, drawn: random.Random) -> None:
     ease = _drawn("ease", trial.instance_id).betavariate(0.6, 0.6)
     chance = min(1.0, 2 * rate * ease)
     if drawn.random() < 0.004:  # infra: rolled out, and never graded
@@ -79,7 +78,7 @@ def _write_trial(run: RunDir, trial: Trial, rate: float, drawn: random.Random, t
         outcome = "resolved" if drawn.random() < chance else drawn.choices(("unresolved", "empty_patch"), (5, 1))[0]
     patch = f"diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-{trial}\n+x\n"
     _write_text(run.prediction(trial), "" if outcome == "empty_patch" else patch)
-    _write(run.trajectory(trial), _trajectory(trial, drawn, turns))
+    _write(run.trajectory(trial), _trajectory(trial, drawn))
     if outcome:
         report = {"outcome": outcome, "resolved": outcome == "resolved", "seconds": 9.0}
         if drawn.random() < 0.01:
@@ -87,9 +86,9 @@ def _write_trial(run: RunDir, trial: Trial, rate: float, drawn: random.Random, t
         _write(run.report(trial), {trial.instance_id: report})
 
 
-def _trajectory(trial: Trial, drawn: random.Random, turns: int) -> dict[str, Any]:
+def _trajectory(trial: Trial, drawn: random.Random) -> dict[str, Any]:
     began, messages = 1_790_000_000.0 + drawn.random() * 3_600, []
-    for turn in range(turns):
+    for turn in range(TURNS):
         seconds = drawn.lognormvariate(1.0, 0.6)
         usage = {"prompt_tokens": 4_000 + 900 * turn, "completion_tokens": int(40 * seconds) + 20}
         usage["prompt_tokens_details"] = {"cached_tokens": 3_500 + 850 * turn}

@@ -34,7 +34,7 @@ from rich.table import Table
 from bench.made import instance_ids, make_run
 from swe_eval.report.results import collect
 from swe_eval.report.runs import read_run
-from swe_eval.report.trials import CONCLUDED, trials_jsonl, write_trials
+from swe_eval.report.trials import CONCLUDED, write_trials
 from swe_eval.run_dir import RunDir, read_json, write_json
 
 CHECKPOINTS, INSTANCES, ROUNDS = 200, 500, 3
@@ -100,7 +100,7 @@ def main() -> None:
         told = [report(sweep) for _ in range(1 if is_quick else ROUNDS)]
         page_mb = (sweep / "report.html").stat().st_size / 1e6
         for run in runs:
-            trials_jsonl(run).unlink()
+            run.trials_jsonl.unlink()
         read = report(sweep)
     usual = Spent(
         median(each.seconds for each in told), median(each.cpu_s for each in told), max(each.rss_mb for each in told)

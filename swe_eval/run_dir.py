@@ -82,6 +82,10 @@ class RunDir:
     def comparison(self) -> Path:
         return self.root / "results" / "comparison.json"
 
+    @property
+    def trials_jsonl(self) -> Path:
+        return self.root / "results" / "trials.jsonl"
+
     def log(self, name: str) -> Path:
         return self.root / "logs" / name
 

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from swe_eval import adapters, command
 from swe_eval.errors import UserError
-from swe_eval.report.tables import print_proof
 from swe_eval.serving.parts import parts, preflight, serve
 from swe_eval.serving.proof import Prover
 from swe_eval.serving.server import Server
@@ -41,6 +40,8 @@ def _serve(settings: Settings) -> int:
         suppress(KeyboardInterrupt),  # the way to end it
     ):
         if proof := Prover(settings).prove(server):
+            from swe_eval.report.tables import print_proof  # late: scipy takes half a second
+
             print_proof(console, proof.as_json())
         console.print(how_to_use(server))
         while True:

@@ -19,7 +19,8 @@ from scripted import SUBMIT, bash, scripted_endpoint
 
 from swe_eval.errors import ServingError, UserError
 from swe_eval.evaluate import _logs, evaluate
-from swe_eval.report.report import conclude, read_run
+from swe_eval.report.report import conclude
+from swe_eval.report.runs import read_run
 from swe_eval.run_dir import RunDir, read_json, write_json
 from swe_eval.settings import PACKAGE
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trajectory_fixtures import trajectory
 
-from swe_eval.report.clean import clean_lines, cleaned, integrity, looked_lines
+from swe_eval.report.clean import clean_lines, cleaned, flag_lines, integrity
 from swe_eval.report.integrity import COPY, HISTORY, NETWORK, PATCH, TESTS, contamination, flags_of, scan
 from swe_eval.report.integrity.known import has_no_network, package_names
 from swe_eval.report.results import Arm, Verdict
@@ -237,14 +237,14 @@ def test_the_clean_score_stands_beside_the_official_one():
     found = row(Verdict("resolved", flags=[LOOKED]), Verdict("resolved", flags=[HARMLESS]), Verdict("unresolved"))
     assert (found.rate.mean, cleaned(found).rate.mean) == (2 / 3, 1 / 3)
     assert list(clean_lines(found)) == ["rl: clean 33.3% [6.1, 79.2], without 1 resolved that a flag can explain"]
-    assert list(looked_lines(found.arms[0])) == [
+    assert list(flag_lines(found.arms[0])) == [
         "rl: 2 trials looked for commits that HEAD does not lead to (2 resolved): task-0, task-1"
     ]
 
 
 def test_nothing_is_said_where_nothing_was_flagged():
     found = row(Verdict("resolved"), Verdict("unresolved"))
-    assert [*clean_lines(found), *looked_lines(found.arms[0])] == []
+    assert [*clean_lines(found), *flag_lines(found.arms[0])] == []
 
 
 def test_the_run_keeps_every_flag_and_both_scores():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,10 +134,9 @@ def test_a_filter_is_kept_in_the_address(pages, opened):
 
 
 def test_it_is_there_at_once(pages, opened):
-    began = time.monotonic()
     page = opened(pages["ab"])
     page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
-    assert time.monotonic() - began < 10  # bench.page measures; a busy machine takes its time
+    assert page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") < 2_000
 
 
 def test_it_prints(pages, opened):

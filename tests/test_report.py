@@ -10,7 +10,7 @@ from rich.console import Console
 from swe_eval.report.comparison import Findings, find
 from swe_eval.report.results import Arm, Verdict, suspicions
 from swe_eval.report.tables import print_tables
-from swe_eval.report.words import verdict
+from swe_eval.report.words import answer
 from swe_eval.statistics import Repeated
 
 
@@ -140,7 +140,7 @@ def test_no_best_is_named_while_one_arm_misses_more():
 
 
 def in_words(*arms: Arm) -> str:
-    said = verdict(found(*arms))
+    said = answer(found(*arms))
     return " ".join([said.headline, *said.sentences])
 
 
@@ -157,7 +157,7 @@ def test_a_newcomer_reads_which_arm_is_better():
     better, worse = arm("rl", "R" * 30 + "U" * 70), arm("base", "R" * 10 + "U" * 90)
     assert in_words(worse, better).startswith("rl resolves more tasks than base, and luck does not explain it.")
     assert in_words(better, worse).startswith("base resolves fewer tasks than rl, and luck does not explain it.")
-    assert verdict(found(worse, better)).tone == "better"
+    assert answer(found(worse, better)).tone == "better"
 
 
 def test_a_newcomer_is_told_no_verdict_where_there_is_none():

@@ -18,7 +18,7 @@ from swe_eval.report.report import conclude, write_report
 from swe_eval.report.results import Arm, Call, Verdict, collect
 from swe_eval.report.runs import Subject, read_run, subject_of
 from swe_eval.report.throughput import throughput
-from swe_eval.report.trials import read_trials, trials_jsonl
+from swe_eval.report.trials import read_trials
 from swe_eval.run_dir import Trial, read_json, write_json
 
 IDS = instance_ids(12)
@@ -195,7 +195,7 @@ def test_a_damaged_table_is_no_table(tmp_path):
     make_run(tmp_path / "ab", {"base": 0.3}, IDS)
     concluded(tmp_path / "ab")
     kept = read_run(tmp_path / "ab")
-    trials_jsonl(kept.run).write_text('{"arm": "base"')
+    kept.run.trials_jsonl.write_text('{"arm": "base"')
     assert [arm.name for arm in kept.arms] == ["base"]
 
 

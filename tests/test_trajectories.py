@@ -120,7 +120,7 @@ def test_a_run_whose_dataset_is_gone_shows_everything_else_and_says_so(run, tmp_
     for path in [run.run_json, *run.root.rglob("*.traj.json"), *run.root.rglob("report.json")]:
         write_text(tmp_path / path.relative_to(run.root), path.read_text())
     kept = read_run(tmp_path)
-    shown = shown_of(kept.run, kept.trials, kept.comparisons)
+    shown = shown_of(kept)
     assert shown.rows == {}
     assert "could not be loaded" in index_of(shown, kept.arms)["notes"][0]
     found = instance_of(shown, LRU, {arm.name: arm.verdicts[LRU] for arm in kept.arms})
@@ -171,7 +171,7 @@ def test_of_several_samples_it_begins_with_the_first(tmp_path):
 @pytest.fixture
 def server(run):
     kept = read_run(run.root)
-    with make_server(shown_of(kept.run, kept.trials, kept.comparisons)) as server:
+    with make_server(shown_of(kept)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()

@@ -44,7 +44,7 @@ def small(tmp_path_factory) -> Path:
     with scripted_endpoint(script) as endpoint:
         evaluate(settings_from(compose_tree(f"output_dir={folder}", *external(endpoint, "bad", "good"))))
     kept = read_run(folder)
-    return write_trajectories(shown_of(kept.run, kept.trials, kept.comparisons), kept.arms)
+    return write_trajectories(shown_of(kept), kept.arms)
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_500_instances_are_there_at_once_and_stay_fluid(large, opened):  # noqa:
 @pytest.fixture
 def served(small) -> Iterator[str]:
     kept = read_run(small.parent)
-    with make_server(shown_of(kept.run, kept.trials, kept.comparisons)) as server:
+    with make_server(shown_of(kept)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/trajectories.html"
         server.shutdown()

@@ -65,7 +65,7 @@ def _again(kept: Kept, subject: Subject) -> int:
         with kept.run.claimed(kept.identity):
             return conclude(kept.run, kept.trials, kept.comparisons)
     except InUse:
-        Console().print("The run is at work; this is what there is so far.")
+        print("The run is at work; this is what there is so far.")
         _show(subject)
         return subject.owed
 
@@ -73,9 +73,8 @@ def _again(kept: Kept, subject: Subject) -> int:
 def _show(subject: Subject, refresh: float | None = None) -> int:
     findings = find(subject.arms, subject.comparisons)
     write_report(subject, findings, None if subject.is_whole else refresh)
-    console = Console()
-    show(console, subject, findings)
-    console.print(f"The report is {subject.folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    show(Console(), subject, findings)
+    print(f"The report is {subject.folder / 'report.html'}")
     return command.OK if subject.is_whole else command.FAILED
 
 

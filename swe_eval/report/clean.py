@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from swe_eval.report.integrity import MEANING, Flag, contamination
 from swe_eval.report.results import Arm, Verdict
 from swe_eval.report.rows import Row
+from swe_eval.report.words import interval, percent
 
 SHOWN = 3
-"""Instances that a line names."""
+"""Instances that a line names; ``run.json`` has all."""
 
 
 def is_clean(verdict: Verdict) -> bool:
@@ -24,22 +25,23 @@ def cleaned(row: Row) -> Row:
     return Row(row.name, [replace(arm, verdicts=_cleaned(arm)) for arm in row.arms])
 
 
-def looked_lines(arm: Arm) -> Iterator[str]:
-    """A line for each kind of flag that its trajectories have."""
+def flag_lines(arm: Arm) -> Iterator[str]:
+    """A line for each kind of what its patches touch, and for each kind of flag that its trajectories have."""
+    for kind in sorted({kind for verdict in arm.verdicts.values() for kind in verdict.suspicious}):
+        ids = [key for key, verdict in arm.verdicts.items() if kind in verdict.suspicious]
+        yield _line(arm, ids, f"patch{'es touch' if len(ids) > 1 else ' touches'} {kind}")
     for kind, meaning in MEANING.items():
-        ids = sorted(key for key, verdict in arm.verdicts.items() if any(_is(flag, kind) for flag in verdict.flags))
+        ids = [key for key, verdict in arm.verdicts.items() if any(_is(flag, kind) for flag in verdict.flags)]
         if ids:
-            resolved = sum(arm.verdicts[key].outcome == "resolved" for key in ids)
-            shown = f"{', '.join(ids[:SHOWN])}{', ...' * (len(ids) > SHOWN)}"
-            yield f"{arm.name}: {len(ids)} trial{'s' * (len(ids) > 1)} {meaning} ({resolved} resolved): {shown}"
+            yield _line(arm, ids, f"trial{'s' * (len(ids) > 1)} {meaning}")
 
 
 def clean_lines(row: Row) -> Iterator[str]:
     """The clean score, where it differs from the official one."""
     clean = cleaned(row)
     if left := row.count("resolved") - clean.count("resolved"):
-        ends = f"[{100 * clean.rate.interval.low:.1f}, {100 * clean.rate.interval.high:.1f}]"
-        yield f"{row.name}: clean {clean.rate.mean or 0:.1%} {ends}, without {left} resolved that a flag can explain"
+        score = f"{percent(clean.rate)} {interval(clean.rate.interval)}"
+        yield f"{row.name}: clean {score}, without {left} resolved that a flag can explain"
 
 
 def integrity(rows: Iterable[Row], record: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +68,12 @@ def _cleaned(arm: Arm) -> dict[str, Verdict]:
         key: verdict if is_clean(verdict) or verdict.outcome != "resolved" else replace(verdict, outcome="unresolved")
         for key, verdict in arm.verdicts.items()
     }
+
+
+def _line(arm: Arm, ids: Sequence[str], what: str) -> str:
+    resolved = sum(arm.verdicts[key].outcome == "resolved" for key in ids)
+    shown = f"{', '.join(sorted(ids)[:SHOWN])}{', ...' * (len(ids) > SHOWN)}"
+    return f"{arm.name}: {len(ids)} {what} ({resolved} resolved): {shown}"
 
 
 def _is(flag: Flag, kind: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from swe_eval.report.results import Arm
 from swe_eval.report.rows import UNEVEN, Rate, Row, rows_of
-from swe_eval.statistics import Paired, Repeated, benjamini_hochberg, holm, leave_one_out, select
+from swe_eval.statistics import ALPHA, Paired, Repeated, benjamini_hochberg, holm, leave_one_out, select
 
 Pairs = Mapping[str, Sequence[tuple[bool, bool]]]
 """By instance: whether A and B resolved it, in each sample for which both have a verdict; one sample at least."""
@@ -85,13 +85,12 @@ class Best:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            **{
-                "name": self.name,
-                "of": self.of,
-                "chosen": self.chosen.as_json(),
-                "confirmed": self.confirmed.as_json(),
-            },
-            **{"against": self.against, "comparison": _as_json(self.paired) if self.paired else None},
+            "name": self.name,
+            "of": self.of,
+            "chosen": self.chosen.as_json(),
+            "confirmed": self.confirmed.as_json(),
+            "against": self.against,
+            "comparison": _as_json(self.paired) if self.paired else None,
         }
 
 
@@ -139,6 +138,12 @@ def best(rows: Sequence[Row]) -> Best | None:
     )
     paired = None if found is first else _between(first, found, only=halves.confirmed_on)
     return Best(found.name, len(even), chosen, confirmed, first.name, paired)
+
+
+def is_shown(found: Paired | Repeated) -> bool:
+    """Whether the run has shown the difference that it saw, or saw none, or could have shown one as large."""
+    seen = abs(found.difference)
+    return not seen or found.p_value <= ALPHA or (found.detectable is not None and found.detectable <= seen)
 
 
 def _compare(a: Row, b: Row, paired: Paired | Repeated, p_holm: float, p_bh: float) -> Comparison:

@@ -11,7 +11,6 @@ from pathlib import Path
 from swe_eval import command
 from swe_eval.errors import UserError
 from swe_eval.report.runs import Kept, read_run
-from swe_eval.report.trajectories.data import Shown
 from swe_eval.report.trials import read_trials
 
 FORMATS = ("csv", "parquet", "leaderboard")
@@ -70,9 +69,10 @@ def make(given: argparse.Namespace) -> int:
         _export(given.export, given.to, [read_run(folder) for folder in given.runs])
     if given.serve:
         from swe_eval.report.trajectories.server import serve
+        from swe_eval.report.trajectories.write import shown_of
 
         kept = _one("--serve", given.runs)
-        serve(_shown(kept), read_trials(kept.run, kept.record, kept.trials) or (), given.port)
+        serve(shown_of(kept), read_trials(kept.run, kept.record, kept.trials) or (), given.port)
     return command.OK
 
 
@@ -82,11 +82,11 @@ def write_trajectories(folders: Sequence[Path]) -> None:
     Raises:
         UserError: there is more than one run.
     """
-    from swe_eval.report.trajectories.write import write_trajectories
+    from swe_eval.report.trajectories.write import shown_of, write_trajectories
 
     kept = _one("--trajectories", folders)
     check_place(kept.run.root, "--serve shows the same without files")
-    print(f"Trajectories side by side: {write_trajectories(_shown(kept), kept.arms)}")
+    print(f"Trajectories side by side: {write_trajectories(shown_of(kept), kept.arms)}")
 
 
 def _export(kind: str, folder: Path | None, runs: Sequence[Kept]) -> None:
@@ -112,9 +112,3 @@ def _one(option: str, folders: Sequence[Path]) -> Kept:
     if len(folders) > 1:
         raise UserError(f"{option}: shows one run; name one of the {len(folders)}")
     return read_run(folders[0])
-
-
-def _shown(kept: Kept) -> Shown:
-    from swe_eval.report.trajectories.write import shown_of  # late: loads the dataset
-
-    return shown_of(kept.run, kept.trials, kept.comparisons)

@@ -14,13 +14,11 @@ from swe_eval.report.load import summary
 from swe_eval.report.page.page import write_page
 from swe_eval.report.results import Arm, collect, rollout_seconds, suspicions, totals, write_results
 from swe_eval.report.rows import rows_of
-from swe_eval.report.runs import Kept, Subject, read_run
-from swe_eval.report.tables import print_load, print_owed, print_proof, print_sweep, print_tables
+from swe_eval.report.runs import Kept, Subject
+from swe_eval.report.tables import print_load, print_owed, print_proof, print_sweep, print_tables, say
 from swe_eval.report.throughput import throughput
 from swe_eval.report.trials import CONCLUDED, write_trials
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json
-
-__all__ = ["Kept", "conclude", "conclude_rollouts", "read_run", "show", "write_report"]
 
 
 def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[str, str]]) -> int:
@@ -41,8 +39,7 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     findings = find(arms, to_compare)
     write_report(subject, findings)
     show(Console(), subject, findings)
-    said = f"The run is in {run.root}\nThe report is {run.root / 'report.html'}"
-    Console().print(said, highlight=False, markup=False, soft_wrap=True)
+    print(f"The run is in {run.root}\nThe report is {run.root / 'report.html'}")
     return subject.owed
 
 
@@ -53,8 +50,7 @@ def conclude_rollouts(run: RunDir, trials: Sequence[Trial]) -> int:
     arms = collect(run, trials)
     _record(run, arms, {"totals": totals(arms)})
     there = sum(map(run.is_rolled_out, trials))
-    said = f"{there} of {len(trials)} trials are rolled out; stages=[grade] grades them.\nThe run is in {run.root}"
-    Console().print(said, highlight=False, markup=False, soft_wrap=True)
+    print(f"{there} of {len(trials)} trials are rolled out; stages=[grade] grades them.\nThe run is in {run.root}")
     return len(trials) - there
 
 
@@ -82,8 +78,7 @@ def show(console: Console, subject: Subject, findings: Findings) -> None:
         if subject.kind == "run":
             print_proof(console, subject.runs[0].record.get("proof", {}))
             print_load(console, subject.runs[0].record.get("load", {}))
-    for note in subject.notes:
-        console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
+    say(console, subject.notes)
     print_owed(console, findings.rows)
 
 

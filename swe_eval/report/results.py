@@ -76,7 +76,7 @@ class Arm:
 
 
 Seen: TypeAlias = dict[Path, tuple[tuple[int, ...], Verdict]]
-"""By a trial's report: the verdict, and when the files that it was read from were changed last."""
+"""By a trial's report: when the files that the verdict was read from were changed last, and the verdict."""
 
 
 def collect(run: RunDir, trials: Iterable[Trial], seen: Seen | None = None) -> list[Arm]:
@@ -95,11 +95,16 @@ def collect(run: RunDir, trials: Iterable[Trial], seen: Seen | None = None) -> l
 
 
 def _remembered(run: RunDir, trial: Trial, seen: Seen) -> Verdict:
-    changed = tuple(map(_changed, (run.trajectory(trial), run.prediction(trial), run.report(trial))))
+    changed = last_changed(run, trial)
     before = seen.get(run.report(trial))
     if not before or before[0] != changed:
         seen[run.report(trial)] = before = (changed, _verdict(run, trial))
     return before[1]
+
+
+def last_changed(run: RunDir, trial: Trial) -> tuple[int, ...]:
+    """When the files of a trial were; 0 of what is not there."""
+    return tuple(map(_changed, (run.trajectory(trial), run.prediction(trial), run.report(trial))))
 
 
 def _changed(path: Path) -> int:
@@ -124,15 +129,21 @@ def totals(arms: Iterable[Arm]) -> dict[str, dict[str, float | None]]:
 def _totals(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
     kinds = ("turns", "prompt_tokens", "completion_tokens", "seconds")
     calls = [call.seconds for verdict in verdicts for call in verdict.calls]
-    told = [verdict for verdict in verdicts if verdict.cached_tokens is not None]
-    cached, of = sum(v.cached_tokens or 0 for v in told), sum(v.prompt_tokens for v in told)
+    cached = [verdict.cached_tokens for verdict in verdicts if verdict.cached_tokens is not None]
     return {
         **{kind: sum(getattr(verdict, kind) for verdict in verdicts) for kind in kinds},
-        "cached_tokens": cached if told else None,
-        "prefix_hit_rate": cached / of if of else None,
+        "cached_tokens": sum(cached) if cached else None,
+        "prefix_hit_rate": prefix_hit_rate(verdicts),
         "call_seconds_median": median(calls) if calls else None,
         "call_seconds_p95": float(np.percentile(calls, 95)) if calls else None,
     }
+
+
+def prefix_hit_rate(verdicts: Iterable[Verdict]) -> float | None:
+    """The part of all prompts that the server's prefix cache knew; None if it does not tell."""
+    told = [(verdict.cached_tokens, verdict.prompt_tokens) for verdict in verdicts if verdict.cached_tokens is not None]
+    of = sum(tokens for _, tokens in told)
+    return sum(cached for cached, _ in told) / of if of else None
 
 
 def rollout_seconds(arms: Sequence[Arm]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,6 +55,25 @@ class Row:
 
     def count(self, outcome: str) -> int:
         return sum(verdict.outcome == outcome for verdict in self.verdicts)
+
+    @property
+    def exits(self) -> list[tuple[str, int]]:
+        """How the rollouts ended, and how many did; the most frequent first."""
+        return Counter(verdict.exit_status for verdict in self.verdicts if verdict.exit_status).most_common()
+
+    @property
+    def rescued(self) -> int:
+        return sum(verdict.rescued for verdict in self.verdicts)
+
+    @property
+    def megatokens(self) -> float:
+        """Read and written, in millions."""
+        return sum(verdict.prompt_tokens + verdict.completion_tokens for verdict in self.verdicts) / 1e6
+
+    @property
+    def hours(self) -> float:
+        """Of all rollouts together."""
+        return sum(verdict.seconds for verdict in self.verdicts) / 3600
 
     @property
     def infra_rate(self) -> float:

@@ -77,6 +77,16 @@ class Subject:
     """Jobs of a sweep that have not begun."""
 
     @property
+    def instance_ids(self) -> list[str]:
+        """Of every arm together."""
+        return sorted({key for arm in self.arms for key in arm.verdicts})
+
+    @property
+    def difficulties(self) -> dict[str, str]:
+        """By instance, where the dataset rates it."""
+        return {key: rated for kept in self.runs for key, rated in kept.record.get("difficulties", {}).items()}
+
+    @property
     def owed(self) -> int:
         """Trials without a verdict."""
         return sum(len(arm.ids("infra")) for arm in self.arms)
@@ -119,13 +129,13 @@ def find_runs(folder: Path) -> list[Path]:
     """
     if (folder / "run.json").is_file():
         return [folder]
-    below = sorted(_below(folder, DEPTH), key=lambda path: (path.is_symlink(), _natural(str(path))))
+    below = sorted(_below(folder, DEPTH), key=lambda path: (path.is_symlink(), natural(str(path))))
     found = {
         path.resolve(): path for path in reversed(below)
     }  # a link to another of them (latest) is no run of its own
     if not found:
         raise UserError(f"{folder}: {'none of its runs has begun; try again later' if _jobs(folder) else NO_RUN}")
-    return sorted(found.values(), key=lambda path: _natural(str(path)))
+    return sorted(found.values(), key=lambda path: natural(str(path)))
 
 
 def read_run(folder: Path, seen: Seen | None = None) -> Kept:
@@ -175,7 +185,12 @@ def _read_all(found: Mapping[Path, Sequence[Path]], seen: Seen | None) -> tuple[
     return runs, unread
 
 
-def step_of(name: str) -> tuple[str, int] | None:
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts ``run-9`` before ``run-10``."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
+def checkpoint_of(name: str) -> tuple[str, int] | None:
     """The training run and the step that an arm's name ends with (``grpo-300``); None if it does not."""
     found = re.fullmatch(r"(.*)[-_](\d+)", name.rpartition("/")[2])
     return (found[1], int(found[2])) if found else None
@@ -200,11 +215,6 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
             yield path
         elif depth and not path.name.startswith("."):
             yield from _below(path, depth - 1)
-
-
-def _natural(name: str) -> list[Any]:
-    """Sorts ``run-9`` before ``run-10``."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _of_run(kept: Kept, out: Path | None) -> Subject:
@@ -233,7 +243,7 @@ def _of_sweep(folder: Path, runs: Sequence[Kept], unread: Sequence[str], jobs: i
     if waiting:
         notes.append(f"{waiting} of {jobs} runs have not begun")
     bare = {arm.name for kept in runs for arm in kept.arms if kept.identity.get(f"{ARM}{arm.adapter}") == BARE}
-    arms.sort(key=lambda arm: (arm.name not in bare, step_of(arm.adapter) or (arm.adapter, 0), _natural(arm.name)))
+    arms.sort(key=lambda arm: (arm.name not in bare, checkpoint_of(arm.adapter) or (arm.adapter, 0), natural(arm.name)))
     root = folder.resolve()
     return Subject("sweep", root.name, out or root, runs, arms, _with_first(arms), notes, waiting)
 

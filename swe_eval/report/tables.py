@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,38 +11,34 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from swe_eval.report.clean import clean_lines, looked_lines
-from swe_eval.report.comparison import Best, Comparison, Findings
+from swe_eval.report.clean import clean_lines, flag_lines
+from swe_eval.report.comparison import Best, Comparison, Findings, is_shown
 from swe_eval.report.load import load_line
-from swe_eval.report.results import Arm, Verdict
 from swe_eval.report.rows import Rate, Row
-from swe_eval.statistics import ALPHA, MOST, POWER, Paired, Repeated
+from swe_eval.report.words import interval
+from swe_eval.statistics import MOST, POWER, Paired, Repeated
 
 COUNTS = {
     **{"both": "both", "only_a": "only A", "only_b": "only B", "neither": "neither"},
     **{"a_ahead": "A ahead", "b_ahead": "B ahead", "even": "even"},
 }
 """Headings."""
-SHOWN = 3
-"""Instances that a line names; ``run.json`` has all."""
 
 
 def print_tables(console: Console, findings: Findings) -> None:
     """Print the verdicts per adapter, each comparison, and what it can bear."""
     console.print(_rows_table(findings.rows))
-    for line in chain.from_iterable(map(_beside, findings.rows)):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    say(console, chain.from_iterable(map(_beside, findings.rows)))
     if findings.comparisons:
         console.print(_comparison_table(findings.comparisons))
-    for line in chain(chain.from_iterable(map(below_lines, findings.comparisons)), _best(findings.best)):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    say(console, chain.from_iterable(map(_below, findings.comparisons)))
+    say(console, _best(findings.best))
 
 
 def print_sweep(console: Console, findings: Findings) -> None:
     """Print a line for each arm, against the first, and which is best."""
     console.print(_sweep_table(findings))
-    for line in _best(findings.best):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    say(console, _best(findings.best))
 
 
 def print_owed(console: Console, rows: Sequence[Row]) -> None:
@@ -54,14 +49,18 @@ def print_owed(console: Console, rows: Sequence[Row]) -> None:
 
 def print_proof(console: Console, proof: Mapping[str, Any]) -> None:
     """Print what ``run.json`` has of the proof that the arms are what they are called."""
-    for line in proof_lines(proof) if proof else ():
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    say(console, proof_lines(proof) if proof else ())
 
 
 def print_load(console: Console, load: Mapping[str, Any]) -> None:
     """Print what ``run.json`` has of the server's load."""
-    if load:
-        console.print(f"  {load_line(load)}", highlight=False, markup=False, soft_wrap=True)
+    say(console, [load_line(load)] if load else ())
+
+
+def say(console: Console, lines: Iterable[str]) -> None:
+    """Print what stands below a table: each line whole, whatever the width, so that it can be searched for."""
+    for line in lines:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def rate(row: Row) -> str:
@@ -74,7 +73,7 @@ def rate(row: Row) -> str:
 
 
 def _mean(rate: Rate) -> str:
-    return f"{rate.mean or 0:.1%} [{100 * rate.interval.low:.1f}, {100 * rate.interval.high:.1f}]"
+    return f"{rate.mean or 0:.1%} {interval(rate.interval)}"
 
 
 def _rows_table(rows: Sequence[Row]) -> Table:
@@ -88,29 +87,12 @@ def _rows_table(rows: Sequence[Row]) -> Table:
 def _beside(row: Row) -> Iterator[str]:
     if row.passes:
         yield f"{row.name}: {', '.join(f'{name} {_mean(found)}' for name, found in row.passes.items())}"
-    if exits := _exits(row.verdicts):
-        yield f"{row.name} ended with {exits}"
+    if row.exits:
+        rescued = f" ({row.rescued} unsubmitted patch{'es' * (row.rescued > 1)} rescued)" if row.rescued else ""
+        yield f"{row.name} ended with {', '.join(f'{count} {status}' for status, count in row.exits)}{rescued}"
     for arm in row.arms:
         yield from flag_lines(arm)
     yield from clean_lines(row)
-
-
-def _exits(verdicts: Sequence[Verdict]) -> str:
-    ended = Counter(verdict.exit_status for verdict in verdicts if verdict.exit_status)
-    listed = ", ".join(f"{count} {status}" for status, count in ended.most_common())
-    rescued = sum(verdict.rescued for verdict in verdicts)
-    return listed + (f" ({rescued} unsubmitted patch{'es' * (rescued > 1)} rescued)" if rescued else "")
-
-
-def flag_lines(arm: Arm) -> Iterator[str]:
-    """A line for each kind of flag."""
-    for kind in sorted({kind for verdict in arm.verdicts.values() for kind in verdict.suspicious}):
-        ids = sorted(key for key, verdict in arm.verdicts.items() if kind in verdict.suspicious)
-        resolved = sum(arm.verdicts[key].outcome == "resolved" for key in ids)
-        patches = f"{len(ids)} patch{'es touch' if len(ids) > 1 else ' touches'} {kind}"
-        shown = f"{', '.join(ids[:SHOWN])}{', ...' * (len(ids) > SHOWN)}"
-        yield f"{arm.name}: {patches} ({resolved} resolved): {shown}"
-    yield from looked_lines(arm)
 
 
 def proof_lines(proof: Mapping[str, Any]) -> Iterator[str]:
@@ -149,9 +131,7 @@ def _sweep_table(findings: Findings) -> Table:
         found = compared.get(row.name)
         ps = [_p(found, found.paired.p_value), _p(found, found.p_holm)] if found else ["", ""]
         figures = [_headline(found) if found else "", *ps] if against else []
-        tokens = sum(verdict.prompt_tokens + verdict.completion_tokens for verdict in row.verdicts)
-        hours = sum(verdict.seconds for verdict in row.verdicts) / 3600
-        ours = [str(row.count("infra")), f"{tokens / 1e6:.1f}", f"{hours:.1f}"]
+        ours = [str(row.count("infra")), f"{row.megatokens:.1f}", f"{row.hours:.1f}"]
         table.add_row(escape(row.name), escape(_mean(row.rate)), *map(escape, figures), *ours)
     return table
 
@@ -169,7 +149,7 @@ def _p(comparison: Comparison, value: float) -> str:
     return "-" if comparison.is_refused else f"{value:.3g}"
 
 
-def below_lines(comparison: Comparison) -> Iterator[str]:
+def _below(comparison: Comparison) -> Iterator[str]:
     """What a comparison can bear."""
     found, name = comparison.paired, f"{comparison.a} vs {comparison.b}"
     if comparison.is_refused:
@@ -190,13 +170,12 @@ def below_lines(comparison: Comparison) -> Iterator[str]:
 
 def _what_it_takes(found: Paired | Repeated) -> str | None:
     """To have shown what was seen; None if the run has shown it, or could have."""
-    seen = abs(found.difference)
-    if not seen or found.p_value <= ALPHA or (found.detectable is not None and found.detectable <= seen):
+    if is_shown(found):
         return None
-    instances = found.needed(seen)
+    instances = found.needed(found.difference)
     if isinstance(found, Paired):
         return f"{instances or f'over {MOST}'} such instances"
-    samples = found.samples_needed(seen) or 0
+    samples = found.samples_needed(found.difference) or 0
     more = f", or {samples} samples of each of these" if samples > max(found.samples) else ""
     return f"{instances} such instances{more}" if instances else None
 

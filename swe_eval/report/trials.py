@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from sys import intern
 from typing import Any
 
@@ -25,7 +24,7 @@ CONCLUDED = "concluded"
 
 def write_trials(run: RunDir, arms: Iterable[Arm]) -> None:
     """Write the table."""
-    write_text(trials_jsonl(run), "".join(json.dumps(row) + "\n" for row in _rows(arms)))
+    write_text(run.trials_jsonl, "".join(json.dumps(row) + "\n" for row in _rows(arms)))
 
 
 def read_trials(run: RunDir, record: Mapping[str, Any], trials: Sequence[Trial]) -> list[Arm] | None:
@@ -40,7 +39,7 @@ def read_trials(run: RunDir, record: Mapping[str, Any], trials: Sequence[Trial])
     if record.get(CONCLUDED) != len(record.get("invocations", [])):
         return None
     try:
-        verdicts = dict(map(_verdict, trials_jsonl(run).read_text().splitlines()))
+        verdicts = dict(map(_verdict, run.trials_jsonl.read_text().splitlines()))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     arms: dict[str, Arm] = {}
@@ -49,11 +48,6 @@ def read_trials(run: RunDir, record: Mapping[str, Any], trials: Sequence[Trial])
             return None
         arms.setdefault(trial.arm, Arm(trial.arm, trial.adapter)).verdicts[trial.instance_id] = verdict
     return list(arms.values())
-
-
-def trials_jsonl(run: RunDir) -> Path:
-    """Where the table is."""
-    return run.comparison.with_name("trials.jsonl")
 
 
 def _rows(arms: Iterable[Arm]) -> Iterator[dict[str, Any]]:

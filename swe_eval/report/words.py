@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from swe_eval.report.comparison import Best, Comparison, Findings
+from swe_eval.report.comparison import Best, Comparison, Findings, is_shown
 from swe_eval.report.rows import Rate, Row
-from swe_eval.statistics import ALPHA, MOST, Paired, Repeated
+from swe_eval.statistics import ALPHA, MOST, Interval, Paired, Repeated
 
 LUCK = 0.2
 """A p-value over this is no hint of a difference."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Answer:
     """The answer, and what it rests on."""
 
     headline: str
@@ -24,14 +24,14 @@ class Verdict:
     """``better``, ``worse``, or ``open``: of the last arm against the first."""
 
 
-def verdict(findings: Findings) -> Verdict:
+def answer(findings: Findings) -> Answer:
     """Which arm is better, and how sure that is."""
     if not findings.comparisons:
-        return Verdict(_alone(findings.rows), list(_missing(findings.rows)))
+        return Answer(_alone(findings.rows), list(_missing(findings.rows)))
     if len(findings.comparisons) > 1:
         return _of_many(findings)
     [comparison] = findings.comparisons
-    return Verdict(_headline(comparison), list(_sentences(comparison, findings.rows)), _tone(comparison))
+    return Answer(_headline(comparison), list(_sentences(comparison, findings.rows)), _tone(comparison))
 
 
 def points(difference: float) -> str:
@@ -42,6 +42,11 @@ def points(difference: float) -> str:
 def percent(rate: Rate) -> str:
     """``28.2%``, and ``-`` where nothing is scored."""
     return "-" if rate.mean is None else f"{rate.mean:.1%}"
+
+
+def interval(found: Interval) -> str:
+    """Of a rate, in per cent: ``[24.4, 32.3]``."""
+    return f"[{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def chance(p: float) -> str:
@@ -124,8 +129,8 @@ def _how_sure(found: Paired | Repeated) -> Iterator[str]:
         f"If both were equally good, luck alone would set them at least this far apart {chance(found.p_value)} "
         f"({kind} = {found.p_value:.3g}), {said}: the line is at once in {round(1 / ALPHA)}."
     )
-    interval = span(found.interval.low, found.interval.high)
-    yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) between {interval}."
+    likely = span(found.interval.low, found.interval.high)
+    yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) between {likely}."
     if found.p_value > ALPHA and not found.interval.low <= 0 <= found.interval.high:
         yield "That interval leaves 0 out, but on so few tasks the test is the stricter of the two, and decides."
 
@@ -138,9 +143,8 @@ def _power(found: Paired | Repeated) -> Iterator[str]:
     else:
         least = f"{100 * found.detectable:.1f} points"
         yield f"A run like this one notices a true difference of {least} or more four times in five; smaller ones less."
-    seen = abs(found.difference)
-    if seen and found.p_value > ALPHA and not (found.detectable and found.detectable <= seen):
-        takes = found.needed(seen) or f"over {MOST:,}"
+    if not is_shown(found):
+        takes = found.needed(found.difference) or f"over {MOST:,}"
         yield f"If the true difference is the one seen, about {takes} such tasks are needed to notice it that often."
 
 
@@ -149,7 +153,7 @@ def _fragile(comparison: Comparison) -> Iterator[str]:
         yield f"It hangs on one repository: without {turned[0]} the other arm is ahead."
 
 
-def _of_many(findings: Findings) -> Verdict:
+def _of_many(findings: Findings) -> Answer:
     judged = [comparison for comparison in findings.comparisons if not comparison.is_refused and comparison.paired.n]
     tones = Counter(map(_tone, judged))
     kinds = {"better": "more", "worse": "fewer"}
@@ -163,7 +167,7 @@ def _of_many(findings: Findings) -> Verdict:
     else:
         headline = f"None of {of} arms is shown to differ from {reference}."
     tone = "better" if tones["better"] and not tones["worse"] else "open"
-    return Verdict(headline, list(_many_sentences(findings, judged)), tone)
+    return Answer(headline, list(_many_sentences(findings, judged)), tone)
 
 
 def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterator[str]:
@@ -200,8 +204,7 @@ def _missing(rows: Sequence[Row]) -> Iterator[str]:
 
 def rate_of(rate: Rate) -> str:
     """``28.2% [24.4, 32.3] of 500 tasks``."""
-    interval = f"[{100 * rate.interval.low:.1f}, {100 * rate.interval.high:.1f}]"
-    return f"{percent(rate)} {interval} of {_tasks(rate.n)}"
+    return f"{percent(rate)} {interval(rate.interval)} of {_tasks(rate.n)}"
 
 
 def _tasks(n: int) -> str:

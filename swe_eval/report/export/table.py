@@ -54,7 +54,7 @@ COLUMNS = (
 )
 
 
-def rows_of(runs: Iterable[Kept]) -> Iterator[dict[str, Any]]:
+def _rows(runs: Iterable[Kept]) -> Iterator[dict[str, Any]]:
     """A row per trial of each run, in the order of the run's plan."""
     for kept in runs:
         verdicts = {arm.name: arm.verdicts for arm in kept.arms}
@@ -67,7 +67,7 @@ def write_csv(runs: Iterable[Kept], folder: Path) -> Path:
     text = io.StringIO()
     writer = csv.DictWriter(text, [column.name for column in COLUMNS], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows_of(runs))
+    writer.writerows(_rows(runs))
     write_text(folder / CSV, text.getvalue())
     return folder / CSV
 
@@ -78,7 +78,7 @@ def write_parquet(runs: Iterable[Kept], folder: Path) -> Path:
     import pyarrow.parquet as pq
 
     fields = [pa.field(each.name, each.type, metadata={"meaning": each.meaning}) for each in COLUMNS]
-    table = pa.Table.from_pylist(list(rows_of(runs)), schema=pa.schema(fields))
+    table = pa.Table.from_pylist(list(_rows(runs)), schema=pa.schema(fields))
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{PARQUET}{PART}"
     pq.write_table(table, part)

@@ -12,7 +12,7 @@ from swe_eval.report.page import svg
 from swe_eval.report.page.svg import Axis, Series
 from swe_eval.report.rows import Row
 from swe_eval.report.runs import BARE, Kept, Subject
-from swe_eval.report.words import percent, points
+from swe_eval.report.words import interval, percent, points
 from swe_eval.run_dir import ARM
 from swe_eval.statistics import POWER, Interval, Paired, power
 
@@ -64,14 +64,13 @@ def difference_lines(comparisons: Sequence[Comparison]) -> tuple[list[Line], Mar
 
 def _difference_line(comparison: Comparison, axis: Axis, is_family: bool) -> Line:
     found = comparison.paired
-    interval = f"[{points(found.interval.low)}, {points(found.interval.high)}]"
     adjusted = f", Holm p {comparison.p_holm:.3g}" if is_family else ""
     return Line(
         f"{comparison.b} \N{MINUS SIGN} {comparison.a}",
         f"{found.n:,} tasks in common",
         svg.whisker(axis, 100 * found.difference, in_percent(found.interval), "b", zero=True),
         points(found.difference),
-        [interval, f"p {found.p_value:.3g}{adjusted}"],
+        [f"[{points(found.interval.low)}, {points(found.interval.high)}]", f"p {found.p_value:.3g}{adjusted}"],
     )
 
 
@@ -95,10 +94,8 @@ def _has(kept: Kept, row: Row) -> bool:
 
 
 def _aside(row: Row) -> str:
-    interval = f"[{100 * row.rate.interval.low:.1f}, {100 * row.rate.interval.high:.1f}]"
-    if len(row.arms) > 1:
-        return f"{row.rate.n:,} tasks x {len(row.arms)} {interval}"
-    return f"{row.count('resolved'):,}/{row.rate.n:,} {interval}"
+    of = f"{row.rate.n:,} tasks x {len(row.arms)}" if len(row.arms) > 1 else f"{row.count('resolved'):,}/{row.rate.n:,}"
+    return f"{of} {interval(row.rate.interval)}"
 
 
 def in_percent(interval: Interval) -> Interval:

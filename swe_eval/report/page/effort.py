@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
@@ -13,7 +12,7 @@ from markupsafe import Markup
 from swe_eval.report.load import load_line, read_load
 from swe_eval.report.page import svg
 from swe_eval.report.page.svg import Axis, Series
-from swe_eval.report.results import Verdict
+from swe_eval.report.results import Verdict, prefix_hit_rate
 from swe_eval.report.rows import Row
 from swe_eval.report.runs import Kept, Subject
 
@@ -33,11 +32,9 @@ MEANING = {
 class Ended:
     """How the trials of an arm ended."""
 
-    name: str
+    row: Row
     counts: Mapping[str, int]
     bar: Markup
-    exits: Sequence[tuple[str, int]]
-    rescued: int
 
 
 def ended(rows: Iterable[Row]) -> list[Ended]:
@@ -46,18 +43,15 @@ def ended(rows: Iterable[Row]) -> list[Ended]:
 
 
 def _ended(row: Row) -> Ended:
-    verdicts = row.verdicts
     counts = {outcome: row.count(outcome) for outcome in OUTCOMES}
-    exits = Counter(verdict.exit_status for verdict in verdicts if verdict.exit_status).most_common()
-    rescued = sum(verdict.rescued for verdict in verdicts)
-    return Ended(row.name, counts, svg.stacked(list(counts.items())), exits, rescued)
+    return Ended(row, counts, svg.stacked(list(counts.items())))
 
 
 def ending_sentences(rows: Sequence[Row]) -> Iterator[str]:
     """Where two arms end differently: the exit status whose share differs most."""
     if len(rows) != 2 or not all(row.verdicts for row in rows):
         return
-    a, b = ({status: count / len(row.verdicts) for status, count in _ended(row).exits} for row in rows)
+    a, b = ({status: count / len(row.verdicts) for status, count in row.exits} for row in rows)
     apart = {status: b.get(status, 0) - a.get(status, 0) for status in sorted({*a, *b})}
     if not apart or abs(apart[status := max(apart, key=lambda status: abs(apart[status]))]) < 0.1:
         return
@@ -91,13 +85,11 @@ def effort(rows: Iterable[Row]) -> tuple[list[Effort], Axis] | None:
 
 
 def _effort(name: str, verdicts: Sequence[Verdict], axis: Axis) -> Effort:
-    told = [verdict for verdict in verdicts if verdict.cached_tokens is not None]
-    of = sum(verdict.prompt_tokens for verdict in told)
-    seconds = [verdict.seconds for verdict in verdicts]
+    cached, seconds = prefix_hit_rate(verdicts), [verdict.seconds for verdict in verdicts]
     cells = [
         f"{median(verdict.turns for verdict in verdicts):g}",
         f"{median(verdict.prompt_tokens for verdict in verdicts):,.0f}",
-        f"{sum(verdict.cached_tokens or 0 for verdict in told) / of:.0%}" if of else "-",
+        "-" if cached is None else f"{cached:.0%}",
         f"{median(verdict.completion_tokens for verdict in verdicts):,.0f}",
         f"{median(seconds):,.1f}",
         f"{quantiles(seconds, n=10)[-1]:,.1f}" if len(seconds) > 1 else "-",

@@ -50,8 +50,7 @@ def flips(subject: Subject, findings: Findings) -> list[Flips]:
         named = [each for each in told if each.b == best]
         told = named or [max(told, key=lambda each: each.paired.difference)]
     rows = {row.name: row for row in findings.rows}
-    difficulties = {key: value for kept in subject.runs for key, value in kept.record.get("difficulties", {}).items()}
-    return [_flips(each, rows[each.a], rows[each.b], difficulties) for each in told]
+    return [_flips(each, rows[each.a], rows[each.b], subject.difficulties) for each in told]
 
 
 def _flips(comparison: Comparison, a: Row, b: Row, difficulties: Mapping[str, str]) -> Flips:

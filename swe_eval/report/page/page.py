@@ -11,20 +11,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from swe_eval import __version__
-from swe_eval.report import words
-from swe_eval.report.clean import clean_lines
+from swe_eval.report import trajectories, words
+from swe_eval.report.clean import clean_lines, flag_lines
 from swe_eval.report.comparison import Comparison, Findings
-from swe_eval.report.integrity.contamination import contamination
+from swe_eval.report.integrity import contamination
 from swe_eval.report.page import arms, card, effort, flips, sweep, tasks
 from swe_eval.report.results import flags_by_instance
 from swe_eval.report.runs import Subject
-from swe_eval.report.tables import flag_lines, proof_lines
+from swe_eval.report.tables import proof_lines
 from swe_eval.run_dir import now, write_text
 from swe_eval.scheduling.order import DIFFICULTIES
-from swe_eval.statistics import Interval
 
-TRAJECTORIES = "trajectories.html"
-"""Beside the page of a run, where it is there: each instance's rollouts side by side, at ``#<instance_id>``."""
 MANY = 12
 """Arms whose tables are folded."""
 
@@ -57,7 +54,7 @@ def environment() -> Environment:
         "percent": words.percent,
         "points": words.points,
         "rate_of": words.rate_of,
-        "interval": _interval,
+        "interval": words.interval,
         "signs": tasks.SIGNS,
         "outcomes": effort.OUTCOMES,
         "effort_columns": effort.EFFORT,
@@ -76,7 +73,7 @@ def content_of(subject: Subject, findings: Findings) -> dict[str, Any]:
         "findings": findings,
         "made": now(),
         "trials": sum(len(row.verdicts) for row in rows),
-        "verdict": words.verdict(findings),
+        "answer": words.answer(findings),
         "facts": list(_facts(subject, findings)),
         "between": list(_between(subject, findings)),
         "arms": None if is_sweep else arms.arm_lines(subject, rows),
@@ -108,7 +105,7 @@ def _table(subject: Subject, findings: Findings, flags: Mapping[str, list[str]])
     a, b = names[0], names[1] if len(names) == 2 else ""
     there = {each.kind for each in told} | ({"flagged"} if flags else set())
     kinds = {**tasks.KINDS, "flagged": "with a flag"}
-    has_page = subject.kind == "run" and (subject.folder / TRAJECTORIES).is_file()
+    has_page = subject.kind == "run" and (subject.folder / trajectories.PAGE).is_file()
     return {
         "instances": told,
         "columns": names if len(names) <= tasks.FEW else [],
@@ -116,16 +113,15 @@ def _table(subject: Subject, findings: Findings, flags: Mapping[str, list[str]])
         "rated": any(each.difficulty for each in told),
         "ranks": {name: rank for rank, name in enumerate([*DIFFICULTIES, ""])},
         "flagged": bool(flags),
-        "trajectories": TRAJECTORIES if has_page else None,
+        "trajectories": trajectories.PAGE if has_page else None,
     }
 
 
 def _facts(subject: Subject, findings: Findings) -> Iterator[tuple[str, str]]:
     identity = subject.runs[0].identity
-    tasks = len({key for row in findings.rows for arm in row.arms for key in arm.verdicts})
     if "model.base_model" in identity:
         yield "Base model", str(identity["model.base_model"]).rpartition("/")[2]
-    yield "Benchmark", f"{identity.get('benchmark.name', '-')}, {tasks:,} tasks"
+    yield "Benchmark", f"{identity.get('benchmark.name', '-')}, {len(subject.instance_ids):,} tasks"
     if len(findings.rows) > 2:
         yield "Arms", str(len(findings.rows))
     if (samples := identity.get("agent.samples", 1)) > 1:
@@ -191,10 +187,6 @@ def _contents(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if found["effort"] or found["servers"]:
         yield "effort", "Effort"
     yield from (("trust", "Trust"), ("instances", "Every task"), ("again", "Reproduction"))
-
-
-def _interval(interval: Interval) -> str:
-    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def _file(name: str) -> Markup:

@@ -16,6 +16,8 @@ from markupsafe import Markup, escape
 from swe_eval.statistics import Interval
 
 Point = tuple[float, float]
+BINS = 24
+"""Of a histogram."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,12 @@ class Axis:
     ticks: Sequence[float]
 
     @classmethod
-    def over(cls, values: Iterable[float], about: int = 5) -> Axis:
+    def over(cls, values: Iterable[float]) -> Axis:
         """Round ends that hold all the values."""
         kept = list(values)
         low, high = min(kept, default=0.0), max(kept, default=1.0)
         high = high if high > low else low + 1
-        step = _round((high - low) / about)
+        step = _round((high - low) / 5)
         first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
         ticks = [round(step * number, 10) for number in range(first, last + 1)]
         return cls(ticks[0], ticks[-1], ticks)
@@ -81,12 +83,12 @@ def balance(lost: int, gained: int, most: int) -> Markup:
     )
 
 
-def histogram(values: Sequence[float], axis: Axis, bins: int = 24) -> Markup:
+def histogram(values: Sequence[float], axis: Axis) -> Markup:
     """How often which value; the highest bin fills the height."""
-    counts = [0] * bins
+    counts = [0] * BINS
     for value in values:
-        counts[min(int(axis.at(value) / 100 * bins), bins - 1)] += 1
-    top, width = max(counts) or 1, 100 / bins
+        counts[min(int(axis.at(value) / 100 * BINS), BINS - 1)] += 1
+    top, width = max(counts) or 1, 100 / BINS
     drawn = [
         f'<rect x="{index * width:.2f}%" y="{100 - 100 * count / top:.1f}%" width="{width * 0.86:.2f}%" '
         f'height="{100 * count / top:.1f}%"/>'

@@ -27,10 +27,6 @@ class Swept:
     row: Row
     comparison: Comparison | None
     drawing: Markup
-    tokens: float
-    """Millions, read and written."""
-    hours: float
-    """Of all rollouts together."""
     is_best: bool
 
     @property
@@ -48,10 +44,8 @@ def sweep_table(findings: Findings) -> list[Swept]:
 
 
 def _swept(row: Row, comparison: Comparison | None, axis: Axis, is_best: bool) -> Swept:
-    verdicts = row.verdicts
-    tokens = sum(verdict.prompt_tokens + verdict.completion_tokens for verdict in verdicts) / 1e6
     drawing = svg.whisker(axis, 100 * (row.rate.mean or 0), in_percent(row.rate.interval), "b" if comparison else "a")
-    return Swept(row, comparison, drawing, tokens, sum(verdict.seconds for verdict in verdicts) / 3600, is_best)
+    return Swept(row, comparison, drawing, is_best)
 
 
 def sweep_curve(findings: Findings) -> tuple[Markup, list[tuple[str, str]]] | None:

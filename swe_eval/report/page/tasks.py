@@ -50,9 +50,8 @@ class Told:
 
 def instances(subject: Subject, findings: Findings, flags: Mapping[str, Sequence[str]]) -> list[Told]:
     """Every instance, the ones that tell the arms apart first."""
-    difficulties = {key: value for kept in subject.runs for key, value in kept.record.get("difficulties", {}).items()}
-    ids = sorted({key for row in findings.rows for arm in row.arms for key in arm.verdicts})
-    told = [_told(key, findings.rows, difficulties.get(key, ""), flags.get(key, ())) for key in ids]
+    rated = subject.difficulties
+    told = [_told(key, findings.rows, rated.get(key, ""), flags.get(key, ())) for key in subject.instance_ids]
     order = [*KINDS]
     return sorted(told, key=lambda each: order.index(each.kind))
 

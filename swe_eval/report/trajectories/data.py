@@ -5,13 +5,13 @@ Whatever is long is cut in its middle; the raw files are a link away.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from swe_eval.report.integrity import MEANING, contamination
 from swe_eval.report.results import DAMAGED, Arm, Verdict
+from swe_eval.report.runs import natural
 from swe_eval.report.turns import Turn, turns_of
 from swe_eval.run_dir import RunDir, Trial, read_json
 
@@ -43,7 +43,7 @@ class Shown:
 
     @property
     def instance_ids(self) -> list[str]:
-        return sorted({trial.instance_id for trial in self.trials}, key=_natural)
+        return sorted({trial.instance_id for trial in self.trials}, key=natural)
 
     @property
     def pair(self) -> list[str]:
@@ -124,17 +124,8 @@ def _trial(run: RunDir, trial: Trial, trajectory: Mapping[str, Any], verdict: Ve
 
 
 def _turn(turn: Turn) -> dict[str, Any]:
-    actions = [
-        {
-            "command": cut(each.command),
-            "output": cut(each.output),
-            "returncode": each.returncode,
-            "problem": each.problem,
-        }
-        for each in turn.actions
-    ]
-    texts = {"thought": cut(turn.thought), "refused": cut(turn.refused)}
-    return asdict(turn) | texts | {"actions": actions}
+    actions = [replace(each, command=cut(each.command), output=cut(each.output)) for each in turn.actions]
+    return asdict(replace(turn, thought=cut(turn.thought), refused=cut(turn.refused), actions=actions))
 
 
 def _tests(status: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, dict[str, Any]]:
@@ -159,8 +150,3 @@ def _task(trajectories: Iterable[Mapping[str, Any]]) -> str:
     """What an agent was told, where the dataset is not at hand."""
     said = (message for trajectory in trajectories for message in trajectory.get("messages", [])[1:2])
     return next((str(message.get("content") or "") for message in said), "")
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts ``x-9`` before ``x-10``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

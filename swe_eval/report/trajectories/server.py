@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
-from threading import Lock
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from swe_eval.errors import UserError
-from swe_eval.report.results import Arm, Verdict, collect
+from swe_eval.report.results import Arm, Seen, collect, last_changed
+from swe_eval.report.trajectories import PAGE
 from swe_eval.report.trajectories.data import Shown, index_of, instance_of
-from swe_eval.report.trajectories.write import DATA, INDEX, PAGE, page, script
+from swe_eval.report.trajectories.write import DATA, INDEX, page, script
 from swe_eval.run_dir import Trial
 
 HOST = "127.0.0.1"
@@ -24,37 +24,24 @@ class Live:
     """What the page asks for, of a run that may still be at work: a trial is read again when its files change."""
 
     def __init__(self, shown: Shown, known: Iterable[Arm]) -> None:
-        self._shown = shown
-        self._lock = Lock()
-        verdicts = {arm.name: arm.verdicts for arm in known}
-        self._kept = {
-            trial: (self._stamp(trial), verdicts[trial.arm][trial.instance_id])
+        self._shown, run = shown, shown.run
+        verdicts = {(arm.name, key): verdict for arm in known for key, verdict in arm.verdicts.items()}
+        self._seen: Seen = {
+            run.report(trial): (last_changed(run, trial), verdicts[trial.arm, trial.instance_id])
             for trial in shown.trials
-            if trial.instance_id in verdicts.get(trial.arm, {})
+            if (trial.arm, trial.instance_id) in verdicts
         }
 
     def data(self, name: str) -> str | None:
         """The data file of this name; None if there is no such."""
         if name == INDEX:
-            arms = [Arm(t.arm, t.adapter, {t.instance_id: self._verdict(t)}) for t in self._shown.trials]
-            return script(INDEX, index_of(self._shown, arms))
-        trials = [trial for trial in self._shown.trials if trial.instance_id == name]
-        verdicts = {trial.arm: self._verdict(trial) for trial in trials}
-        return script("instance", instance_of(self._shown, name, verdicts)) if trials else None
+            return script(INDEX, index_of(self._shown, self._arms(self._shown.trials)))
+        arms = self._arms([trial for trial in self._shown.trials if trial.instance_id == name])
+        verdicts = {arm.name: arm.verdicts[name] for arm in arms}
+        return script("instance", instance_of(self._shown, name, verdicts)) if arms else None
 
-    def _verdict(self, trial: Trial) -> Verdict:
-        stamp = self._stamp(trial)
-        with self._lock:
-            if trial not in self._kept or self._kept[trial][0] != stamp:
-                [arm] = collect(self._shown.run, [trial])
-                self._kept[trial] = (stamp, arm.verdicts[trial.instance_id])
-            return self._kept[trial][1]
-
-    def _stamp(self, trial: Trial) -> list[int]:
-        """When its files were changed last."""
-        run = self._shown.run
-        files = (run.trajectory(trial), run.prediction(trial), run.report(trial))
-        return [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
+    def _arms(self, trials: Sequence[Trial]) -> list[Arm]:
+        return collect(self._shown.run, trials, self._seen)
 
 
 def make_server(shown: Shown, known: Iterable[Arm] = (), port: int = 0) -> ThreadingHTTPServer:

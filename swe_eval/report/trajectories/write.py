@@ -14,11 +14,13 @@ from pydantic import ValidationError
 from swe_eval.benchmark import instances
 from swe_eval.errors import UserError
 from swe_eval.report.results import Arm
+from swe_eval.report.runs import Kept
+from swe_eval.report.trajectories import PAGE
 from swe_eval.report.trajectories.data import Shown, index_of, instance_of
-from swe_eval.run_dir import RunDir, Trial, write_text
+from swe_eval.run_dir import write_text
 from swe_eval.settings import BenchmarkSettings
 
-PAGE, DATA, INDEX = "trajectories.html", "trajectories.data", "index"
+DATA, INDEX = "trajectories.data", "index"
 PARTS = ("common", "data", "list", "instance", "turns", "keys")
 """Of the page's script, in the order in which they run."""
 _PAGE = Path(__file__).parent / "page"
@@ -50,15 +52,15 @@ def page() -> str:
     return html.replace("/*css*/", style).replace("/*js*/", scripts)
 
 
-def shown_of(run: RunDir, trials: Sequence[Trial], comparisons: Sequence[tuple[str, str]]) -> Shown:
+def shown_of(kept: Kept) -> Shown:
     """A run with its dataset's rows; without them where the dataset cannot be loaded, which the page then says."""
     try:
-        settings = BenchmarkSettings.model_validate(yaml.safe_load(run.config_yaml.read_text())["benchmark"])
+        settings = BenchmarkSettings.model_validate(yaml.safe_load(kept.run.config_yaml.read_text())["benchmark"])
         rows = {each.instance_id: each.row for each in instances.load(settings).instances}
     except (OSError, KeyError, TypeError, yaml.YAMLError, ValidationError, UserError) as error:
         note = f"Reference patches and issues are not shown: the dataset could not be loaded ({_first_line(error)})."
-        return Shown(run, trials, comparisons, notes=[note])
-    return Shown(run, trials, comparisons, rows)
+        return Shown(kept.run, kept.trials, kept.comparisons, notes=[note])
+    return Shown(kept.run, kept.trials, kept.comparisons, rows)
 
 
 def _first_line(error: Exception) -> str:
