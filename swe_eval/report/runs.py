@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -129,13 +129,16 @@ def find_runs(folder: Path) -> list[Path]:
     """
     if (folder / "run.json").is_file():
         return [folder]
-    below = sorted(_below(folder, DEPTH), key=lambda path: (path.is_symlink(), natural(str(path))))
-    found = {
-        path.resolve(): path for path in reversed(below)
-    }  # a link to another of them (latest) is no run of its own
+    found = _distinct(_below(folder, DEPTH))
     if not found:
         raise UserError(f"{folder}: {'none of its runs has begun; try again later' if _jobs(folder) else NO_RUN}")
-    return sorted(found.values(), key=lambda path: natural(str(path)))
+    return sorted(found, key=lambda path: natural(str(path)))
+
+
+def _distinct(paths: Iterable[Path]) -> Collection[Path]:
+    """Each directory once: a link to another one (``latest``) is no run of its own."""
+    links_first = sorted(paths, key=lambda path: (not path.is_symlink(), str(path)))
+    return {path.resolve(): path for path in links_first}.values()
 
 
 def read_run(folder: Path, seen: Seen | None = None) -> Kept:

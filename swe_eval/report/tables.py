@@ -15,8 +15,8 @@ from swe_eval.report.clean import clean_lines, flag_lines
 from swe_eval.report.comparison import Best, Comparison, Findings, is_shown
 from swe_eval.report.load import load_line
 from swe_eval.report.rows import Rate, Row
-from swe_eval.report.words import interval
-from swe_eval.statistics import MOST, POWER, Paired, Repeated
+from swe_eval.report.words import instances_needed, interval
+from swe_eval.statistics import POWER, Paired, Repeated
 
 COUNTS = {
     **{"both": "both", "only_a": "only A", "only_b": "only B", "neither": "neither"},
@@ -172,12 +172,12 @@ def _what_it_takes(found: Paired | Repeated) -> str | None:
     """To have shown what was seen; None if the run has shown it, or could have."""
     if is_shown(found):
         return None
-    instances = found.needed(found.difference)
-    if isinstance(found, Paired):
-        return f"{instances or f'over {MOST}'} such instances"
-    samples = found.samples_needed(found.difference) or 0
-    more = f", or {samples} samples of each of these" if samples > max(found.samples) else ""
-    return f"{instances} such instances{more}" if instances else None
+    if not (instances := instances_needed(found)):
+        return None
+    more = ""
+    if isinstance(found, Repeated) and (samples := found.samples_needed(found.difference) or 0) > max(found.samples):
+        more = f", or {samples} samples of each of these"
+    return f"{instances} such instances{more}"
 
 
 def _best(best: Best | None) -> Iterator[str]:

@@ -49,6 +49,11 @@ def interval(found: Interval) -> str:
     return f"[{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
+def instances_needed(found: Paired | Repeated) -> str | None:
+    """To notice a difference like the one seen four times in five; None where there is too little to tell."""
+    return str(found.needed(found.difference) or (f"over {MOST:,}" if isinstance(found, Paired) else "")) or None
+
+
 def chance(p: float) -> str:
     """How often luck alone does as much."""
     if p < 1e-4:
@@ -127,7 +132,7 @@ def _how_sure(found: Paired | Repeated) -> Iterator[str]:
     said = "which is rare enough to believe it" if found.p_value <= ALPHA else "which is too often to believe it"
     yield (
         f"If both were equally good, luck alone would set them at least this far apart {chance(found.p_value)} "
-        f"({kind} = {found.p_value:.3g}), {said}: the line is at once in {round(1 / ALPHA)}."
+        f"({kind} = {found.p_value:.3g}), {said}: the limit is once in {round(1 / ALPHA)}."
     )
     likely = span(found.interval.low, found.interval.high)
     yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) between {likely}."
@@ -143,8 +148,7 @@ def _power(found: Paired | Repeated) -> Iterator[str]:
     else:
         least = f"{100 * found.detectable:.1f} points"
         yield f"A run like this one notices a true difference of {least} or more four times in five; smaller ones less."
-    if not is_shown(found):
-        takes = found.needed(found.difference) or f"over {MOST:,}"
+    if not is_shown(found) and (takes := instances_needed(found)):
         yield f"If the true difference is the one seen, about {takes} such tasks are needed to notice it that often."
 
 
