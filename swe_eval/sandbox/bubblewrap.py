@@ -13,7 +13,7 @@ import secrets
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from swe_eval.cache import cache_dir
 from swe_eval.errors import SandboxError
 from swe_eval.sandbox import owner
 from swe_eval.sandbox.docker import CAPABILITIES
-from swe_eval.sandbox.images import Images
+from swe_eval.sandbox.images import FromImages, Images
 from swe_eval.sandbox.keeper import Keeper
 from swe_eval.sandbox.node import TOOLS, overlay_that_works
 from swe_eval.sandbox.removal import IN_USERNS, remove_tree
@@ -73,7 +73,7 @@ class BubblewrapSandbox(ShellSandbox):
             os.kill(self.pid_1, signal.SIGUSR1)
 
 
-class BubblewrapSandboxes:
+class BubblewrapSandboxes(FromImages):
     """See ``Sandboxes``."""
 
     kind = "bubblewrap"
@@ -97,23 +97,6 @@ class BubblewrapSandboxes:
             assert record
             with self._started(record, purpose) as sandbox:
                 yield sandbox
-
-    @property
-    def digests(self) -> Mapping[str, str]:
-        """See ``Sandboxes.digests``."""
-        return self.images.digests
-
-    def plan(self, instances: Sequence[Instance]) -> str:
-        """See ``Sandboxes.plan``."""
-        return str(self.images.plan(instances))
-
-    @contextmanager
-    def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> Iterator[None]:
-        """See ``Sandboxes.expecting``."""
-        if (planned := self.images.plan(instances)).missing:
-            say(str(planned))
-        with self.images.expecting(instances):
-            yield
 
     def check(self) -> None:
         """There is no engine."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from swe_eval.benchmark.instances import Instance
@@ -12,7 +12,7 @@ from swe_eval.errors import SandboxError, UserError
 from swe_eval.sandbox import owner
 from swe_eval.sandbox.capture import capture
 from swe_eval.sandbox.engine import EngineLibrary, last_line
-from swe_eval.sandbox.images import Images
+from swe_eval.sandbox.images import FromImages, Images
 from swe_eval.sandbox.sandbox import Completed, Purpose
 from swe_eval.sandbox.shell import PID_1, WORKDIR, ShellSandbox
 from swe_eval.settings import EngineSandbox as EngineSettings
@@ -43,7 +43,7 @@ class DockerSandbox(ShellSandbox):
             raise SandboxError(f"the container died, or its engine: {last_line(done)}")
 
 
-class DockerSandboxes:
+class DockerSandboxes(FromImages):
     """See ``Sandboxes``."""
 
     kind = "docker"
@@ -75,23 +75,6 @@ class DockerSandboxes:
                 yield sandbox
             finally:
                 sandbox.close()
-
-    @property
-    def digests(self) -> Mapping[str, str]:
-        """See ``Sandboxes.digests``."""
-        return self.images.digests
-
-    def plan(self, instances: Sequence[Instance]) -> str:
-        """See ``Sandboxes.plan``."""
-        return str(self.images.plan(instances))
-
-    @contextmanager
-    def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> Iterator[None]:
-        """See ``Sandboxes.expecting``."""
-        if (planned := self.images.plan(instances)).missing:
-            say(str(planned))
-        with self.images.expecting(instances):
-            yield
 
     def check(self) -> None:
         """See ``Sandboxes.check``: an engine that is restarted is waited for, or each trial that is owed would fail."""

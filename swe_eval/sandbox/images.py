@@ -2,7 +2,7 @@
 
 500 of SWE-bench Verified's are hundreds of gigabytes, and the hub gives a hundred pulls per six hours to those it does
 not know: so a missing image is waited for, and what a run no longer needs makes room for what it does. Where they are
-kept is a seam: an engine's (``docker.py``), or our own store's (``store.py``).
+kept is a seam: an engine's (``engine.py``), or our own store's (``store/``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -217,3 +217,26 @@ class Images:
                 f"{free / GB:.0f} GB are free where {self.library.place}, and sandbox.min_free_gb="
                 f"{self._min_free:g}: make room, or write a smaller one"
             )
+
+
+class FromImages:
+    """What backends whose sandboxes start from images have in common (see ``Sandboxes``)."""
+
+    images: Images
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """See ``Sandboxes.digests``."""
+        return self.images.digests
+
+    def plan(self, instances: Sequence[Instance]) -> str:
+        """See ``Sandboxes.plan``."""
+        return str(self.images.plan(instances))
+
+    @contextmanager
+    def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> Iterator[None]:
+        """See ``Sandboxes.expecting``."""
+        if (planned := self.images.plan(instances)).missing:
+            say(str(planned))
+        with self.images.expecting(instances):
+            yield
