@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from functools import cache
@@ -24,6 +25,7 @@ from swe_eval.settings import Settings, settings_from
 pytest_plugins = ["registry_fixtures", "sandbox_fixtures", "serving_fixtures", "vllm_fixtures"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script, and by what we start
 
 BASE_IMAGE = os.environ.get("SWE_EVAL_TEST_IMAGE", "swe-eval-test:latest")
 """Has git, python3 and pytest; the demo's images are built on it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -80,7 +79,7 @@ class _Process:
         return self._process.poll() is not None
 
     def interrupt(self) -> None:
-        self._process.send_signal(signal.SIGINT)
+        self._process.terminate()  # not SIGINT, which is ignored where a script has begun us in the background
 
     def wait(self) -> None:
         self._process.wait()
