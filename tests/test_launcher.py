@@ -21,10 +21,12 @@ from swe_eval.cluster.walltime import CLOSING, Walltime
 LOCAL = "hydra/launcher=submitit_local"
 
 
-def sweep(folder: Path, endpoint, *overrides: str, gpus: str = "4,7") -> subprocess.Popen[str]:
+def sweep(
+    folder: Path, endpoint, *overrides: str, gpus: str = "4,7", began: str = "--default-signal=INT"
+) -> subprocess.Popen[str]:
     """Of two shards with a task each."""
     what = [LOCAL, *external(endpoint, "good", tasks=TASKS), "benchmark.shard=1/2,2/2", *overrides]
-    env = [f"CUDA_VISIBLE_DEVICES={gpus}", sys.executable, "-m", "swe_eval", "-m", *what]
+    env = [began, f"CUDA_VISIBLE_DEVICES={gpus}", sys.executable, "-m", "swe_eval", "-m", *what]
     return subprocess.Popen(["env", *env], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -55,12 +57,16 @@ def test_each_job_of_one_machine_has_a_gpu_of_its_own(tmp_path, endpoint):
     assert (again, code) == ("0: through already\n1: through already\n", 0)
 
 
-def test_jobs_wait_for_one_another_where_there_is_one_gpu_and_ctrl_c_ends_them(tmp_path, endpoint):
+@pytest.mark.parametrize(
+    ("began", "told"), [("--default-signal=INT", signal.SIGINT), ("--ignore-signal=INT", signal.SIGTERM)]
+)
+def test_jobs_wait_for_one_another_where_there_is_one_gpu_and_end_with_the_sweep(tmp_path, endpoint, began, told):
+    """Also in the background of a script, where SIGINT is ignored."""
     with held(endpoint):
-        process = sweep(tmp_path, endpoint, gpus="0")
+        process = sweep(tmp_path, endpoint, gpus="0", began=began)
         wait_for(lambda: endpoint.turns)
         [only] = jobs(tmp_path)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(told)
         out, code = finish(process)
     assert code == 130, out
     assert not Path(f"/proc/{only['job_id']}").exists()
