@@ -7,6 +7,7 @@ half a minute and cleans nothing; jobs of one machine share its first GPU.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +55,9 @@ class SweepLauncher(BaseSubmititLauncher):
             raise SweEvalError(f"{left} of {len(planned)} jobs are not through; the same command runs what is missing")
         return [JobReturn(job.overrides, status=JobStatus.COMPLETED, _return_value=0) for job in planned]
 
+    @abstractmethod
     def _run(self, sweep: Sweep, todo: Sequence[Planned]) -> int:
         """Returns how many of these jobs are not through in the end."""
-        raise NotImplementedError
 
     def _planned(self, sweep: Sweep, overrides: list[str], number: int) -> Planned:
         config = self._composed(overrides, number)
