@@ -10,17 +10,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import compose_tree
-from scripted import scripted_endpoint
-from test_evaluate import TASKS, external, solve
+from test_evaluate import TASKS, solve
 from test_trajectories import reported
+from trajectory_fixtures import evaluated
 
 from swe_eval import command
-from swe_eval.evaluate import evaluate
 from swe_eval.report.export.leaderboard import statements
 from swe_eval.report.export.table import COLUMNS
 from swe_eval.run_dir import RunDir, Trial, read_json
-from swe_eval.settings import settings_from
 
 LRU, CALC = TASKS
 
@@ -28,10 +25,7 @@ LRU, CALC = TASKS
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunDir:
     """`good` resolves two tasks, `bad` submits nothing; every part real but the model."""
-    folder = tmp_path_factory.mktemp("export") / "run"
-    with scripted_endpoint(solve) as endpoint:
-        evaluate(settings_from(compose_tree(f"output_dir={folder}", *external(endpoint, "bad", "good"))))
-    return RunDir(folder)
+    return evaluated(tmp_path_factory.mktemp("export") / "run", solve)
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,13 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import compose_tree
 from minisweagent.run.utilities.inspector import TrajectoryInspector
-from scripted import SUBMIT, bash, scripted_endpoint
-from test_evaluate import GOLD, external
+from scripted import SUBMIT, bash
+from test_evaluate import GOLD
 from textual.widgets import Static
-from trajectory_fixtures import trajectory
+from trajectory_fixtures import evaluated, trajectory
 
 from swe_eval import command
-from swe_eval.evaluate import evaluate
 from swe_eval.report.__main__ import main
 from swe_eval.report.results import collect
 from swe_eval.report.runs import read_run
@@ -30,7 +28,6 @@ from swe_eval.report.trajectories.data import PATCH, SHOWN, Shown, cut, index_of
 from swe_eval.report.trajectories.server import make_server
 from swe_eval.report.trajectories.write import script, shown_of
 from swe_eval.run_dir import RunDir, Trial, read_json, write_json, write_text
-from swe_eval.settings import settings_from
 
 LRU = "demo__lru-3"
 
@@ -47,10 +44,7 @@ def curious(model, messages):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunDir:
     """Two tasks under two arms, every part real but the model."""
-    folder = tmp_path_factory.mktemp("side") / "run"
-    with scripted_endpoint(curious) as endpoint:
-        evaluate(settings_from(compose_tree(f"output_dir={folder}", *external(endpoint, "bad", "good"))))
-    return RunDir(folder)
+    return evaluated(tmp_path_factory.mktemp("side") / "run", curious)
 
 
 def data(path: Path) -> dict:

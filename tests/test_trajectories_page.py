@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import compose_tree
-from scripted import SUBMIT, bash, scripted_endpoint
-from test_evaluate import GOLD, external
+from scripted import SUBMIT, bash
+from test_evaluate import GOLD
 from test_page import PHONE, browser, opened, screenshot, troubles  # noqa: F401 - fixtures
+from trajectory_fixtures import evaluated
 
 from bench.made import instance_ids, make_run
 from bench.trajectories import fill
-from swe_eval.evaluate import evaluate
 from swe_eval.report.runs import read_run
 from swe_eval.report.trajectories.data import Shown
 from swe_eval.report.trajectories.server import make_server
 from swe_eval.report.trajectories.write import shown_of, write_trajectories
-from swe_eval.settings import settings_from
 
 pytestmark = pytest.mark.browser
 LRU, CALC = "demo__lru-3", "demo__calc-1"
@@ -40,10 +38,7 @@ def script(model, messages):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
     """Two tasks under two arms; every part real but the model."""
-    folder = tmp_path_factory.mktemp("small") / "demo"
-    with scripted_endpoint(script) as endpoint:
-        evaluate(settings_from(compose_tree(f"output_dir={folder}", *external(endpoint, "bad", "good"))))
-    kept = read_run(folder)
+    kept = read_run(evaluated(tmp_path_factory.mktemp("small") / "demo", script).root)
     return write_trajectories(shown_of(kept), kept.arms)
 
 

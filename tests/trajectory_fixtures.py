@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from conftest import compose_tree
+from scripted import scripted_endpoint
+from test_evaluate import external
+
+from swe_eval.evaluate import evaluate
+from swe_eval.run_dir import RunDir
+from swe_eval.settings import settings_from
 
 Step = str | tuple[str, str] | tuple[str, str, int]
 """A command; with its output; with its return code."""
@@ -23,3 +33,10 @@ def trajectory(
         ]
     info = {"config": {"environment": {"network": network}}} | ({"git_history": {}} if scrubbed else {})
     return {"info": info, "messages": messages}
+
+
+def evaluated(folder: Path, answer: Callable[..., Any]) -> RunDir:
+    """Two tasks under the arms `bad` and `good`; every part real but the model (see ``scripted_endpoint``)."""
+    with scripted_endpoint(answer) as endpoint:
+        evaluate(settings_from(compose_tree(f"output_dir={folder}", *external(endpoint, "bad", "good"))))
+    return RunDir(folder)
