@@ -47,6 +47,16 @@ def test_output_that_looks_like_an_answer_is_output(shell):
     assert run(shell, f"printf '{forged}'; exit 3") == Completed(forged.encode(), 3)
 
 
+def test_what_a_command_left_running_is_not_heard_in_the_next(shell):
+    assert run(shell, "(sleep 0.2; echo late) & echo first") == Completed(b"first\n", 0)
+    assert run(shell, "sleep 0.4; echo second") == Completed(b"second\n", 0)
+
+
+def test_a_command_whose_time_is_over_as_it_begins_is_ended(shell, replaced):
+    assert [run(shell, "sleep 300", timeout=0) for _ in range(20)] == [Completed(b"", 137, timed_out=True)] * 20
+    assert replaced == []
+
+
 def test_a_shell_that_its_command_killed_is_replaced(shell, replaced):
     first = run(shell, "echo $PPID").text
     assert run(shell, "echo bye; kill -KILL $PPID") == Completed(b"bye\n", 137)

@@ -32,6 +32,8 @@ OPENING = 60.0
 """Seconds for a shell to open; a container's takes a tenth of one."""
 GRACE = 20.0
 """Seconds for what takes milliseconds: for a command to start in it, and to end once it is told to."""
+AGAIN = 0.1
+"""Seconds after which it is told to again; it may not have begun by then."""
 KILLED = 128 + signal.SIGKILL
 WORKDIR, FILES = "/testbed", "/tmp/swe_eval"
 """Where an image has the repository, and where we put files."""
@@ -118,8 +120,7 @@ class Shell:
                 code = int(client.read_to(token, kept, deadline, CAP))
             except TimeoutError:
                 is_late = kept.total < CAP
-                client.send(b"end\n")
-                code = int(client.read_to(token, kept, time.monotonic() + GRACE))
+                code = int(client.end(token, kept))
         except (TimeoutError, EOFError) as error:  # it has stopped the shell or killed it
             kept.add(client.unread)
             code = self._discard()
@@ -213,6 +214,17 @@ class _Client:
             if kept.total >= cap:
                 raise TimeoutError
             self.unread += self._read(deadline)
+
+    def end(self, token: bytes, kept: Kept) -> bytes:
+        """As ``read_to``, having told it to end what it runs."""
+        deadline = time.monotonic() + GRACE
+        while True:
+            self.send(b"end\n")
+            try:
+                return self.read_to(token, kept, min(deadline, time.monotonic() + AGAIN))
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise
 
     def kill(self) -> int:
         """End it, if it has not ended; returns its exit code."""
