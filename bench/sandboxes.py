@@ -28,6 +28,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from threading import Barrier
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -107,14 +108,16 @@ def measure(opened: Open, steps: int) -> Round:
     stop = time.perf_counter() - stopping
     with ExitStack() as stack, ThreadPoolExecutor(AT_ONCE) as pool:
         many = [stack.enter_context(opened()) for _ in range(AT_ONCE)]
-        together = list(pool.map(lambda one: seconds_of(one.step, steps), many))
+        all_open = Barrier(AT_ONCE)
+        together = list(pool.map(lambda one: seconds_of(one.step, steps, all_open.wait), many))
     wait_for_end_of(*many)
     return Round(start, median(alone), median(second for each in together for second in each), stop)
 
 
-def seconds_of(step: Callable[[], object], times: int) -> list[float]:
-    """How long a step takes, so many times; before them one that is not counted."""
+def seconds_of(step: Callable[[], object], times: int, wait: Callable[[], object] = int) -> list[float]:
+    """How long a step takes, so many times; before them one that is not counted, and then what is waited for."""
     step()
+    wait()
     taken = []
     for _ in range(times):
         started = time.perf_counter()
