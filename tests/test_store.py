@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import subprocess
 import time
+import tracemalloc
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DEMO_IMAGES
+from registry_fixtures import PACKERS
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
@@ -25,6 +27,7 @@ from swe_eval.sandbox.node import USERNS
 from swe_eval.sandbox.store import Store
 from swe_eval.sandbox.store import lease as lease_module
 from swe_eval.sandbox.store.lease import lease
+from swe_eval.sandbox.store.packing import PIECE, unpacked
 from swe_eval.sandbox.store.registry import Reference
 
 pytestmark = pytest.mark.bubblewrap
@@ -81,6 +84,36 @@ def test_an_image_is_its_layers_one_over_the_other(store, registry, tmp_path):
     image = registry.publish("over", BASE, TOP)
     pull(store, image)
     assert files(store, image, tmp_path) == {"etc/kept": "kept", "opt/b": "b", "locked/in": "in"}
+
+
+def test_layers_may_be_packed_by_zstd(store, registry, tmp_path):
+    image = registry.publish("zstd", BASE, TOP, packed="zstd")
+    pull(store, image)
+    assert files(store, image, tmp_path) == {"etc/kept": "kept", "opt/b": "b", "locked/in": "in"}
+
+
+@pytest.mark.parametrize("packing", sorted(PACKERS))
+class TestPacking:
+    def test_what_is_packed_in_parts_is_all_there(self, packing):
+        """As parallel packers write it: members, or frames."""
+        pack = PACKERS[packing]
+        packed = pack(b"one") + pack(b"") + pack(b"two")
+        assert b"".join(unpacked([packed[:5], b"", packed[5:]])) == b"onetwo"
+
+    def test_a_little_that_becomes_much_is_never_in_memory_whole(self, packing):
+        packed = PACKERS[packing](bytes(200_000_000))
+        assert len(packed) < PIECE
+        tracemalloc.start()
+        size = sum(len(piece) for piece in unpacked([packed]))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert size == 200_000_000
+        assert peak < 10 * PIECE
+
+    def test_damage_is_told(self, packing):
+        packed = PACKERS[packing](bytes(range(256)) * 4000)
+        with pytest.raises(SandboxError, match="^a layer is damaged: EOF "):
+            list(unpacked([packed[:9], b"\xff" * 999]))
 
 
 def test_a_record_holds_digest_and_environment(store, registry):

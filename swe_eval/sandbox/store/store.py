@@ -21,7 +21,6 @@ import shutil
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -36,6 +35,7 @@ from swe_eval.sandbox import owner
 from swe_eval.sandbox.removal import IN_USERNS, remove_tree
 from swe_eval.sandbox.store import unpack
 from swe_eval.sandbox.store.lease import age, lease
+from swe_eval.sandbox.store.packing import unpacked
 from swe_eval.sandbox.store.source import SourceImage, opened
 
 VERSION = "1"
@@ -266,7 +266,7 @@ def _unpack(packed: Iterable[bytes], folder: Path, layer: str, deadline: float) 
     hashed, said = hashlib.sha256(), b""
     try:
         with suppress(BrokenPipeError):
-            for piece in _decompressed(packed):
+            for piece in unpacked(packed):
                 hashed.update(piece)
                 unpacker.stdin.write(piece)
                 if time.monotonic() > deadline:
@@ -286,32 +286,6 @@ def _unpack(packed: Iterable[bytes], folder: Path, layer: str, deadline: float) 
 
 def _unpacker(*arguments: str | Path) -> list[str]:
     return [*IN_USERNS, sys.executable, "-I", "-S", unpack.__file__, *map(str, arguments)]
-
-
-def _decompressed(packed: Iterable[bytes]) -> Iterator[bytes]:
-    """gzip undone, of one member or of several; what is not packed, as it is.
-
-    Raises:
-        SandboxError: it is packed by something else, or damaged.
-    """
-    pieces = iter(packed)
-    first = next(pieces, b"")
-    if first.startswith(b"\x28\xb5\x2f\xfd"):
-        raise SandboxError("a layer is packed by zstd, which is not read here; write sandbox=docker or sandbox=podman")
-    if not first.startswith(b"\x1f\x8b"):
-        yield first
-        yield from pieces
-        return
-    unzip = zlib.decompressobj(31)
-    try:
-        while first:
-            yield unzip.decompress(first)
-            while unzip.eof and unzip.unused_data:
-                rest, unzip = unzip.unused_data, zlib.decompressobj(31)
-                yield unzip.decompress(rest)
-            first = next(pieces, b"")
-    except zlib.error as error:
-        raise SandboxError(f"a layer is damaged: EOF ({error})") from error
 
 
 def _quoted(image: str) -> str:
