@@ -88,12 +88,17 @@ class TestCommands:
         assert sandbox.run('printf %s "$GREETING"', timeout=60, env=env).text == env["GREETING"]
         assert sandbox.run('printf %s "$GREETING"', timeout=60) == Completed(b"", 0)
 
-    def test_secrets_of_the_runner_are_not(self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What is in the runner's environment does not reach a command."""
-        monkeypatch.setenv("SWE_EVAL_API_KEY", "sk-of-the-runner")
-        done = sandbox.run("env; echo $SWE_EVAL_API_KEY", timeout=60)
+    def test_secrets_of_the_runner_are_not(
+        self, backend: Sandboxes, calc: Instance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is in the runner's environment does not reach a command, proxies included."""
+        for name in ("SWE_EVAL_API_KEY", "HTTPS_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, "http://me:hush@127.0.0.1:1")
+        monkeypatch.setenv("no_proxy", "hush")
+        with backend.start(calc, "rollout") as sandbox:
+            done = sandbox.run("env; cat /proc/1/environ; echo $SWE_EVAL_API_KEY", timeout=60)
         assert b"PATH=" in done.output
-        assert b"sk-of-the-runner" not in done.output
+        assert b"hush" not in done.output
 
     @pytest.mark.parametrize("command", ["cat", "read line", "python3 -c 'input()'"])
     @pytest.mark.usefixtures("typing")
