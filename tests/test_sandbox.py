@@ -567,6 +567,18 @@ class TestEngine:
 
 
 @pytest.mark.docker
+def test_proxies_of_dockers_configuration_are_not_for_sandboxes(
+    settings: Callable[..., Settings], calc: Instance, run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are for pulls and builds; the official harness's containers have none."""
+    (tmp_path / "config.json").write_text('{"proxies": {"default": {"httpsProxy": "hush", "noProxy": "hush"}}}')
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "hush")
+    with sandboxes(settings(*OVERRIDES["docker"]), run_id) as backend, backend.start(calc, "grading") as sandbox:
+        assert b"hush" not in sandbox.run("env", timeout=60).output
+
+
+@pytest.mark.docker
 def test_no_engine(settings: Callable[..., Settings], run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line says what does not answer, and what to write instead."""
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")

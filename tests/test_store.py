@@ -112,7 +112,7 @@ class TestPacking:
 
     def test_damage_is_told(self, packing):
         packed = PACKERS[packing](bytes(range(256)) * 4000)
-        with pytest.raises(SandboxError, match="^a layer is damaged: EOF "):
+        with pytest.raises(SandboxError, match=r"^a layer is damaged: EOF "):
             list(unpacked([packed[:9], b"\xff" * 999]))
 
 

@@ -23,7 +23,7 @@ from swe_eval.sandbox.watchdog import Limits, Watchdog, Watched
 from swe_eval.settings import EngineSandbox, nbytes
 
 NO_PROXY = "--http-proxy=false"
-"""Podman hands the user's proxies on, passwords included; tests of requests fail for them."""
+"""Podman hands on those of our environment, as docker those of its configuration."""
 ENDING = 60.0
 """Seconds for a container to be removed."""
 
