@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from swe_eval.errors import SandboxError
 from swe_eval.sandbox.capture import capture
+from swe_eval.sandbox.sandbox import Completed
 from swe_eval.sandbox.store.registry import RegistryImage, checked
 
 REGISTRY = "docker://"
@@ -46,9 +47,17 @@ def _copied(name: str, folder: Path, timeout: float) -> Iterator[SourceImage]:
     with tempfile.TemporaryDirectory(prefix="copied-", dir=folder) as target:
         done = capture(["skopeo", "--insecure-policy", "copy", "--quiet", name, f"dir:{target}"], timeout=timeout)
         if done.returncode or done.timed_out:
-            said = done.text.strip().splitlines() or ["no answer in time"]
-            raise SandboxError(f"skopeo copy {name}: {said[-1]}")
+            raise SandboxError(f"skopeo copy {name}: {_why(done)}")
         yield _Copied(Path(target))
+
+
+def _why(done: Completed) -> str:
+    """What skopeo says, or what it means: of a layer that is a link in an archive, it compares the link's own size."""
+    said = (done.text.strip().splitlines() or ["no answer in time"])[-1]
+    if "Size mismatch" not in said:
+        return said
+    one = "docker save --output FILE IMAGE"
+    return f"a layer is a link to that of another image in the same file; save each in a file of its own ({one})"
 
 
 class _Copied:
