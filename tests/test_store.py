@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from conftest import DEMO_IMAGES
 from registry_fixtures import PACKERS
+from test_process import eventually
+from test_shell import runs_here
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
@@ -148,8 +150,8 @@ def test_a_layer_of_another_content_is_refused(store, registry):
     assert list((store.root / "new").iterdir()) == []
 
 
-def _pull_in_another_process(root: Path, image: str) -> None:
-    pull(Store(root, "docker://"), image)
+def _pull_in_another_process(root: Path, image: str, source: str = "docker://") -> None:
+    pull(Store(root, source), image)
 
 
 def test_many_processes_may_want_the_same_image_at_once(store, registry):
@@ -173,6 +175,20 @@ def test_a_pull_that_was_killed_goes_on_where_it_was(store, registry):
     assert (store.record(image), store.sizes([image])) == (None, {})
     pull(store, image)
     assert store.record(image)
+    assert list((store.root / "new").iterdir()) == []
+
+
+def test_a_pull_through_skopeo_that_is_killed_leaves_nothing(store, calc):
+    spawn = multiprocessing.get_context("spawn")
+    pulling = spawn.Process(target=_pull_in_another_process, args=(store.root, calc.image, DEMO_IMAGES))
+    pulling.start()
+    assert eventually(lambda: [*(store.root / "new").glob("*/*")])
+    (copied,) = (store.root / "new").iterdir()
+    pulling.kill()
+    pulling.join()
+    command = f"skopeo --insecure-policy copy --quiet {DEMO_IMAGES}{calc.image} dir:{copied}"
+    assert eventually(lambda: not runs_here(command), 1)
+    store.tidy()
     assert list((store.root / "new").iterdir()) == []
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +36,7 @@ def opened(source: str, image: str, folder: Path, timeout: float) -> AbstractCon
     """The image at ``source``, to which its name is appended as skopeo writes it: ``docker://mirror.site/``.
 
     Raises:
-        SandboxError: skopeo is needed and cannot find it. What it copies is in ``folder`` meanwhile.
+        SandboxError: skopeo is needed and cannot find it. What it copies is in ``folder``, which is there meanwhile.
     """
     if source.startswith(REGISTRY):
         return closing(RegistryImage(f"{source.removeprefix(REGISTRY)}{image}"))
@@ -44,11 +45,25 @@ def opened(source: str, image: str, folder: Path, timeout: float) -> AbstractCon
 
 @contextmanager
 def _copied(name: str, folder: Path, timeout: float) -> Iterator[SourceImage]:
-    with tempfile.TemporaryDirectory(prefix="copied-", dir=folder) as target:
-        done = capture(["skopeo", "--insecure-policy", "copy", "--quiet", name, f"dir:{target}"], timeout=timeout)
+    copy = ["skopeo", "--insecure-policy", "copy", "--quiet", name, f"dir:{folder}"]
+    folder.mkdir()
+    try:
+        done = capture([*_ending_with_us(), *copy], timeout=timeout)
         if done.returncode or done.timed_out:
             raise SandboxError(f"skopeo copy {name}: {_why(done)}")
-        yield _Copied(Path(target))
+        yield _Copied(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@cache
+def _ending_with_us() -> list[str]:
+    """What makes the kernel kill a command when the thread dies that started it; setpriv of Red Hat 8 cannot."""
+    setpriv = ["setpriv", "--pdeathsig", "KILL", "--"]
+    try:
+        return [] if capture([*setpriv, "true"], timeout=60).returncode else setpriv
+    except SandboxError:
+        return []
 
 
 def _why(done: Completed) -> str:

@@ -118,7 +118,7 @@ class Store:
         """See ``Library.pull``: fetch and unpack the layers that are not here yet."""
         self.tidy()
         deadline = time.monotonic() + timeout
-        with opened(self._source, image, self.root / "new", timeout) as source:
+        with opened(self._source, image, self._fresh(), timeout) as source:
             manifest, digest = source.manifest()
             config = source.config(manifest["config"]["digest"])
             layers = tuple(each.removeprefix("sha256:") for each in config["rootfs"]["diff_ids"])
@@ -201,7 +201,7 @@ class Store:
         with lease(self.root / "leases" / layer, max(1.0, deadline - time.monotonic())):
             if (self.layers / layer).is_dir():
                 return
-            fresh = self.root / "new" / f"{secrets.token_hex(4)}@{owner.this_process().replace('/', '%')}"
+            fresh = self._fresh()
             fresh.mkdir()
             try:
                 with source.blob(blob) as packed:
@@ -211,6 +211,10 @@ class Store:
             finally:
                 if fresh.exists():
                     remove_tree(fresh)
+
+    def _fresh(self) -> Path:
+        """What is made there is told to be ours, and removed by others if we are killed."""
+        return self.root / "new" / f"{secrets.token_hex(4)}@{owner.this_process().replace('/', '%')}"
 
     def _is_sound(self, layer: str) -> bool:
         if not (self.layers / layer).is_dir():
@@ -241,7 +245,7 @@ class Store:
 
     def _discard(self, layer: Path) -> None:
         """At once, and then at leisure."""
-        gone = self.root / "new" / f"{secrets.token_hex(4)}@{owner.this_process().replace('/', '%')}"
+        gone = self._fresh()
         with suppress(FileNotFoundError):
             layer.rename(gone)
             remove_tree(gone)
