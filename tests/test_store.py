@@ -150,6 +150,14 @@ def test_a_layer_of_another_content_is_refused(store, registry):
     assert list((store.root / "new").iterdir()) == []
 
 
+def test_much_that_cannot_be_unpacked_is_told_in_a_line(store, registry):
+    """As a full disk has it: tar says so for every file."""
+    image = registry.publish("full", {"no-folder": "", **{f"no-folder/{number}": "" for number in range(2000)}})
+    with pytest.raises(SandboxError, match=r"cannot be unpacked: tar: no-folder/1999: Cannot open: Not a directory$"):
+        pull(store, image)
+    assert list((store.root / "new").iterdir()) == []
+
+
 def _pull_in_another_process(root: Path, image: str, source: str = "docker://") -> None:
     pull(Store(root, source), image)
 

@@ -184,10 +184,10 @@ class Store:
         self._discard(self.layers / layer)
 
     def tidy(self) -> None:
-        """Remove what processes that are gone were making."""
+        """Remove what processes that are gone were making, if it can be written here."""
         for left in (self.root / "new").iterdir():
             maker = left.name.partition("@")[2].replace("%", "/")
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 if owner.is_gone(maker) or age(left) > FORGOTTEN:
                     remove_tree(left)
 
