@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -42,6 +43,8 @@ STARTING = 30.0
 """Seconds for what takes a tenth of one."""
 ENDING = 60.0
 """Seconds for the files of a sandbox to be removed."""
+ROOM = 1 << 20
+"""Bytes that are free on a scratch disk that is not full."""
 PREFIX, OWNER, HOSTNAME = "swe_eval-", "owner", "sandbox"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
@@ -59,7 +62,8 @@ class BubblewrapSandbox(ShellSandbox):
 
     def end(self) -> None:
         """With everything in it, whatever it is at; its files are gone when this returns."""
-        _end(self._keeper, self.folder)
+        self._keeper.end(ENDING)
+        _remove(self.folder)
 
     def kill_all(self) -> None:
         """Every process in it but its first.
@@ -118,11 +122,14 @@ class BubblewrapSandboxes(FromImages):
         folder = self._scratch / f"{PREFIX}{self._run_id}-{secrets.token_hex(8)}"
         has_network = self._has_network(purpose)
         by = f"{self._run_id}\n{owner.this_process()}\n"
-        _make(folder, f"{by}\n", has_network)
         with ExitStack() as stack:
+            stack.callback(_remove, folder)
+            with self._writing():
+                _make(folder, f"{by}\n", has_network)
             keeper = Keeper(self._keep(record, folder, purpose, has_network), CLEAN)
-            stack.callback(_end, keeper, folder)
-            (folder / OWNER).write_text(f"{by}{owner.name_of(keeper.pid)}\n")
+            stack.callback(keeper.end, ENDING)
+            with self._writing():
+                (folder / OWNER).write_text(f"{by}{owner.name_of(keeper.pid)}\n")
             pid_1 = self._pid_1(keeper, record.image)
             sandbox = BubblewrapSandbox(folder, keeper, pid_1, self._enter(record, folder, purpose, keeper.pid, pid_1))
             stack.callback(sandbox.close)
@@ -130,6 +137,22 @@ class BubblewrapSandboxes(FromImages):
             self._open.add(sandbox)
             stack.callback(self._open.discard, sandbox)
             yield sandbox
+            self._check_room()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Inside the block, what fails is the scratch directory."""
+        try:
+            yield
+        except OSError as error:
+            raise SandboxError(f"sandbox.scratch={self._scratch}: {error.strerror}") from error
+
+    def _check_room(self) -> None:
+        """What came of a sandbox that met a full disk is neither the model's doing nor the tests'."""
+        if shutil.disk_usage(self._scratch).free < ROOM:
+            raise SandboxError(
+                f"sandbox.scratch={self._scratch}: the disk is full; make room, or write another directory"
+            )
 
     def _keep(self, record: Record, folder: Path, purpose: Purpose, has_network: bool) -> list[str]:
         """The command that makes the sandbox and keeps it."""
@@ -229,16 +252,10 @@ def environment(record: Record) -> dict[str, str]:
     return variables | dict(each.split("=", 1) for each in record.env if "=" in each)
 
 
-def _end(keeper: Keeper, folder: Path) -> None:
-    """Its files are gone when this returns."""
-    keeper.end(ENDING)
-    if folder.exists():
-        _remove(folder)
-
-
 def _remove(folder: Path) -> None:
-    """Last of all what says whose it is: if this is killed, it is still known."""
-    remove_tree(folder / "upper", folder / "work", folder)
+    """What is left of it; last of all what says whose it is: if this is killed, it is still known."""
+    if folder.exists():
+        remove_tree(folder / "upper", folder / "work", folder)
 
 
 def counts_per_namespace() -> bool:
