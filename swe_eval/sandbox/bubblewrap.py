@@ -33,6 +33,7 @@ from swe_eval.sandbox.shell import PID_1, ShellSandbox
 from swe_eval.sandbox.store import Store
 from swe_eval.sandbox.store.store import Record
 from swe_eval.sandbox.watchdog import Limits, Watchdog, Watched
+from swe_eval.sandbox.writing import writing
 from swe_eval.settings import StoreSandbox as StoreSettings
 from swe_eval.settings import nbytes
 
@@ -97,8 +98,8 @@ class BubblewrapSandboxes(FromImages):
     def start(self, instance: Instance, purpose: Purpose) -> Iterator[BubblewrapSandbox]:
         """See ``Sandboxes.start``. A missing image is fetched."""
         with self.images.using(instance):
-            record = self.store.record(instance.image)
-            assert record
+            if (record := self.store.record(instance.image)) is None:
+                raise SandboxError(f"image {instance.image} was removed from {self.store.root}")
             with self._started(record, purpose) as sandbox:
                 yield sandbox
 
@@ -124,11 +125,11 @@ class BubblewrapSandboxes(FromImages):
         by = f"{self._run_id}\n{owner.this_process()}\n"
         with ExitStack() as stack:
             stack.callback(_remove, folder)
-            with self._writing():
+            with writing("sandbox.scratch", self._scratch):
                 _make(folder, f"{by}\n", has_network)
             keeper = Keeper(self._keep(record, folder, purpose, has_network), CLEAN)
             stack.callback(keeper.end, ENDING)
-            with self._writing():
+            with writing("sandbox.scratch", self._scratch):
                 (folder / OWNER).write_text(f"{by}{owner.name_of(keeper.pid)}\n")
             pid_1 = self._pid_1(keeper, record.image)
             sandbox = BubblewrapSandbox(folder, keeper, pid_1, self._enter(record, folder, purpose, keeper.pid, pid_1))
@@ -138,14 +139,6 @@ class BubblewrapSandboxes(FromImages):
             stack.callback(self._open.discard, sandbox)
             yield sandbox
             self._check_room()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Inside the block, what fails is the scratch directory."""
-        try:
-            yield
-        except OSError as error:
-            raise SandboxError(f"sandbox.scratch={self._scratch}: {error.strerror}") from error
 
     def _check_room(self) -> None:
         """What came of a sandbox that met a full disk is neither the model's doing nor the tests'."""
