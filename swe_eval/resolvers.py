@@ -10,7 +10,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from swe_eval.errors import UserError
 from swe_eval.settings import BASE, PACKAGE
@@ -68,6 +68,14 @@ def span(names: Sequence[str] | None) -> str:
     return names[0] if len(names) == 1 else f"{names[0]}-to-{names[-1]}"
 
 
+def fields(*, _root_: DictConfig) -> str:
+    """Every field of the configuration with its meaning, for ``--help``."""
+    from swe_eval.help import describe_fields
+
+    tree: dict[str, Any] = OmegaConf.to_container(_root_, resolve=False)  # type: ignore[assignment]
+    return describe_fields(tree).replace("$", "$$")  # Hydra has it go through string.Template
+
+
 def _chosen(lora: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The arms, the base model first if it is one; what is left out is said on standard error."""
     from swe_eval.adapters.checkpoints import choose
@@ -120,5 +128,5 @@ def _positive(lora: Mapping[str, Any], key: str) -> int:
     return value
 
 
-for resolver in (bundled, tiny_model, stem, adapter_names, checkpoints, checkpoint_jobs, span):
+for resolver in (bundled, tiny_model, stem, adapter_names, checkpoints, checkpoint_jobs, span, fields):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
