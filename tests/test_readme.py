@@ -119,6 +119,15 @@ def test_the_readme_leads_to_every_page():
     assert {name_of(page) for page in PAGES[1:]} <= linked
 
 
+def test_the_messages_that_troubleshooting_explains_are_there():
+    code = "".join(file.read_text() for file in PACKAGE.rglob("*.py")).lower()
+    rows = re.findall(r"^\| (.*\*.+?) \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    messages = [message for row in rows for message in re.findall(r"\*(.+?)\*", row)]
+    said = [message.removeprefix("this Python ").partition(" http")[0].lower() for message in messages]
+    assert said
+    assert [message for message in said if message not in code] == []
+
+
 def test_both_languages_show_the_same_commands():
     here, there = (ROOT / "README.md").read_text(), RUSSIAN.read_text()
     assert COMMAND.findall(here) == COMMAND.findall(there)
