@@ -326,7 +326,7 @@ class AgentSettings(Group):
     samples: PositiveInt
     """Trials per adapter and instance."""
     rescue: bool
-    """Grade the changes of an agent that stops without submitting (labelled ``rescued``)."""
+    """Grade the changes to tracked files of an agent that stops without submitting (labelled ``rescued``)."""
     model_retries: Annotated[PositiveInt, Free]
     """Attempts per model call when the endpoint fails."""
 
