@@ -128,6 +128,21 @@ def test_the_messages_that_troubleshooting_explains_are_there():
     assert [message for message in said if message not in code] == []
 
 
+@pytest.mark.parametrize(
+    ("ours", "others", "measured"),
+    [
+        ("28 s", "93 s", ["wall time, s 27.8 92.9"]),
+        ("2.4 ms", "48 ms", ["step, ms 2.4 [2.4, 2.6] 48.4"]),
+        ("1705", "433", ["16 clients, tokens/s: our server 1705.3", "transformers serve 432.9"]),
+        ("5.5 s", "57.8 s", ["conversation, s: our server 5.5", "transformers serve 57.8"]),
+    ],
+)
+def test_the_figures_are_those_of_the_benchmarks(ours, others, measured):
+    benchmarks = " ".join((ROOT / "docs" / "benchmarks.md").read_text().split())
+    assert f"| {ours} | {others}: " in (ROOT / "README.md").read_text()
+    assert [row for row in measured if row not in benchmarks] == []
+
+
 def test_both_languages_show_the_same_commands():
     here, there = (ROOT / "README.md").read_text(), RUSSIAN.read_text()
     assert COMMAND.findall(here) == COMMAND.findall(there)
