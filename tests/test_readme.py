@@ -23,7 +23,7 @@ from swe_eval.watch import parser as watch_parser
 ROOT = Path(__file__).parents[1]
 RUSSIAN = ROOT / "docs" / "README.ru.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"^ {4}(python -m (?:swe_eval|bench\.[a-z]).*)$", re.MULTILINE)
+COMMAND = re.compile(r"^ {4}(python -m (?:swe_eval|bench\.[a-z])(?:.*\\\n)*.*)$", re.MULTILINE)
 INLINE = re.compile(r"`(python -m (?:swe_eval|bench\.[a-z])[^`]*)`")
 TABLE = re.compile(r"^\| `(?P<there>.*?)` \| `(?P<here>.*?)` \|$", re.MULTILINE)
 FLAGS = re.compile(r"--\S+|run_comparison\.sh|vllm_lora_server\.py.*|swe-bench-evaluate")
@@ -50,7 +50,7 @@ def migrations(page: Path) -> list[str]:
 
 def check(command: str, run: Path | None = None) -> None:
     """``run`` stands for the directory of a training run, which is looked into."""
-    door, *arguments = shlex.split(command.removeprefix("python -m "))
+    door, *arguments = shlex.split(command.removeprefix("python -m ").replace("\\\n", " "))
     if door.startswith("bench.") or not arguments:
         assert find_spec(door), door
         return
