@@ -10,7 +10,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from swe_eval.errors import UserError
 from swe_eval.settings import BASE, PACKAGE
@@ -43,9 +43,12 @@ def adapter_names(lora: Mapping[str, Any]) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "", str(name)).strip("-")
 
 
-def checkpoints(*, _parent_: Mapping[str, Any]) -> list[dict[str, Any]]:
+def checkpoints(*, _parent_: Mapping[str, Any]) -> ListConfig:
     """The arms of ``lora=checkpoints``, in which it stands; those of ``only`` if it is given."""
-    lora = _parent_
+    return OmegaConf.create(_arms(_parent_))  # of a plain list, --cfg job --resolve can make nothing
+
+
+def _arms(lora: Mapping[str, Any]) -> list[dict[str, Any]]:
     if lora["only"] is None:
         return _chosen(lora)
     by_name = {arm["name"]: arm for arm in all_arms(lora)}

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from swe_eval.help import describe_fields
+from swe_eval.settings import PACKAGE
 
 
 def swe_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -66,6 +68,17 @@ def test_help_has_the_fields_of_the_option_that_is_chosen_line_by_line():
         "                                            the key.",
         "  tracking.mode=offline                     offline keeps the figures in the run",
         "                                            directory, for a later wandb sync.",
+    ]
+
+
+def test_the_configuration_is_printed_with_its_checkpoints_found(tmp_path):
+    (tmp_path / "grpo").mkdir()
+    (tmp_path / "grpo" / "checkpoint-5").symlink_to(PACKAGE / "benchmark" / "demo" / "adapter")
+    done = swe_eval("swe_eval", "lora=checkpoints", "lora.run=grpo", "--cfg", "job", "--resolve", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert yaml.safe_load(done.stdout)["lora"]["adapters"] == [
+        {"name": "base", "path": None},
+        {"name": "grpo-5", "path": "grpo/checkpoint-5"},
     ]
 
 
