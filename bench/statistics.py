@@ -34,7 +34,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from swe_eval.statistics import ALPHA, Interval, Paired, Repeated, over_instances, wilson
+from swe_eval.statistics import ALPHA, Interval, Paired, Repeated, bca, wilson
 
 MEAN, DISAGREEMENT = 0.3, 0.23
 """Of the chances of arm A; of two equal arms with one sample each."""
@@ -72,7 +72,7 @@ class Experiment:
         """Of arm A, as the report has it."""
         if self.samples == 1:
             return wilson(int(np.sum(self.a)), len(self.a))
-        return over_instances((self.a / self.samples).tolist(), resamples=RESAMPLES)
+        return bca((self.a / self.samples).tolist(), resamples=RESAMPLES)
 
 
 def equal(random: np.random.Generator, a: Chances) -> Chances:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from swe_eval.report.integrity import MEANING, Flag, contamination
+from swe_eval.report.numbers import rate
 from swe_eval.report.results import Arm, Verdict
 from swe_eval.report.rows import Row
-from swe_eval.report.words import interval, percent
 
 SHOWN = 3
 """Instances that a line names; ``run.json`` has all."""
@@ -40,8 +40,7 @@ def clean_lines(row: Row) -> Iterator[str]:
     """The clean score, where it differs from the official one."""
     clean = cleaned(row)
     if left := row.count("resolved") - clean.count("resolved"):
-        score = f"{percent(clean.rate)} {interval(clean.rate.interval)}"
-        yield f"{row.name}: clean {score}, without {left} resolved that a flag can explain"
+        yield f"{row.name}: clean {rate(clean.rate)}, without {left} resolved that a flag can explain"
 
 
 def integrity(rows: Iterable[Row], record: Mapping[str, Any]) -> dict[str, Any]:
