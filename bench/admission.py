@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 import subprocess
 import sys
@@ -31,9 +30,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from bench.output import machine, print_result
 from swe_eval.run_dir import Trial
 from swe_eval.scheduling import admission
 from swe_eval.scheduling.gate import Gate, Turns
@@ -202,10 +201,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small job: whether it runs, not how good auto is")
     quick = parser.parse_args().quick
     job, fixed = (Job(8, 4, 2 * SPEED), (8, 2)) if quick else (Job(64, 16, SPEED), FIXED)
-    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+    before = machine()
     by_size = {size: compare(job, size, fixed) for size in KV_TOKENS}
-    Console().print(table_of(by_size), machine)
-    print(json.dumps({"auto_over_best_fixed": float(f"{min(map(ratio, by_size.values())):.4g}")}))
+    print_result({"auto_over_best_fixed": min(map(ratio, by_size.values()))}, table_of(by_size), before)
 
 
 if __name__ == "__main__":

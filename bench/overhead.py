@@ -47,9 +47,9 @@ from typing import TypeVar
 
 import yaml
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from bench.output import machine, print_result, ratio, spread
 from bench.scripted import Message, scripted_endpoint
 from swe_eval.command import conf_dir
 from swe_eval.settings import PACKAGE
@@ -192,26 +192,21 @@ def table_of(taken: Taken) -> Table:
         ("  by Hydra alone", taken.bare_helps, taken.helps),
         ("  import hydra", taken.imports, taken.helps),
     ):
-        middle, low, high = (f"{1000 * pick(seconds):.1f}" for pick in (median, min, max))
-        table.add_row(label, f"{middle} \\[{low}, {high}]", f"{_ratio(ours, seconds):.2f}" if ours else "")
+        ms = [1000 * each for each in seconds]
+        table.add_row(label, spread(ms), f"{ratio(ours, seconds):.2f}" if ours else "")
     return table
 
 
 def figures_of(taken: Taken) -> dict[str, float]:
     """For programs."""
-    figures = {
+    return {
         "step_ms": 1000 * median(taken.steps),
-        "step_ratio": _ratio(taken.steps, taken.mini_steps),
+        "step_ratio": ratio(taken.steps, taken.mini_steps),
         "trial_s": median(taken.trials),
         "grade_s": median(taken.gradings),
         "help_s": median(taken.helps),
-        "help_ratio": _ratio(taken.helps, taken.imports),
+        "help_ratio": ratio(taken.helps, taken.imports),
     }
-    return {name: float(f"{figure:.4g}") for name, figure in figures.items()}
-
-
-def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def main() -> None:
@@ -219,10 +214,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.overhead")
     parser.add_argument("--quick", action="store_true", help="once, on two tasks: whether it runs, not how fast")
     quick = parser.parse_args().quick
-    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+    before = machine()
     taken = measure(rounds=1, tasks=2, starts=1) if quick else measure(rounds=3, tasks=5, starts=5)
-    Console().print(table_of(taken), machine)
-    print(json.dumps(figures_of(taken)))
+    print_result(figures_of(taken), table_of(taken), before)
 
 
 if __name__ == "__main__":

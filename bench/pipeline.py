@@ -47,9 +47,9 @@ from datasets import Dataset
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from bench.output import machine, print_result
 from bench.scripted import Message, Turn, scripted_endpoint
 from swe_eval.benchmark.instances import Instance, load
 from swe_eval.command import conf_dir
@@ -345,14 +345,13 @@ def table_of(pair: Pair) -> Table:
 
 def figures_of(pairs: Sequence[Pair]) -> dict[str, float]:
     """For programs: the worst of each."""
-    figures = {
+    return {
         "step_overhead_ratio": max(pair.step_ratio for pair in pairs),
         "grading_ratio": max(pair.grading_ratio for pair in pairs),
         "job_ratio": max(pair.job_ratio for pair in pairs),
         "critical_path_ratio": max(pair.ours.seconds / pair.path for pair in pairs),
         "runner_rss_mb": max(pair.ours.memory for pair in pairs) / 1e6,
     }
-    return {name: float(f"{figure:.4g}") for name, figure in figures.items()}
 
 
 def chosen(given: argparse.Namespace) -> tuple[Settings, list[Instance]]:
@@ -385,14 +384,13 @@ def main() -> None:
     settings, instances = chosen(given)
     instances = instances[:2] if given.quick else instances
     ensure_images(settings, instances)
-    machine = f"{len(instances)} instances, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+    described = f"{len(instances)} instances, {machine()}"
     with tempfile.TemporaryDirectory() as folder:
         rows = [dict(instance.row) for instance in instances]
         work = Work(Path(folder), rows, *((2, 0.0) if given.quick else ()))
         Dataset.from_list(rows).to_parquet(work.dataset)
         pairs = [measure(work, workers) for workers in (WORKERS[:1] if given.quick else WORKERS)]
-    Console().print(*map(table_of, pairs), machine)
-    print(json.dumps(figures_of(pairs)))
+    print_result(figures_of(pairs), *map(table_of, pairs), described)
 
 
 if __name__ == "__main__":

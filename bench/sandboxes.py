@@ -17,9 +17,7 @@ median of the rounds' own.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,9 +29,9 @@ from statistics import median
 from threading import Barrier
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from bench.output import machine, print_result, ratio, spread
 from swe_eval.benchmark.instances import Instance, load
 from swe_eval.command import settings_of
 from swe_eval.mini import mini_config  # before what is mini-swe-agent's
@@ -114,7 +112,7 @@ def measure(opened: Open, steps: int) -> Round:
     return Round(start, median(alone), median(second for each in together for second in each), stop)
 
 
-def seconds_of(step: Callable[[], object], times: int, wait: Callable[[], object] = int) -> list[float]:
+def seconds_of(step: Callable[[], object], times: int, wait: Callable[[], object] = lambda: None) -> list[float]:
     """How long a step takes, so many times; before them one that is not counted, and then what is waited for."""
     step()
     wait()
@@ -148,33 +146,29 @@ def table_of(ours: Sequence[Round], theirs: Sequence[Round]) -> Table:
         ("start, s", "start", 1, 2),
         ("stop, s", "stop", 1, 2),
     ):
-        cells = []
-        for rounds in filter(None, (ours, theirs)):
-            values = [scale * getattr(one, field) for one in rounds]
-            middle, low, high = (f"{pick(values):.{digits}f}" for pick in (median, min, max))
-            cells.append(f"{middle} \\[{low}, {high}]")
-        table.add_row(label, *cells, *([f"{ratio(ours, theirs, field):.2f}"] if theirs else []))
+        sides = [[scale * seconds for seconds in column(rounds, field)] for rounds in (ours, theirs) if rounds]
+        cells = [spread(side, digits) for side in sides]
+        table.add_row(label, *cells, *([f"{ratio(*sides):.2f}"] if theirs else []))
     return table
 
 
 def figures_of(ours: Sequence[Round], theirs: Sequence[Round]) -> dict[str, float]:
     """For programs."""
     figures = {
-        "step_ms": 1000 * median(one.step for one in ours),
-        "step_ms_8": 1000 * median(one.step_of_many for one in ours),
-        "start_s": median(one.start for one in ours),
-        "stop_s": median(one.stop for one in ours),
+        "step_ms": 1000 * median(column(ours, "step")),
+        "step_ms_8": 1000 * median(column(ours, "step_of_many")),
+        "start_s": median(column(ours, "start")),
+        "stop_s": median(column(ours, "stop")),
     }
     if theirs:
-        figures["step_ratio_of_mini"] = ratio(ours, theirs, "step")
-        figures["step_ratio_of_mini_8"] = ratio(ours, theirs, "step_of_many")
-    return {name: float(f"{figure:.4g}") for name, figure in figures.items()}
+        figures["step_ratio_of_mini"] = ratio(column(ours, "step"), column(theirs, "step"))
+        figures["step_ratio_of_mini_8"] = ratio(column(ours, "step_of_many"), column(theirs, "step_of_many"))
+    return figures
 
 
-def ratio(ours: Sequence[Round], theirs: Sequence[Round], field: str) -> float:
-    """The median of the rounds' own."""
-    ratios: list[float] = [getattr(a, field) / getattr(b, field) for a, b in zip(ours, theirs, strict=True)]
-    return median(ratios)
+def column(rounds: Sequence[Round], field: str) -> list[float]:
+    """One figure of each round."""
+    return [getattr(one, field) for one in rounds]
 
 
 def configured(sandbox: str, base: str | None, source: str | None) -> Settings:
@@ -195,7 +189,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = configured(given.sandbox, given.base, given.source)
     instance = load(settings.benchmark).instances[0]
-    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+    before = machine()
     rounds, steps = (1, 3) if given.quick else (5, 20)
     with sandboxes(settings, "bench") as backend:
         with backend.start(instance, "rollout"):
@@ -204,8 +198,7 @@ def main() -> None:
         both += [partial(by_mini, instance, settings)] if given.sandbox == "docker" else []
         taken = [[measure(opened, steps) for opened in both] for _ in range(rounds)]
     ours, theirs = [each[0] for each in taken], [each[1] for each in taken if len(each) > 1]
-    Console().print(table_of(ours, theirs), machine)
-    print(json.dumps(figures_of(ours, theirs)))
+    print_result(figures_of(ours, theirs), table_of(ours, theirs), before)
 
 
 if __name__ == "__main__":

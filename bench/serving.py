@@ -32,13 +32,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import httpx
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from bench.output import machine, print_result, ratio, spread
 from swe_eval.benchmark.demo.model import tiny_model
 from swe_eval.serving.supervised import free_port
 
@@ -208,24 +207,18 @@ def table_of(taken: Taken) -> Table:
         ("  our server without its prefix cache", [taken.recomputing]),
         ("  transformers serve", [taken.recomputing_theirs]),
     ):
-        middle, low, high = (f"{pick(values):.1f}" for pick in (median, min, max))
-        table.add_row(label, f"{middle} \\[{low}, {high}]")
+        table.add_row(label, spread(values))
     return table
 
 
 def figures_of(taken: Taken) -> dict[str, float]:
     """For programs."""
-    figures = {
-        "throughput_ratio_16": _ratio(taken.ours, taken.theirs),
+    return {
+        "throughput_ratio_16": ratio(taken.ours, taken.theirs),
         "reuse_speedup_20_turns": taken.recomputing_theirs / taken.reusing,
         "reuse_speedup_own": taken.recomputing / taken.reusing,
-        "mixed_adapters_ratio": _ratio(taken.two_adapters, taken.one_adapter),
+        "mixed_adapters_ratio": ratio(taken.two_adapters, taken.one_adapter),
     }
-    return {name: float(f"{figure:.4g}") for name, figure in figures.items()}
-
-
-def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    return median(a / b for a, b in zip(above, below, strict=True))
 
 
 def main() -> None:
@@ -233,10 +226,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.serving")
     parser.add_argument("--quick", action="store_true", help="once, a few tokens: whether it runs, not how fast")
     quick = parser.parse_args().quick
-    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+    before = machine()
     taken = measure(rounds=1, max_tokens=4, turns=2) if quick else measure(rounds=5, max_tokens=64, turns=20)
-    Console().print(table_of(taken), machine)
-    print(json.dumps(figures_of(taken)))
+    print_result(figures_of(taken), table_of(taken), before)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ in a report).
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,9 +30,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from bench.output import print_result
 from swe_eval.statistics import ALPHA, Interval, Paired, Repeated, bca, wilson
 
 MEAN, DISAGREEMENT = 0.3, 0.23
@@ -173,8 +172,7 @@ def main() -> None:
     started = time.perf_counter()
     found = {(n, samples): simulate(times, n, samples) for n in SIZES for samples in SAMPLES}
     took = f"{times} experiments of each kind in {time.perf_counter() - started:.0f} s; a fraction is sure to about"
-    Console().print(table_of(found), f"{took} +-{196 * sqrt(0.05 * 0.95 / times):.1f} points")
-    print(json.dumps(figures_of(found)))
+    print_result(figures_of(found), table_of(found), f"{took} +-{196 * sqrt(0.05 * 0.95 / times):.1f} points")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import signal
@@ -42,9 +41,11 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from bench.serving import CLIENTS, KEY, free_port
+from bench.output import machine, print_result
+from bench.serving import CLIENTS, KEY
 from swe_eval import adapters
 from swe_eval.benchmark.demo.model import SHIPPED, tensor_shapes
+from swe_eval.serving.supervised import free_port
 
 LAYERS = 26
 DIMENSIONS = {
@@ -276,8 +277,7 @@ def table_of(taken: Mapping[str, Measured]) -> Table:
 
 def figures_of(taken: Mapping[str, Measured]) -> dict[str, float]:
     """For programs: ``4bit.load_s`` and so on."""
-    figures = {f"{kind}.{name}": value for kind, each in taken.items() for name, value in asdict(each).items()}
-    return {name: float(f"{figure:.4g}") for name, figure in figures.items() if figure}
+    return {f"{kind}.{name}": value for kind, each in taken.items() for name, value in asdict(each).items() if value}
 
 
 def what_is_measured(config: Mapping[str, Any]) -> str:
@@ -293,7 +293,7 @@ def _device() -> str:
     import torch
 
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} cores, {name}, load {os.getloadavg()[0]:.1f} at the start"
+    return f"{name}, {machine()}"
 
 
 def main() -> None:
@@ -313,8 +313,7 @@ def main() -> None:
         if needed > free:
             parser.error(f"{folder}: {needed:.1f} GB needed, {free:.1f} GB free: write --model-dir, or --layers")
         taken = measure_all(Path(folder), config)
-    Console().print(table_of(taken), described)
-    print(json.dumps(figures_of(taken)))
+    print_result(figures_of(taken), table_of(taken), described)
 
 
 if __name__ == "__main__":
