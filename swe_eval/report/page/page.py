@@ -79,7 +79,7 @@ def content_of(subject: Subject, findings: Findings) -> dict[str, Any]:
         **_results(subject, findings),
         **_trust(subject, findings),
         **_table(subject, findings),
-        "card": card.card(subject),
+        "cards": card.cards(subject),
         "settings": card.settings(subject.runs[0]),
     }
     return found | {"contents": list(_contents(found))}
