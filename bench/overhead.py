@@ -180,7 +180,7 @@ def measure(rounds: int, tasks: int, starts: int) -> Taken:
 
 
 def table_of(taken: Taken) -> Table:
-    """For people."""
+    """The figures as a table for people."""
     table = Table("", "ms: median \\[lowest, highest]", "swe_eval / this", box=SIMPLE)
     for label, seconds, ours in (
         ("step", taken.steps, None),
@@ -198,7 +198,7 @@ def table_of(taken: Taken) -> Table:
 
 
 def figures_of(taken: Taken) -> dict[str, float]:
-    """For programs."""
+    """The figures as one object for programs; what they mean is at the top."""
     return {
         "step_ms": 1000 * median(taken.steps),
         "step_ratio": ratio(taken.steps, taken.mini_steps),

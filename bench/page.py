@@ -19,8 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.made import instance_ids, make_run
 from bench.output import machine, print_result, spread
+from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.report.comparison import find
 from swe_eval.report.report import write_report
 from swe_eval.report.runs import subject_of

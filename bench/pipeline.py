@@ -324,7 +324,7 @@ def measure(work: Work, workers: int) -> Pair:
 
 
 def table_of(pair: Pair) -> Table:
-    """For people."""
+    """The figures as a table for people."""
     ours, theirs = pair.ours, pair.theirs
     table = Table(f"{pair.workers} workers", "swe_eval", "today", "ratio", box=SIMPLE)
     for label, one, other, unit, digits in (
@@ -344,7 +344,7 @@ def table_of(pair: Pair) -> Table:
 
 
 def figures_of(pairs: Sequence[Pair]) -> dict[str, float]:
-    """For programs: the worst of each."""
+    """The figures as one object for programs: the worst of each."""
     return {
         "step_overhead_ratio": max(pair.step_ratio for pair in pairs),
         "grading_ratio": max(pair.grading_ratio for pair in pairs),

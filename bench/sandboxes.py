@@ -137,7 +137,7 @@ def wait_for_end_of(*opened: Opened) -> None:
 
 
 def table_of(ours: Sequence[Round], theirs: Sequence[Round]) -> Table:
-    """For people."""
+    """The figures as a table for people."""
     beside = ["mini-swe-agent", "ratio"] if theirs else []
     table = Table("", "swe_eval \\[lowest, highest]", *beside, box=SIMPLE)
     for label, field, scale, digits in (
@@ -153,7 +153,7 @@ def table_of(ours: Sequence[Round], theirs: Sequence[Round]) -> Table:
 
 
 def figures_of(ours: Sequence[Round], theirs: Sequence[Round]) -> dict[str, float]:
-    """For programs."""
+    """The figures as one object for programs; what they mean is at the top."""
     figures = {
         "step_ms": 1000 * median(column(ours, "step")),
         "step_ms_8": 1000 * median(column(ours, "step_of_many")),

@@ -196,7 +196,7 @@ def measure(rounds: int, max_tokens: int, turns: int) -> Taken:
 
 
 def table_of(taken: Taken) -> Table:
-    """For people."""
+    """The figures as a table for people."""
     table = Table("", "median \\[lowest, highest]", box=SIMPLE)
     for label, values in (
         (f"{CLIENTS} clients, tokens/s: our server", taken.ours),
@@ -212,7 +212,7 @@ def table_of(taken: Taken) -> Table:
 
 
 def figures_of(taken: Taken) -> dict[str, float]:
-    """For programs."""
+    """The figures as one object for programs; what they mean is at the top."""
     return {
         "throughput_ratio_16": ratio(taken.ours, taken.theirs),
         "reuse_speedup_20_turns": taken.recomputing_theirs / taken.reusing,

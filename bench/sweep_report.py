@@ -29,8 +29,8 @@ from statistics import median
 from rich.box import SIMPLE
 from rich.table import Table
 
-from bench.made import instance_ids, make_run
 from bench.output import machine, print_result
+from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.report.results import collect
 from swe_eval.report.runs import read_run
 from swe_eval.report.trials import CONCLUDED, write_trials
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def table_of(usual: Spent, read: Spent) -> Table:
-    """For people."""
+    """The figures as a table for people."""
     table = Table("", "seconds", "of a core", "memory, MB", box=SIMPLE)
     for name, spent in {"report": usual, "  without the tables of trials": read}.items():
         table.add_row(name, f"{spent.seconds:.1f}", f"{spent.cpu_s:.1f}", f"{spent.rss_mb:.0f}")

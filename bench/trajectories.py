@@ -22,8 +22,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from bench.made import instance_ids, make_run
 from bench.output import machine, print_result
+from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.report.runs import Kept, read_run
 from swe_eval.report.trajectories.data import Shown
 from swe_eval.report.trajectories.server import make_server

@@ -256,7 +256,7 @@ def measure_all(folder: Path, config: Mapping[str, Any]) -> dict[str, Measured]:
 
 
 def table_of(taken: Mapping[str, Measured]) -> Table:
-    """For people."""
+    """The figures as a table for people."""
     table = Table("", *taken, box=SIMPLE)
     labels = {
         "weights_gb": "weights, GB",

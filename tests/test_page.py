@@ -11,7 +11,7 @@ from browser_fixtures import DESK, PHONE, SCREENSHOTS, screenshot, troubles
 from scripted import scripted_endpoint
 from test_evaluate import TASKS, external, solve
 
-from bench.made import instance_ids, make_run
+from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.evaluate import evaluate
 from swe_eval.report.comparison import find
 from swe_eval.report.report import conclude, write_report

@@ -10,7 +10,7 @@ from shutil import rmtree
 import pytest
 from test_evaluate import wait_for
 
-from bench.made import instance_ids, make_run
+from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.errors import UserError
 from swe_eval.report.comparison import find
 from swe_eval.report.curve import curves, reference_of

@@ -15,7 +15,7 @@ from scripted import SUBMIT, bash
 from test_evaluate import GOLD
 from trajectory_fixtures import evaluated
 
-from bench.made import instance_ids, make_run
+from bench.synthetic_runs import instance_ids, make_run
 from bench.trajectories import fill
 from swe_eval.report.runs import read_run
 from swe_eval.report.trajectories.data import Shown
