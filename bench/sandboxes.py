@@ -1,17 +1,17 @@
-"""``python -m bench.sandboxes``: our sandboxes, and in Docker beside them mini-swe-agent's own environment.
+"""``python -m bench.sandboxes``: our sandboxes, and with Docker also mini-swe-agent's own environment.
 
-``--sandbox podman``, ``bubblewrap`` and ``apptainer`` measure those alone, with images from ``--source``. All start
-sandboxes of the demo's image and run ``true`` in them, with mini-swe-agent's variables for SWE-bench, by the call that
-an agent's turn makes: ``Sandbox.run`` and ``DockerEnvironment.execute``. No model, no agent loop.
+``--sandbox podman``, ``bubblewrap`` and ``apptainer`` measure ours alone, with images from ``--source``. Sandboxes of
+the demo's image are started and run ``true``, with mini-swe-agent's variables for SWE-bench, by the call that an
+agent's turn makes: ``Sandbox.run`` or ``DockerEnvironment.execute``. There is no model and no agent loop.
 
-- ``step_ms``: the median of one command after the other in one container; ``step_ms_8`` of eight containers at once,
-  each with a thread of its own.
-- ``step_ratio_of_mini``, ``step_ratio_of_mini_8``: those over mini-swe-agent's.
+- ``step_ms``: the median of commands that run one after the other in one container; ``step_ms_8``: in eight containers
+  at once, with a thread for each.
+- ``step_ratio_of_mini``, ``step_ratio_of_mini_8``: these, divided by mini-swe-agent's.
 - ``start_s``: from the call to the first command's answer.
-- ``stop_s``: from the call until the engine knows the container no more. mini-swe-agent does not wait for it.
+- ``stop_s``: from the call until the engine has no such container any more; mini-swe-agent does not wait for that.
 
-The two are measured in turn, round by round; the table has the median [lowest, highest] round, and a ratio is the
-median of the rounds' own.
+The two take turns, round by round; the table has the median [lowest, highest] round, and a ratio is the median of the
+ratios of each round.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Opened:
-    """A sandbox, how to run ``true`` in it, and whether anything of it is left."""
+    """An open sandbox: how to run ``true`` in it, and, once it is closed, whether anything of it is left."""
 
     step: Callable[[], object]
     is_left: Callable[[], bool]
@@ -56,7 +56,7 @@ Open = Callable[[], AbstractContextManager[Opened]]
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds of one round: medians where there are many."""
+    """Seconds, as measured in one round; of steps the median."""
 
     start: float
     step: float
@@ -66,7 +66,7 @@ class Round:
 
 @contextmanager
 def by_swe_eval(backend: Sandboxes, instance: Instance, settings: Settings) -> Iterator[Opened]:
-    """As ``rollout.py`` starts one and ``mini.py`` runs commands in it."""
+    """Open it as ``rollout.py`` does, to run commands as ``mini.py`` does."""
     env = mini_config(settings.agent)["environment"]["env"]
     with backend.start(instance, "rollout") as sandbox:
         step = partial(sandbox.run, "true", timeout=60, env=env)
@@ -79,7 +79,7 @@ def by_swe_eval(backend: Sandboxes, instance: Instance, settings: Settings) -> I
 
 @contextmanager
 def by_mini(instance: Instance, settings: Settings) -> Iterator[Opened]:
-    """As mini-swe-agent's batch runner starts one."""
+    """Open it as mini-swe-agent's batch runner does."""
     from minisweagent.environments.docker import DockerEnvironment
 
     logging.getLogger("minisweagent").setLevel(logging.WARNING)
@@ -95,7 +95,7 @@ def by_mini(instance: Instance, settings: Settings) -> Iterator[Opened]:
 
 
 def measure(opened: Open, steps: int) -> Round:
-    """One sandbox that takes so many steps, then ``AT_ONCE`` of them at once."""
+    """Take so many steps in one sandbox, then as many in each of ``AT_ONCE`` sandboxes at once."""
     starting = time.perf_counter()
     with opened() as one:
         one.step()
@@ -113,7 +113,7 @@ def measure(opened: Open, steps: int) -> Round:
 
 
 def seconds_of(step: Callable[[], object], times: int, wait: Callable[[], object] = lambda: None) -> list[float]:
-    """How long a step takes, so many times; before them one that is not counted, and then what is waited for."""
+    """How long each of so many steps takes, after one that is not counted; ``wait`` is called in between."""
     step()
     wait()
     taken = []
@@ -125,12 +125,12 @@ def seconds_of(step: Callable[[], object], times: int, wait: Callable[[], object
 
 
 def is_known(engine: str, container: str) -> bool:
-    """Whether the engine has it."""
+    """Whether the engine has the container."""
     return subprocess.run([engine, "container", "inspect", container], capture_output=True).returncode == 0
 
 
 def wait_for_end_of(*opened: Opened) -> None:
-    """Until nothing of them is left."""
+    """Wait until nothing of them is left."""
     for one in opened:
         while one.is_left():
             time.sleep(0.02)
@@ -172,7 +172,7 @@ def column(rounds: Sequence[Round], field: str) -> list[float]:
 
 
 def configured(sandbox: str, base: str | None, source: str | None) -> Settings:
-    """The demo, its images built on ``base`` or from ``source``."""
+    """Settings for the demo, with images built on ``base`` or taken from ``source``."""
     overrides = [f"sandbox={sandbox}", "agent=toolcall"]
     overrides += [f"+sandbox.build_args.BASE={base}"] if base else []
     overrides += [f"sandbox.source={source}"] if source else []

@@ -1,19 +1,20 @@
-"""``python -m bench.true_size``: what a model of GigaChat3-10B-A1.8B's dimensions takes, and how fast it is, here.
+"""``python -m bench.true_size``: memory and speed, on this machine, of a model with GigaChat3-10B-A1.8B's dimensions.
 
-A checkpoint with random weights is written shard by shard, a tensor per expert as on the hub, beside three LoRA
-adapters (attention and router, rank 16), and removed at the end. For every quantization ``python -m swe_eval.serve`` is
-started with base and adapters, which it checks first:
+A checkpoint with random weights is written shard by shard, with a tensor per expert as on the hub, and with three LoRA
+adapters (attention and router, rank 16); it is removed at the end. For every quantization, ``python -m swe_eval.serve``
+is started with the base model and the adapters:
 
-- ``weights_gb``: the base model as it is stored; ``gpu_peak_gb`` (left out without a GPU) and ``host_peak_gb``: the
-  most that was in use at once, in 10^9 bytes. The host's has the mapped pages of the checkpoint in it.
-- ``load_s``: from the start of the command until base and every adapter have answered a token. The files are in the
-  page cache: they were just written.
-- ``base_1``, ``base_16``, ``adapter_1``, ``adapter_16``: tokens per second that one client or 16 at once get, from the
-  base or one adapter; ``mixed_16``: 16 clients, dealt out among the adapters. Prompts of about 20 tokens, which are
-  read in the same time. Answers have as many tokens as the server makes in about 5 seconds, at least 3, at most 64.
+- ``weights_gb``: the stored base model; ``gpu_peak_gb`` (left out without a GPU) and ``host_peak_gb``: peak memory. In
+  10^9 bytes. The host's includes the mapped pages of the checkpoint.
+- ``load_s``: from the start of the command until the base model and every adapter have answered with a token. The files
+  are in the page cache, as they have just been written.
+- ``base_1``, ``base_16``, ``adapter_1``, ``adapter_16``: tokens per second that one client, or 16 at once, get from the
+  base model or from one adapter; ``mixed_16``: 16 clients that use all adapters in rotation. The time includes reading
+  prompts of about 20 tokens. Answers have as many tokens as the server writes in about 5 seconds, but 3 to 64.
 
-Where not all 26 layers fit, ``--layers`` takes a slice: every layer has its true dimensions, but there are fewer, and
-embeddings are a larger part. The default is as many as half of the host's free memory holds in 16 bits.
+If not all 26 layers fit, ``--layers`` takes a slice: its layers have their true dimensions, but there are fewer of
+them, so that embeddings are a larger part. By default, as many are taken as half of the host's free memory holds in 16
+bits.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ RANK = 16
 SPECIAL_TOKENS = slice(0, 3)
 """Of the demo's tokenizer, the end of a turn among them."""
 ANSWER_S, LEAST, MOST = 5.0, 3, 64
-"""How long an answer may take, and how many tokens it has at least and at most."""
+"""Seconds that an answer should take, and how many tokens it has at least and at most."""
 
 say = Console(highlight=False, markup=False, soft_wrap=True).print
 
@@ -86,7 +87,7 @@ def parameters(config: Mapping[str, Any]) -> int:
 
 
 def fitting_layers(dimensions: Mapping[str, int]) -> int:
-    """As many as half of the host's free memory holds in 16 bits; one dense layer and one of experts at least."""
+    """As many layers as half of the host's free memory holds in 16 bits; at least a dense one and one of experts."""
     meminfo = Path("/proc/meminfo").read_text()
     free = 1024 * int(re.findall(r"MemAvailable:\s+(\d+)", meminfo)[0])
     fitting = [n for n in range(2, LAYERS + 1) if 2 * parameters(config_of(n, dimensions)) < free / 2]
@@ -94,7 +95,7 @@ def fitting_layers(dimensions: Mapping[str, int]) -> int:
 
 
 def write_model(config: Mapping[str, Any], folder: Path) -> Path:
-    """A checkpoint in 16 bits; no more than a shard, which is a layer, is in memory at once."""
+    """Write a checkpoint in 16 bits; only one shard, which is a layer, is in memory at a time."""
     from safetensors.torch import save_file
 
     shutil.copytree(SHIPPED, folder)
@@ -111,7 +112,10 @@ def write_model(config: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _weight(name: str, shape: Sequence[int]) -> Any:
-    """Random; of a norm ones, of a bias zeros. No answer ends early: another token's logit is always above 0."""
+    """Random, but ones for a norm and zeros for a bias.
+
+    No answer ends early: the logits of special tokens are 0, and some other token's is always higher.
+    """
     import torch
 
     if len(shape) == 1:
@@ -123,7 +127,7 @@ def _weight(name: str, shape: Sequence[int]) -> Any:
 
 
 def write_adapter(config: Mapping[str, Any], folder: Path) -> Path:
-    """A random LoRA adapter on attention and router."""
+    """Write a random LoRA adapter on attention and router."""
     from safetensors.torch import save_file
 
     targets = re.compile(r".*\.(q_proj|kv_a_proj_with_mqa|o_proj|mlp\.gate)\.weight")
@@ -141,7 +145,7 @@ def write_adapter(config: Mapping[str, Any], folder: Path) -> Path:
 
 @contextmanager
 def serving(folder: Path, quantization: str) -> Iterator[str]:
-    """``python -m swe_eval.serve`` with base and adapters; its URL.
+    """Run ``python -m swe_eval.serve`` with the base model and the adapters; yields its URL.
 
     Raises:
         DoesNotServe: it ended, and has said why.
@@ -177,12 +181,12 @@ def _await_service(process: subprocess.Popen[str]) -> None:
 
 
 class DoesNotServe(Exception):
-    """Most often it does not fit."""
+    """The server has ended; most often the model does not fit."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of one quantization; see the top."""
+    """The figures of one quantization; what they mean is at the top."""
 
     weights_gb: float
     gpu_peak_gb: float
@@ -241,7 +245,7 @@ def _memory(url: str) -> dict[str, float]:
 
 
 def measure_all(folder: Path, config: Mapping[str, Any]) -> dict[str, Measured]:
-    """By quantization; without those whose server does not start, or ends: most often they do not fit."""
+    """By quantization; those whose server does not start, or ends, are missing: most often they do not fit."""
     write_model(config, folder / "model")
     for name in ADAPTERS:
         write_adapter(config, folder / name)
@@ -281,7 +285,7 @@ def figures_of(taken: Mapping[str, Measured]) -> dict[str, float]:
 
 
 def what_is_measured(config: Mapping[str, Any]) -> str:
-    """A slice is called one."""
+    """A description that does not pass a slice off as the whole model."""
     layers, count = config["num_hidden_layers"], f"{parameters(config):.3g} parameters"
     if config["hidden_size"] != DIMENSIONS["hidden_size"]:
         return f"TINY: {layers} layers, {count}"
