@@ -108,7 +108,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _header(file: Path) -> dict[str, Tensor]:
     try:
-        return read_header(file)
+        return read_header(file).tensors
     except Damaged as error:
         raise UserError(f"model.base_model: {file} is damaged ({error}); copy it again") from None
 

@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from swe_eval.adapters.tensors import Tensor, TensorFile
 from swe_eval.errors import UserError
-from swe_eval.merging.tensors import Tensor, TensorFile, read_header
+from swe_eval.merging.tensors import open_file
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
@@ -35,7 +36,7 @@ class Checkpoint:
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """By the checkpoint's own names."""
-        return {tensor.name: tensor for shard in self.shards for tensor in shard.tensors}
+        return {name: tensor for shard in self.shards for name, tensor in shard.tensors.items()}
 
     @property
     def others(self) -> list[Path]:
@@ -53,7 +54,7 @@ class Checkpoint:
         for file in self.others:
             digest.update(f"{file}\0".encode() + hashlib.sha256((self.directory / file).read_bytes()).digest())
         for shard in self.shards:
-            header = [(t.name, t.dtype, t.shape, t.start) for t in shard.tensors]
+            header = [(t.name, t.dtype, t.shape, t.start) for t in shard.tensors.values()]
             digest.update(repr((shard.path.name, header, _stamp(shard.path))).encode())
         return digest.hexdigest()
 
@@ -66,7 +67,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """
     if not (directory / CONFIG).is_file():
         raise UserError(f"{directory}: no {CONFIG}; write the directory or the hub id of the base model")
-    return Checkpoint(directory, tuple(read_header(directory / file) for file in _weight_files(directory)))
+    return Checkpoint(directory, tuple(open_file(directory / file) for file in _weight_files(directory)))
 
 
 def find_checkpoint(base: str, revision: str | None) -> Path:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from swe_eval import adapters
+from swe_eval.adapters.adapter import LoraConfig
+from swe_eval.adapters.tensors import Tensor
 from swe_eval.errors import UserError
 from swe_eval.merging.checkpoint import Checkpoint
 from swe_eval.merging.experts import Factors, find_experts
-from swe_eval.merging.tensors import STORED_AS, Array, Tensor, read_header
+from swe_eval.merging.tensors import STORED_AS, Array, floats, open_file
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -85,7 +88,7 @@ class _CannotMerge(Exception):
 class _Planner:
     def __init__(self, checkpoint: Checkpoint, adapter: Path) -> None:
         self._config = _read_config(adapter)
-        self._tensors = read_header(adapter / adapters.WEIGHTS).tensors
+        self._tensors = open_file(adapter / adapters.WEIGHTS).tensors
         self._there = dict(checkpoint.tensors)
         self._has_head = HEAD in self._there
         text = checkpoint.config.get("text_config", checkpoint.config)
@@ -127,7 +130,7 @@ class _Planner:
         """The parts of each product by module and nesting, and by name the tensors that were saved whole."""
         products: dict[tuple[str, str], dict[str, Tensor]] = defaultdict(dict)
         saved = {}
-        for tensor in self._tensors:
+        for tensor in self._tensors.values():
             if tensor.dtype not in STORED_AS:
                 raise _CannotMerge(f"{tensor.name} is {tensor.dtype}")
             if key := LORA_KEY.fullmatch(tensor.name):
@@ -220,17 +223,19 @@ class _Planner:
         if version is None or (int(version[1]), int(version[2])) < (0, 19):
             raise _CannotMerge(f"{module}: before PEFT 0.19 fused experts were laid out otherwise; save it again")
 
+    @cached_property
+    def _lora(self) -> LoraConfig:
+        try:
+            return LoraConfig.model_validate({"r": 8, "lora_alpha": 8, **self._config})  # PEFT's defaults
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise _CannotMerge(f"{adapters.CONFIG}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
     def _scale(self, key: str, *ranks: float) -> float:
-        rank = self._of_pattern("rank_pattern", key, self._config.get("r", 8))  # 8 is PEFT's default, of both
+        rank = self._lora.rank(key)
         if any(rank != other for other in ranks):
             raise _CannotMerge(f"{key} has rank {ranks[0]:g}, and {rank} in {adapters.CONFIG}")
-        alpha = self._of_pattern("alpha_pattern", key, self._config.get("lora_alpha", 8))
-        return float(alpha) / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
-
-    def _of_pattern(self, pattern: str, key: str, default: float) -> float:
-        """As PEFT's ``get_pattern_key`` finds it: the first that matches whole parts at the end."""
-        tails: dict[str, float] = self._config.get(pattern) or {}
-        return next((value for tail, value in tails.items() if re.match(rf"(.*\.)?({tail})$", key)), default)
+        return self._lora.scale(key)
 
     def _is_parameter(self, name: str) -> bool:
         """Whether PEFT was told to adapt the parameter, not its module: patterns then go by the parameter's name."""
@@ -246,7 +251,7 @@ class _Planner:
 
 
 def _matrix(tensor: Tensor) -> Array:
-    return tensor.floats().reshape(tensor.shape)
+    return floats(tensor).reshape(tensor.shape)
 
 
 def _read_config(adapter: Path) -> dict[str, Any]:
