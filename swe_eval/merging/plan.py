@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from swe_eval import adapters
 from swe_eval.adapters.adapter import LoraConfig
+from swe_eval.adapters.checks import PLAIN_INITS, WITHOUT_EFFECT
 from swe_eval.adapters.tensors import Tensor
 from swe_eval.errors import UserError
 from swe_eval.merging.checkpoint import Checkpoint
@@ -29,21 +30,8 @@ LORA_KEY = re.compile(
 )
 SAVED_KEY = re.compile(r"base_model\.model\.(?P<module>.+?)(\.base_layer)?\.(?P<leaf>[^.]+)")
 
-UNDERSTOOD = frozenset({
-    "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "target_parameters",
-    "peft_version", "bias", "init_lora_weights",
-})  # fmt: skip
-WITHOUT_EFFECT = frozenset({
-    # where it came from and how it was trained; which modules have tensors, the tensors' names say
-    "task_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "lora_dropout", "eva_config",
-    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
-    # parameters of what is switched off, and still there
-    "megatron_core", "megatron_config", "qalora_group_size", "runtime_config",
-    # read when training begins; what they would do to the base, init_lora_weights says
-    "loftq_config", "corda_config", "lora_ga_config",
-})  # fmt: skip
-BASE_UNCHANGED = (True, False, None, "gaussian", "eva", "orthogonal")
-"""``init_lora_weights``; the others (``pissa``, ``olora``, ...) train against another base than the checkpoint."""
+UNDERSTOOD = WITHOUT_EFFECT - {"fan_in_fan_out"} | {"use_dora", "modules_to_save", "bias"}
+"""Options beside those of ``LoraConfig``."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +103,14 @@ class _Planner:
 
     def _require_plain_lora(self) -> None:
         config = self._config
-        for key, value in config.items():
-            if value and key not in UNDERSTOOD | WITHOUT_EFFECT:
-                raise _CannotMerge(f"{key}={value} is not understood")
         if config.get("peft_type") != "LORA":
             raise _CannotMerge(f"peft_type={config.get('peft_type')} is not LORA")
+        for key, value in (self._lora.model_extra or {}).items():
+            if value and key not in UNDERSTOOD:
+                raise _CannotMerge(f"{key}={value} is not understood")
         if config.get("bias", "none") != "none":
             raise _CannotMerge(f"bias={config['bias']}: PEFT does not save every trained bias")
-        if (how := config.get("init_lora_weights")) not in BASE_UNCHANGED:
+        if str(how := config.get("init_lora_weights")).lower() not in PLAIN_INITS:
             advice = "save it with path_initial_model_for_weight_conversion"
             raise _CannotMerge(f"init_lora_weights={how} trains against another base; {advice}")
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from swe_eval.adapters.base import INDEX, SINGLE
 from swe_eval.adapters.tensors import Tensor, TensorFile
 from swe_eval.errors import UserError
-from swe_eval.merging.checkpoint import CONFIG, INDEX, SINGLE, Checkpoint
+from swe_eval.merging.checkpoint import CONFIG, Checkpoint
 from swe_eval.merging.plan import Change, Plan
 from swe_eval.merging.tensors import Array, floats, header_bytes, narrow, raw
 from swe_eval.run_dir import write_json
