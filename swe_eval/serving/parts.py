@@ -15,8 +15,8 @@ from swe_eval.serving.devices import visible_devices
 from swe_eval.serving.endpoint import Endpoint
 from swe_eval.serving.external import connect_external
 from swe_eval.serving.server import Server
-from swe_eval.serving.transformers import start_transformers
-from swe_eval.serving.vllm import start_vllm
+from swe_eval.serving.transformers import transformers_server
+from swe_eval.serving.vllm import VllmServer
 from swe_eval.serving.vllm_env import TESTED, find_python, vllm_version
 from swe_eval.settings import AdapterSettings, ManyLora, Settings
 
@@ -141,8 +141,8 @@ def _start(
 
 _Start = Callable[[Settings, "Sequence[str] | None", Path, Callable[[str], None]], AbstractContextManager[Server]]
 _SERVERS: dict[str, _Start] = {
-    "transformers": start_transformers,
-    "vllm": start_vllm,
+    "transformers": transformers_server,
+    "vllm": VllmServer,
     "external": connect_external,
 }
 """``devices`` are those that a server is to keep to; None leaves it all that is visible."""

@@ -7,9 +7,9 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class Launch:
 
 
 class SupervisedServer(Server):
-    """See ``Server``. Thread-safe."""
+    """See ``Server``. It runs, and every model has answered, for as long as its context is open. Thread-safe."""
 
     def __init__(self, launch: Launch, log: Path, say: Callable[[str], None]) -> None:
         self.endpoints: Mapping[str, Endpoint] = {}
@@ -66,6 +66,17 @@ class SupervisedServer(Server):
         self._stopped = False
         # The kernel ends a server when the thread that started it ends (PR_SET_PDEATHSIG): one that lives long enough.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="server")
+
+    def __enter__(self) -> SupervisedServer:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     @property
     def pid(self) -> int:
@@ -189,21 +200,6 @@ class SupervisedServer(Server):
 def _context(listed: Mapping[str, int | None], model: str) -> int | None:
     """vLLM tells the base model's alone."""
     return listed.get(model) or max(filter(None, listed.values()), default=None)
-
-
-@contextmanager
-def supervise(launch: Launch, log: Path, say: Callable[[str], None]) -> Iterator[SupervisedServer]:
-    """A started server, whose every model has answered, for as long as the context is open.
-
-    Raises:
-        ServingError: see ``SupervisedServer.start``.
-    """
-    server = SupervisedServer(launch, log, say)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
 
 
 def free_port(host: str) -> int:

@@ -57,26 +57,12 @@ HINTS = {
 }
 
 
-@contextmanager
-def start_vllm(
-    settings: Settings, devices: Sequence[str] | None, log: Path, say: Callable[[str], None]
-) -> Iterator[SupervisedServer]:
-    """Run the server for as long as the context is open.
+class VllmServer(SupervisedServer):
+    """A vLLM whose adapters are known to it by name and content, so that no cache answers for other weights.
 
     Raises:
         UserError: no vLLM is installed where the settings say.
-        ServingError: it does not start; with the end of ``log`` and a hint.
     """
-    server = VllmServer(settings, devices, log, say)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
-class VllmServer(SupervisedServer):
-    """A vLLM whose adapters are known to it by name and content, so that no cache answers for other weights."""
 
     def __init__(
         self, settings: Settings, devices: Sequence[str] | None, log: Path, say: Callable[[str], None]
@@ -128,15 +114,14 @@ class VllmServer(SupervisedServer):
         assert isinstance(serving, VllmServing)
         api_key = (serving.api_key and serving.api_key.get_secret_value()) or secrets.token_urlsafe()
         own_name = f"swe_eval-{secrets.token_hex(4)}"
-        command = shlex.split(serving.command) if serving.command else [find_python(serving), *API_SERVER]
         at_start = {} if self._slots else self._names
         own = visible_devices() if devices is None else devices
-        options = [*arguments(settings, own_name, own), *lora_arguments(settings, at_start)]
+        command = [*program(serving), *arguments(settings, own_name, own), *lora_arguments(settings, at_start)]
 
         def argv(port: int) -> list[str]:
             for arm, name in at_start.items():
                 refuse_changed(self._adapters[arm], name)
-            return [*command, *options, f"--host={serving.host}", f"--port={port}", *serving.args]
+            return [*command, f"--host={serving.host}", f"--port={port}", *serving.args]
 
         return Launch(
             argv=argv,
@@ -155,6 +140,15 @@ class VllmServer(SupervisedServer):
             phases=PHASES,
             hints=HINTS,
         )
+
+
+def program(serving: VllmServing) -> list[str]:
+    """What runs vLLM's API server.
+
+    Raises:
+        UserError: no vLLM is installed where the settings say.
+    """
+    return shlex.split(serving.command) if serving.command else [find_python(serving), *API_SERVER]
 
 
 def served_name(arm: AdapterSettings) -> str:

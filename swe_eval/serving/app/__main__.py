@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+from dataclasses import fields
 
 PARSERS = ["auto", "hermes", "qwen3_coder", "gigachat3", "none"]
 
@@ -41,16 +42,7 @@ def _serve(args: argparse.Namespace, key: str, listener: socket.socket) -> None:
     from swe_eval.serving.app.tools import parser_named
     from swe_eval.serving.app.weights import CannotServe, Source, load
 
-    source = Source(
-        model=args.model,
-        revision=args.revision,
-        dtype=args.dtype,
-        max_model_len=args.max_model_len,
-        device=args.device,
-        quantization=args.quantization,
-        gpu_memory_utilization=args.gpu_memory_utilization,
-        trust_remote_code=args.trust_remote_code,
-    )
+    source = Source(**{field.name: getattr(args, field.name) for field in fields(Source)})
     adapters = dict(args.adapter)
     try:
         weights = load(source, adapters, args.base_name or ([] if adapters else [args.model]))

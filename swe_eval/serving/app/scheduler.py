@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 
 from swe_eval.serving.app.adapters import AdapterSwitch
 from swe_eval.serving.app.batch import Batch
-from swe_eval.serving.app.kv import KV, cache_of, kv_of
+from swe_eval.serving.app.kv import KV, cache_of, kv_of, length_of
 from swe_eval.serving.app.metrics import Metrics
 from swe_eval.serving.app.prefix_cache import PrefixCache
 from swe_eval.serving.app.sequence import Sequence
@@ -33,8 +33,11 @@ class _Reading:
 
     sequence: Sequence
     cache: Cache
-    done: int
-    """Tokens read."""
+
+    @property
+    def done(self) -> int:
+        """Tokens read."""
+        return int(self.cache.get_seq_length())
 
 
 class Scheduler:
@@ -97,14 +100,14 @@ class Scheduler:
                 self._readings.append(self._begun(sequence))
 
     def _begun(self, sequence: Sequence) -> _Reading:
-        model, known = sequence.request.model, 0
+        model = sequence.request.model
         kv: KV = ()
         if not sequence.request.sampling.prompt_logprobs:  # those need every token read
-            known, kv = self._prefixes.find(model, sequence.tokens[:-1])  # the last one is read for its logits
+            kv = self._prefixes.find(model, sequence.tokens[:-1])  # the last one is read for its logits
             self._metrics.count("prefix_cache_queries_total", len(sequence.tokens), model=model)
-            self._metrics.count("prefix_cache_hits_total", known, model=model)
-        sequence.cached_tokens = min(known, len(sequence.request.prompt))
-        return _Reading(sequence, cache_of(kv), known)
+            self._metrics.count("prefix_cache_hits_total", length_of(kv), model=model)
+        sequence.cached_tokens = min(length_of(kv), len(sequence.request.prompt))
+        return _Reading(sequence, cache_of(kv))
 
     def _read_prompts(self) -> None:
         left = READ_PER_STEP
@@ -135,7 +138,6 @@ class Scheduler:
             past_key_values=reading.cache,
             logits_to_keep=len(chunk) if is_scored else 1,
         )[0]
-        reading.done += len(chunk)
         if is_scored:
             sequence.score_prompt(logits, start)
         if reading.done < len(sequence.tokens):
