@@ -1,6 +1,6 @@
-"""Which arms share a server: all that it can apply beside the base model; an adapter that must be merged has its own.
+"""Which arms share a server: the base model and every adapter it can apply; one that must be merged has its own.
 
-Servers run one after another, or at once where there are devices for it.
+Servers run one after another, or at once where there are enough GPUs.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def with_arms(settings: Settings, arms: Sequence[AdapterSettings]) -> Settings:
 
 
 def takes_turns(together: Round) -> bool:
-    """Whether an arm may have to wait there until no trial uses another one's adapter."""
+    """Whether an arm may have to wait until no trial uses another arm's adapter any more."""
     return any(
         part.serving.kind == "vllm" and part.serving.slots < sum(arm.path is not None for arm in part.adapters)
         for part in together

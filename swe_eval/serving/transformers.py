@@ -55,5 +55,5 @@ def _argv(settings: Settings) -> list[str]:
 
 
 def base_names(settings: Settings) -> list[str]:
-    """Of the arms without an adapter; if there are none, the base model's own: the proof holds adapters against it."""
+    """Names of the bare base model: those arms' without an adapter, else its own id, for the proof to compare with."""
     return [a.name for a in settings.adapters if a.path is None] or [settings.model.base_model]

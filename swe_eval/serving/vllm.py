@@ -58,7 +58,7 @@ HINTS = {
 
 
 class VllmServer(SupervisedServer):
-    """A vLLM whose adapters are known to it by name and content, so that no cache answers for other weights.
+    """A vLLM that knows adapters by name and content, so that none of its caches answers for other weights.
 
     Raises:
         UserError: no vLLM is installed where the settings say.
@@ -95,7 +95,7 @@ class VllmServer(SupervisedServer):
         super().stop()
 
     def _load(self, arm: str) -> None:
-        """Under its content's name, never in place: vLLM's prefix cache knows an adapter by name (vllm#42125)."""
+        """Under a name that its content decides, never in place: vLLM's prefix cache goes by the name (vllm#42125)."""
         path = self._adapters[arm].path
         refuse_changed(self._adapters[arm], self._names[arm])
         self._ask(arm, "load", {"lora_name": self._names[arm], "lora_path": path})
@@ -190,7 +190,7 @@ def arguments(settings: Settings, own_name: str, devices: Sequence[str]) -> list
 
 
 def lora_arguments(settings: Settings, at_start: Mapping[str, str]) -> list[str]:
-    """Room for the adapters, and those that are loaded at the start: served name by arm."""
+    """Options that make room for the adapters; ``at_start`` (served name by arm) are loaded before it serves."""
     serving = settings.serving
     assert isinstance(serving, VllmServing)
     arms = [arm for arm in settings.adapters if arm.path is not None]

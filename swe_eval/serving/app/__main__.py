@@ -12,7 +12,7 @@ from dataclasses import fields
 PARSERS = ["auto", "hermes", "qwen3_coder", "gigachat3", "none"]
 
 GRACE = 5
-"""Seconds that requests have, after SIGTERM, to be answered; who started us may kill us after ten."""
+"""Seconds to finish requests after SIGTERM; whoever started the server may kill it after ten (``guard.GRACE``)."""
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """Taken before anything is loaded: a port that is in use is known at once."""
+    """Bound before anything is loaded, so that a port in use is reported at once."""
     try:
         return socket.create_server((host, port))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What earlier prompts and answers left in memory, so that the next turn of a conversation reads only what is new."""
+"""Keys and values of earlier prompts and answers, so that a conversation's next turn reads only what is new."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sensible_capacity(device: torch.device) -> int:
 class PrefixCache:
     """Sequences by model id and tokens; the least recently used leave when they take more than ``capacity`` bytes.
 
-    They are where the model is: the tensors of a long conversation are too large to be carried to the host every turn.
+    They stay on the model's device: a long conversation's tensors are too large to be copied to the host every turn.
     """
 
     def __init__(self, capacity: int) -> None:

@@ -41,7 +41,7 @@ class _Reading:
 
 
 class Scheduler:
-    """Sequences wait, are read chunk by chunk, each alone, and are then decoded together until each is finished.
+    """Sequences wait, then each is read alone, chunk by chunk; then all are decoded together until each is finished.
 
     Rows of all models share one batch where their adapters allow it; else there is a batch per model.
     """
@@ -64,7 +64,7 @@ class Scheduler:
 
     @property
     def queued(self) -> int:
-        """Sequences that wait and are waited for."""
+        """Sequences that wait and whose clients still do."""
         return sum(not sequence.is_cancelled for sequence in list(self.waiting))
 
     @property
@@ -72,7 +72,7 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def step(self) -> None:
-        """Let some newcomers in, read some of their prompts, and give every answer under way one more token."""
+        """Admit some sequences, read part of their prompts, and add one token to every answer under way."""
         self._admit()
         self._read_prompts()
         for key, batch in list(self._batches.items()):
@@ -116,7 +116,7 @@ class Scheduler:
             left += reading.done
             try:
                 is_over = self._read(reading)
-            except Exception as error:  # this request's trouble, whatever it is, is no other's
+            except Exception as error:  # whatever went wrong with this request concerns no other
                 self._readings.popleft()
                 self._give_up([reading.sequence], self.running, error)
                 return
@@ -161,7 +161,7 @@ class Scheduler:
     def _decode(self, batch: Batch[Sequence]) -> None:
         try:
             self._decode_rows(batch)
-        except Exception as error:  # and what the batch remembers may be half-written
+        except Exception as error:  # the batch's keys and values may be half-written
             rows = list(batch.rows)
             batch.clear()
             self._give_up(rows, len(rows) // 2, error)
