@@ -115,7 +115,7 @@ def _aside(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _room(needed: int, folder: Path) -> Iterator[None]:
-    """Refuse to begin without ``needed`` free bytes, and report it alike when the disk (or a quota) is full after all."""
+    """Refuse to begin without ``needed`` free bytes; a disk (or quota) that is full later is reported alike."""
     if shutil.disk_usage(folder).free < needed:
         raise _no_room(needed, folder)
     try:
