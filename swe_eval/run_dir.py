@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ ARM = "adapters."
 """Begins the keys of a run's identity that are the content of one arm."""
 RESULTS = ("trajectories", "predictions", "evaluation")
 """The folders that hold what a run did."""
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,11 @@ class RunDir:
 def _report_in(file: Path, trial: Trial) -> dict[str, Any]:
     report = read_json(file).get(trial.instance_id)
     return report if isinstance(report, dict) and report.get("outcome") in OUTCOMES else {}
+
+
+def can_be_file_name(name: str) -> bool:
+    """Whether files and folders may be called so, as they are after instances and arms."""
+    return bool(_FILE_NAME.fullmatch(name))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ DAY = 86_400.0
 def main() -> None:
     """Console entry point."""
     given, overrides = parser().parse_known_args()
-    overrides = [each for each in overrides if each not in ("-m", "--multirun")]
+    overrides = [each for each in overrides if each not in command.MULTIRUN]
     sys.exit(command.exit_code(lambda: watch(overrides, given.every)))
 
 

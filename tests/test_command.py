@@ -22,6 +22,7 @@ def swe_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     ("arguments", "line"),
     [
         ("agent.max_turn=3", "swe_eval: agent.max_turn: no such field; did you mean agent.max_turns?"),
+        ("seed=1,2 -m agent.max_turn=3", "swe_eval: agent.max_turn: no such field; did you mean agent.max_turns?"),
         ("modle=tiny", "swe_eval: modle: no such field; did you mean model?"),
         ("model=gigachatt", "swe_eval: model=gigachatt: no such option; write one of gigachat, gigachat_fp8, hf,"),
         ("agent.max_turns=abc", "swe_eval: agent.max_turns: input should be a valid integer"),
@@ -80,6 +81,14 @@ def test_the_configuration_is_printed_with_its_checkpoints_found(tmp_path):
         {"name": "base", "path": None},
         {"name": "grpo-5", "path": "grpo/checkpoint-5"},
     ]
+
+
+@pytest.mark.parametrize("door", ["", ".doctor", ".grade", ".images", ".report", ".serve", ".watch"])
+def test_ctrl_c_while_a_front_door_is_being_imported_is_one_line(door, tmp_path):
+    (tmp_path / "hydra.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
+    done = swe_eval(f"swe_eval{door}", cwd=tmp_path)
+    said = "swe_eval: interrupted: the same command continues\n"
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", said)
 
 
 def test_help_and_cfg_import_nothing_heavy(tmp_path):

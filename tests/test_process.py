@@ -99,7 +99,7 @@ class TestFailures:
         assert command.startswith(f"$ {sys.executable} -c ")
 
     def test_lost_race_for_a_port_is_run_again(self, tmp_path: Path) -> None:
-        """A port that was ours to choose, and that somebody took, is no failure."""
+        """A port that was ours to choose, and that somebody took, is no failure; the next may be taken, too."""
         app = [
             sys.executable,
             "-m",
@@ -116,7 +116,7 @@ class TestFailures:
 
         with SupervisedServer(launch(argv), tmp_path / "log", print) as server:
             assert server.endpoints["base"].base_url == f"http://127.0.0.1:{tries[-1]}/v1"
-        assert len(tries) == 2
+        assert len(tries) > 1
 
 
 class TestEnd:

@@ -139,6 +139,10 @@ def test_what_has_not_begun_is_said(tmp_path):
         ),
         (lambda text: '{"identity": {}, "trials": {}, "comparisons": []}', "its run.json is damaged"),
         (lambda text: text.replace('"trials"', '"x"'), "its run.json does not list its trials"),
+        (
+            lambda text: text.replace(IDS[0], f"../{IDS[0]}"),
+            f"its run.json names '../{IDS[0]}', which cannot be a file",
+        ),
     ],
 )
 def test_a_run_that_cannot_be_read_is_said_and_never_passes_for_one_that_waits(damage, says, tmp_path):

@@ -21,6 +21,7 @@ DESCRIPTION = """Make the report of a run again, compare the arms of several run
 may still be at work."""
 DAY = 86_400.0
 """Seconds."""
+OWN = "the run's own command"
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def _again(kept: Kept, subject: Subject) -> int:
     """Everything anew, from the files; of a run at work nothing is written but the page."""
     try:
         with kept.run.claimed(kept.identity):
-            return conclude(kept.run, kept.trials, kept.comparisons)
+            return conclude(kept.run, kept.trials, kept.comparisons, OWN)
     except InUse:
         print("The run is at work; this is what there is so far.")
         _show(subject)
@@ -77,7 +78,7 @@ def _again(kept: Kept, subject: Subject) -> int:
 def _show(subject: Subject, refresh: float | None = None) -> int:
     findings = find(subject.arms, subject.comparisons)
     write_report(subject, findings, None if subject.is_whole else refresh)
-    show(Console(), subject, findings)
+    show(Console(), subject, findings, OWN)
     print(f"The report is {subject.folder / 'report.html'}")
     return command.OK if subject.is_whole else command.FAILED
 

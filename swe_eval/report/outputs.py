@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from swe_eval import command
 from swe_eval.errors import UserError
-from swe_eval.report.runs import Kept, read_run
+from swe_eval.report.runs import Kept, find_runs, read_all, read_run
 from swe_eval.report.trials import read_trials
 
 FORMATS = ("csv", "parquet", "leaderboard")
@@ -68,7 +69,7 @@ def make(given: argparse.Namespace) -> int:
         UserError: too many runs for it, or nowhere to write to.
     """
     if given.export:
-        _export(given.export, given.to, [read_run(folder) for folder in given.runs])
+        _export(given.export, given.to, given.runs)
     if given.serve:
         from swe_eval.report.trajectories.server import serve
         from swe_eval.report.trajectories.write import shown_of
@@ -91,9 +92,12 @@ def write_trajectories(folders: Sequence[Path]) -> None:
     print(f"Trajectories side by side: {write_trajectories(shown_of(kept), kept.arms)}")
 
 
-def _export(kind: str, folder: Path | None, runs: Sequence[Kept]) -> None:
+def _export(kind: str, folder: Path | None, folders: Sequence[Path]) -> None:
     if folder is None:
         raise UserError(f"--export {kind}: nowhere to write to; write --to DIR")
+    runs, left_out = read_all({each: find_runs(each) for each in folders})
+    for line in left_out:
+        print(line, file=sys.stderr)
     if kind == "leaderboard":
         from swe_eval.report.export.leaderboard import write_leaderboard
 

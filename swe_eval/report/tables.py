@@ -46,10 +46,11 @@ def print_sweep(console: Console, findings: Findings) -> None:
     say(console, _best(findings.best))
 
 
-def print_owed(console: Console, rows: Sequence[Row]) -> None:
-    """Print how many trials have no verdict, if any."""
+def print_owed(console: Console, rows: Sequence[Row], runs_them: str) -> None:
+    """Print how many trials have no verdict, if any, and what runs them again."""
     if owed := sum(row.count("infra") for row in rows):
-        console.print(f"{owed} without a verdict (infra): never scored, owed; the same command runs them again.")
+        line = f"{owed} without a verdict (infra): never scored, owed; {runs_them} runs them again."
+        console.print(line, markup=False)
 
 
 def print_proof(console: Console, proof: Mapping[str, Any]) -> None:

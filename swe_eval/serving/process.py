@@ -56,7 +56,7 @@ class ServerProcess:
                 stdout=output,  # a file: an orphan that holds a SLURM step's own output keeps the job running
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_tell_when_parent_dies,
+                preexec_fn=tell_when_parent_dies,
             )
 
     @property
@@ -118,8 +118,8 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 
-def _tell_when_parent_dies() -> None:
-    """Runs between fork and exec."""
+def tell_when_parent_dies() -> None:
+    """Have the kernel send this process SIGTERM when the thread that started it ends; runs between fork and exec."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's warning to the whole step is not for the server
     if _LIBC:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
