@@ -22,6 +22,7 @@ from swe_eval.cluster.walltime import Walltime
 from swe_eval.errors import OutOfTime, UserError
 from swe_eval.mini import write_registry
 from swe_eval.plan import identify, pairs, plan, what_is_owed
+from swe_eval.preconditions import check_template
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json, write_text
@@ -52,6 +53,8 @@ def evaluate(settings: Settings) -> int:
     if ROLLOUT in settings.stages:
         for warning in adapters.check(settings):
             print(f"swe_eval: {warning}", file=sys.stderr)
+        if problems := [found.text for found in check_template(settings) if found.state == "problem"]:
+            raise UserError("\n".join(problems))
     benchmark = instances.load(settings.benchmark)
     run = RunDir(settings.output_dir)
     ordered = longest_first(benchmark.instances, earlier_seconds(run, benchmark.fingerprint))

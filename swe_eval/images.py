@@ -31,7 +31,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Of what is not Hydra's."""
-    made = argparse.ArgumentParser(prog="python -m swe_eval.images", allow_abbrev=False)
+    made = command.Arguments(prog="python -m swe_eval.images", allow_abbrev=False)
     made.add_argument("action", choices=["pull", "list", "verify", "prune"])
     made.add_argument("--days", type=float, default=30, help="prune: what was not used for so long (default: 30)")
     return made

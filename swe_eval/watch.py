@@ -38,7 +38,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m swe_eval.watch", description=__doc__, allow_abbrev=False)
+    made = command.Arguments(prog="python -m swe_eval.watch", description=__doc__, allow_abbrev=False)
     made.add_argument("--every", type=float, default=LOOK, metavar="SECONDS", help="look for checkpoints so often")
     return made
 

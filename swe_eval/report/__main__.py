@@ -29,7 +29,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m swe_eval.report", description=__doc__)
+    made = command.Arguments(prog="python -m swe_eval.report", description=__doc__)
     made.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="outputs/<name>, or a sweep: multirun_outputs/<name>"
     )

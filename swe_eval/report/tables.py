@@ -44,7 +44,8 @@ def print_sweep(console: Console, findings: Findings) -> None:
 def print_owed(console: Console, rows: Sequence[Row]) -> None:
     """Print how many trials have no verdict, if some have none."""
     if owed := sum(row.count("infra") for row in rows):
-        console.print(f"{owed} without a verdict (infra): never scored, owed; the same command runs them again.")
+        line = f"{owed} without a verdict (infra): never scored, owed; the same command runs them again."
+        console.print(line, soft_wrap=True)
 
 
 def print_proof(console: Console, proof: Mapping[str, Any]) -> None:
