@@ -59,6 +59,8 @@ def evaluate(settings: Settings) -> int:
     run = RunDir(settings.output_dir)
     ordered = longest_first(benchmark.instances, earlier_seconds(run, benchmark.fingerprint))
     trials = plan(settings, ordered)
+    if ROLLOUT in settings.stages and not all(map(run.is_rolled_out, trials)):
+        preflight(settings)
     if ROLLOUT not in settings.stages and not any(map(run.is_rolled_out, trials)):
         raise UserError(f"stages=[grade]: nothing is rolled out in {run.root}; write stages=[rollout,grade]")
     identity = identify(settings, benchmark)
@@ -121,8 +123,6 @@ def roll_out_and_grade(
     """Do every stage of every trial that is owed; a server is started only if a rollout is."""
     work = what_is_owed(settings, run, trials)
     progress = Progress(trials, work.done, Console())
-    if work.to_roll_out:
-        preflight(settings)
     if work.to_roll_out or work.to_grade:
         progress.say(str(work))
     by_id = {instance.instance_id: instance for instance in benchmark.instances}

@@ -127,6 +127,8 @@ def _row(path: Path, number: int, row: Any) -> dict[str, str]:
 
 
 def _gold(instances: Mapping[str, Any]) -> list[dict[str, str]]:
+    if without := [key for key, instance in instances.items() if instance.row.get("patch") is None]:
+        raise UserError(f"--predictions gold: no patch in the row of {without[0]}; write a file of predictions")
     return [
         {"instance_id": key, "model_name_or_path": GOLD, "model_patch": instance.row["patch"]}
         for key, instance in instances.items()
