@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
@@ -29,6 +30,7 @@ from swe_eval.errors import OutOfTime, SweEvalError, UserError
 from swe_eval.settings import PACKAGE, Settings, flatten, settings_from
 
 OK, FAILED, BAD_INPUT, OUT_OF_TIME, INTERRUPTED = 0, 1, 2, OutOfTime.exit_code, 130
+MULTIRUN = ("-m", "--multirun")
 GC_THRESHOLD = 50_000
 """Objects between two collections; with 700, Python's own, they take a fifth of the time of the imports."""
 
@@ -48,9 +50,21 @@ def conf_dir() -> Path:
 
 def run(task: Callable[[Settings], int]) -> NoReturn:
     """Run ``task`` on the configuration that the command line composes, and exit; the exit codes are ``main``'s."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup, or in the background of a script
+            signal.signal(number, _told_to_stop)
     leave(main(task))
+
+
+def _told_to_stop(_number: int, _frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but not where it would cut short what another one has begun to clean up."""
+    error: BaseException | None = sys.exc_info()[1]
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    if error:
+        os.write(2, b"swe_eval: cleaning up, wait a moment\n")  # print may have been interrupted
+    else:
+        raise KeyboardInterrupt
 
 
 def main(task: Callable[[Settings], int]) -> int:
@@ -61,11 +75,14 @@ def main(task: Callable[[Settings], int]) -> int:
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises what it otherwise prints over many lines
     gc.set_threshold(GC_THRESHOLD)
+    sys.argv[1:] = sorted(
+        sys.argv[1:], key=lambda each: each not in MULTIRUN
+    )  # argparse takes no flag between overrides
     codes = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     def composed(config: DictConfig) -> None:
-        codes.append(exit_code(lambda: task(settings_from(_resolved(config)))))
+        codes.append(_code_of(lambda: task(settings_from(_resolved(config)))))  # an interrupt ends a sweep, too
 
     codes.append(exit_code(lambda: _refuse(sys.argv[1:])) or exit_code(composed))
     return max(codes)
@@ -92,6 +109,14 @@ def settings_of(*overrides: str) -> Settings:
 def exit_code(call: Callable[[], int | None]) -> int:
     """What ``call`` returns, or the code of what it raised, which is said on standard error."""
     try:
+        return _code_of(call)
+    except KeyboardInterrupt:
+        return _say("interrupted: the same command continues", INTERRUPTED)
+
+
+def _code_of(call: Callable[[], int | None]) -> int:
+    """See ``exit_code``; interrupts are not its matter."""
+    try:
         return call() or OK
     except UserError as error:
         return _say(str(error), BAD_INPUT)
@@ -103,8 +128,6 @@ def exit_code(call: Callable[[], int | None]) -> int:
         return _say(str(error), FAILED)
     except OSError as error:  # the disk is full, a file system went away: nothing is lost, nothing is scored
         return _say(f"{error}; put it right, and the same command continues", FAILED)
-    except KeyboardInterrupt:
-        return _say("interrupted: the same command continues", INTERRUPTED)
 
 
 def _refuse(arguments: Sequence[str]) -> int:

@@ -87,6 +87,8 @@ def _walltime(settings: Settings, run: RunDir) -> Walltime:
 def _conclude(settings: Settings, run: RunDir, trials: Sequence[Trial]) -> int:
     from swe_eval.report.report import conclude, conclude_rollouts  # late: see roll_out_and_grade
 
+    if ROLLOUT not in settings.stages:
+        return conclude(run, trials, pairs(settings), "stages=[rollout,grade]")
     if GRADE in settings.stages:
         return conclude(run, trials, pairs(settings))
     return conclude_rollouts(run, trials)

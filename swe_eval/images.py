@@ -19,6 +19,9 @@ from swe_eval.errors import UserError
 from swe_eval.sandbox.images import GB, Images, Library
 from swe_eval.settings import Settings
 
+DESCRIPTION = """Look after a benchmark's images. pull gets all of them, list shows those that are here, verify checks
+the files of the image store, prune removes what was not used for long. Takes a run's arguments as well, such as
+benchmark=verified sandbox=bubblewrap."""
 DAY = 86400.0
 
 
@@ -31,9 +34,9 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Of what is not Hydra's."""
-    made = command.Arguments(prog="python -m swe_eval.images", allow_abbrev=False)
+    made = command.Arguments(prog="python -m swe_eval.images", description=DESCRIPTION, allow_abbrev=False)
     made.add_argument("action", choices=["pull", "list", "verify", "prune"])
-    made.add_argument("--days", type=float, default=30, help="prune: what was not used for so long (default: 30)")
+    made.add_argument("--days", type=float, default=30, help="of prune: unused for at least so long (default: 30)")
     return made
 
 
@@ -84,9 +87,9 @@ def _verify(library: Library) -> int:
         raise UserError("verify: an engine looks after its own images; write sandbox=bubblewrap")
     damaged = {image: bad for image in library.ours() if (bad := library.verify(image))}
     for image, layers in damaged.items():
-        print(f"{image}: {len(layers)} layers are damaged or missing; the next pull fetches them again")
-        for layer in layers:
-            library.repair(layer)
+        used = [layer for layer in layers if not library.repair(layer)]
+        next_step = "a run uses it: verify again when that is over" if used else "the next pull fetches them again"
+        print(f"{image}: {len(layers)} layers are damaged or missing; {next_step}")
     print(f"{len(library.ours()) - len(damaged)} images are what they were when they came, {len(damaged)} are not")
     return command.FAILED if damaged else command.OK
 

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ ARM = "adapters."
 """Begins the keys of a run's identity that are the content of one arm."""
 RESULTS = ("trajectories", "predictions", "evaluation")
 """The folders that hold what a run did."""
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,11 @@ def _report_in(file: Path, trial: Trial) -> dict[str, Any]:
     return report if isinstance(report, dict) and report.get("outcome") in OUTCOMES else {}
 
 
+def can_be_file_name(name: str) -> bool:
+    """Whether files and folders may be called so, as they are after instances and arms."""
+    return bool(_FILE_NAME.fullmatch(name))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file; empty if there is none, or the file is damaged."""
     try:
@@ -237,10 +244,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file that is seen whole or not at all: aside, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # a full disk, which does not say of which file
+        raise OSError(error.errno, error.strerror, str(path)) from error
     os.chmod(part, 0o644)  # mkstemp makes it private; a shared run directory is read by others
     os.replace(part, path)
 

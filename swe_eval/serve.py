@@ -35,9 +35,9 @@ def _serve(settings: Settings) -> int:
     for warning in adapters.check(settings):
         console.print(warning)
     with (
+        suppress(KeyboardInterrupt),  # the way to end it; around the rest, so that another one leaves nothing behind
         tempfile.TemporaryDirectory(prefix="swe_eval-serve-") as folder,
         serve(servers, Path(folder) / "server.log", console.print) as server,
-        suppress(KeyboardInterrupt),  # the way to end it
     ):
         if proof := Prover(settings).prove(server):
             from swe_eval.report.tables import print_proof  # late: scipy takes half a second

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from conftest import compose_tree
 from sandbox_fixtures import OVERRIDES, what_is_left
 
 from swe_eval import doctor
-from swe_eval.errors import UserError
-from swe_eval.sandbox import watchdog
+from swe_eval.benchmark.instances import load
+from swe_eval.errors import SandboxError, UserError
+from swe_eval.sandbox import node, watchdog
 from swe_eval.sandbox.auto import AutoSandboxes
 from swe_eval.sandbox.bubblewrap import BubblewrapSandboxes
 from swe_eval.sandbox.node import USERNS, file_system, has_fuse, overlay_that_works
-from swe_eval.sandbox.sandbox import Completed, connect
+from swe_eval.sandbox.sandbox import Completed, connect, sandboxes
+from swe_eval.settings import settings_from
 
 pytestmark = pytest.mark.bubblewrap
 
@@ -82,6 +86,40 @@ class TestSandbox:
             assert sandbox.run("head -c 80m /dev/zero > one-file", timeout=60).returncode != 0
 
 
+def start_on(scratch: Path, command: str, fill: int) -> None:
+    """The command in a sandbox there, where ``fill`` bytes are written already: prints the error and what is left."""
+    settings = settings_from(compose_tree(*OVERRIDES["bubblewrap"], f"sandbox.scratch={scratch}"))
+    with suppress(OSError):
+        (scratch / "fill").write_bytes(bytes(fill))
+    try:
+        with sandboxes(settings, "small") as backend:
+            with backend.start(load(settings.benchmark).instances[0], "rollout") as sandbox:
+                sandbox.run(command, timeout=60)
+    except SandboxError as error:
+        print(error)
+    print([path.name for path in scratch.iterdir()])
+
+
+@pytest.mark.parametrize(
+    ("command", "fill", "said"),
+    [
+        ("true", 9_000_000, "No space left on device"),
+        ("head -c 9000000 /dev/zero > /testbed/a", 0, "the disk is full; make room, or write another directory"),
+    ],
+)
+def test_a_sandbox_that_meets_a_full_disk_has_no_result_and_leaves_nothing(tmp_path, command, fill, said):
+    """The disk is of three megabytes, mounted where a user is root."""
+    code = f"from test_bubblewrap import *; start_on(Path({str(tmp_path)!r}), {command!r}, {fill})"
+    mount = 'mount -t tmpfs -o size=3m small "$0" && exec "$@"'
+    done = subprocess.run(
+        [*USERNS, "sh", "-c", mount, str(tmp_path), sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    assert done.stdout.splitlines() == [f"sandbox.scratch={tmp_path}: {said}", str(["fill"])], done.stderr
+
+
 class TestMachine:
     def test_a_file_system_is_called_what_the_kernel_calls_it(self):
         assert (file_system(Path("/proc/self")), file_system(Path("/dev/shm/no/such"))) == ("proc", "tmpfs")
@@ -94,14 +132,31 @@ class TestMachine:
         expected = "sandbox=bubblewrap: no user namespaces (set to 0: sysctl user.max_user_namespaces=0); ask whoever"
         assert expected in done.stderr.splitlines()[-1]
 
-    def test_a_place_where_no_overlay_can_be_is_told(self, tmp_path, monkeypatch):
-        (empty := tmp_path / "bin").mkdir()
-        for tool in ("unshare", "nsenter", "prlimit", "bwrap", "sh", "mkdir", "rm", "true"):
+    @pytest.mark.parametrize(
+        ("may_open", "what", "help"),
+        [
+            (True, "is not installed", "install fuse-overlayfs"),
+            (
+                False,
+                "is not installed and may not open /dev/fuse",
+                "install fuse-overlayfs and let users open /dev/fuse (chmod 666)",
+            ),
+        ],
+    )
+    def test_where_no_overlay_can_be_it_is_told_what_is_missing_and_what_helps(
+        self, tmp_path, monkeypatch, may_open, what, help
+    ):
+        (few := tmp_path / "bin").mkdir()
+        for tool in ("unshare", "nsenter", "prlimit", "bwrap", "sh", "mkdir", "rm", "true"):  # no mount
             found = subprocess.run(["which", tool], capture_output=True, text=True, check=True).stdout.strip()
-            (empty / tool).symlink_to(found)
-        monkeypatch.setenv("PATH", str(empty))
-        with pytest.raises(UserError, match=r"^sandbox=bubblewrap: no overlay on .*; fuse-overlayfs: not installed"):
+            (few / tool).symlink_to(found)
+        monkeypatch.setenv("PATH", str(few))
+        monkeypatch.setattr(node, "has_fuse", lambda: may_open)
+        with pytest.raises(UserError) as error:
             overlay_that_works(tmp_path)
+        line = str(error.value)
+        assert line.startswith(f"sandbox=bubblewrap: no overlay on {tmp_path} (Linux ")
+        assert line.endswith(f"mount: not found, 5.11 can; fuse-overlayfs {what}); {help}, or write sandbox=...")
 
     def test_what_is_not_installed_is_told(self, tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", str(tmp_path))

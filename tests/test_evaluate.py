@@ -10,8 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -248,9 +251,13 @@ def test_an_endpoint_that_is_not_there_stops_the_run_before_it_starts(settings, 
     assert not (tmp_path / "run/trajectories").exists()
 
 
-def start(tmp_path: Path, *overrides: str) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-m", "swe_eval", f"output_dir={tmp_path / 'run'}", *overrides]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(
+    tmp_path: Path, *overrides: str, under: Sequence[str] = (), own_session: bool = False
+) -> subprocess.Popen[str]:
+    """``under``: what starts it, such as nohup; ``own_session``: as a terminal would have it."""
+    argv = [*under, sys.executable, "-m", "swe_eval", f"output_dir={tmp_path / 'run'}", *overrides]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(argv, start_new_session=own_session, **pipe)
 
 
 def times(*paths: Path) -> dict[Path, int]:
@@ -306,6 +313,44 @@ def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(number, tmp_path
     assert out.splitlines()[-1] == "swe_eval: interrupted: the same command continues"
     assert "Traceback" not in out
     assert not (tmp_path / "run/logs/infra.jsonl").exists()
+
+
+def test_ctrl_c_again_and_again_does_not_cut_the_clean_up_short(tmp_path):
+    """As a terminal sends it: to the command and to all that it started."""
+    with scripted_endpoint(solve, delay=0.5) as endpoint:
+        process = start(tmp_path, *external(endpoint, "good"), "workers=1", own_session=True)
+        wait_for(lambda: len(endpoint.turns) > 1)
+        with suppress(ProcessLookupError):
+            while process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)
+                time.sleep(0.02)
+        out = process.communicate()[0].splitlines()
+    assert process.returncode == 130
+    assert "swe_eval: cleaning up, wait a moment" in out
+    assert f"The report is {tmp_path / 'run/report.html'}" in out
+    assert out[-1] == "swe_eval: interrupted: the same command continues"
+    assert not list(Path(tempfile.gettempdir()).glob(f"swe_eval-{RunDir(tmp_path / 'run').id}-*"))
+
+
+def test_an_interrupt_ends_a_sweep_too(tmp_path):
+    with scripted_endpoint(solve, delay=0.5) as endpoint:
+        process = start(
+            tmp_path, "-m", *external(endpoint, "good"), "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}"
+        )
+        wait_for(lambda: endpoint.turns)
+        os.kill(process.pid, signal.SIGTERM)
+        out = process.communicate(timeout=30)[0]
+    assert process.returncode == 130
+    assert [path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()] == ["0"], out
+
+
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path):
+    with scripted_endpoint(solve, delay=0.5) as endpoint:
+        process = start(tmp_path, *external(endpoint, "good"), under=["nohup"])
+        wait_for(lambda: endpoint.turns)
+        os.kill(process.pid, signal.SIGHUP)
+        out = process.communicate(timeout=60)[0]
+    assert (process.returncode, "2/2 = 100.0%" in out) == (0, True), out
 
 
 def reported(*arguments: str, cwd: Path) -> tuple[int, str]:
@@ -450,6 +495,16 @@ def test_a_verdict_that_changes_is_said_and_the_old_one_kept(settings, tmp_path,
     evaluate(settings(*command, "stages=[grade]"))
     assert "good demo__lru-3: resolved now, unresolved before" in capsys.readouterr().out
     assert read_json(folder / "report.previous.json") == {"demo__lru-3": {"outcome": "unresolved"}}
+
+
+def test_grading_alone_says_what_runs_the_rollouts_that_are_missing(settings, tmp_path, capsys):
+    with scripted_endpoint(solve) as endpoint:
+        command = external(endpoint, "good")
+        evaluate(settings(*command, "stages=[rollout]"))
+    (tmp_path / f"run/predictions/good/{TASKS[0]}.diff").unlink()
+    assert evaluate(settings(*command, "stages=[grade]")) == 1
+    said = "1 without a verdict (infra): never scored, owed; stages=[rollout,grade] runs them again."
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 def test_grading_alone_with_nothing_to_grade_is_one_line(settings, tmp_path):

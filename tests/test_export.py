@@ -14,6 +14,7 @@ from test_evaluate import TASKS, solve
 from test_trajectories import reported
 from trajectory_fixtures import evaluated
 
+from bench.synthetic_runs import make_run
 from swe_eval import command
 from swe_eval.report.export.leaderboard import statements
 from swe_eval.report.export.table import COLUMNS
@@ -159,6 +160,14 @@ def test_a_run_that_may_only_be_read_says_where_to_write_instead(option, instead
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
     assert reported(run, *option) == command.BAD_INPUT
     assert capsys.readouterr().err == f"swe_eval: {run.root}: {run.root} cannot be written to; {instead}\n"
+
+
+def test_a_sweep_is_one_table_with_the_job_of_every_row(tmp_path):
+    jobs = {f"rl-{step}": make_run(tmp_path / f"rl-{step}", {"base": 0.3, "rl": 0.4}, TASKS) for step in (1, 2)}
+    assert reported(RunDir(tmp_path), "--export", "csv", "--to", str(tmp_path)) == command.OK
+    with (tmp_path / "trials.csv").open() as file:
+        rows = [(row["run"], row["adapter"], row["instance_id"]) for row in csv.DictReader(file)]
+    assert sorted(rows) == sorted((job, arm, task) for job in jobs for arm in ("base", "rl") for task in TASKS)
 
 
 def test_several_runs_are_one_table(run, tmp_path):

@@ -72,6 +72,16 @@ def test_jobs_wait_for_one_another_where_there_is_one_gpu_and_end_with_the_sweep
     assert not Path(f"/proc/{only['job_id']}").exists()
 
 
+def test_jobs_end_with_a_sweep_that_is_killed_and_the_same_command_goes_on(tmp_path, endpoint):
+    with held(endpoint):
+        process = sweep(tmp_path, endpoint)
+        wait_for(lambda: len(endpoint.turns) == 2)
+        process.kill()
+        wait_for(lambda: not any(Path(f"/proc/{job['job_id']}").exists() for job in jobs(tmp_path)), seconds=20)
+    out, code = finish(sweep(tmp_path, endpoint))
+    assert code == 0, out
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

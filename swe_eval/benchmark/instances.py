@@ -12,13 +12,13 @@ from typing import Any
 
 from swe_eval.benchmark.selection import select
 from swe_eval.errors import UserError
+from swe_eval.run_dir import can_be_file_name
 from swe_eval.settings import BenchmarkSettings
 
 REQUIRED = (
     *("instance_id", "repo", "version", "base_commit", "problem_statement", "FAIL_TO_PASS", "PASS_TO_PASS"),
     *("image", "eval_script", "log_parser", "eval_type"),
 )
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _check_schema(dataset: str, instances: Sequence[Instance]) -> None:
             )
         if wrong := _wrong_value(instance.row):
             raise UserError(f"benchmark.dataset={dataset}: {instance.instance_id}: {wrong}")
-        if not _SAFE.fullmatch(instance.instance_id):
+        if not can_be_file_name(instance.instance_id):
             raise UserError(f"benchmark.dataset={dataset}: instance_id {instance.instance_id!r} cannot be a file name")
         if instance.instance_id in seen:
             raise UserError(f"benchmark.dataset={dataset}: {instance.instance_id} is there twice; keep one")

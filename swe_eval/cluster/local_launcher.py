@@ -12,6 +12,7 @@ from swe_eval.cluster.launcher import Planned, SweepLauncher, say
 from swe_eval.cluster.sweep import Sweep, SweepJob, how_far, is_through
 from swe_eval.errors import UserError
 from swe_eval.serving.devices import visible_devices
+from swe_eval.serving.process import tell_when_parent_dies
 
 
 class LocalLauncher(SweepLauncher):
@@ -66,6 +67,7 @@ class _Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches it once, through us
+                preexec_fn=tell_when_parent_dies,
             )
         self.row = SweepJob(job.name, job.overrides, str(self._process.pid), str(log.relative_to(sweep.root)))
         on = f" on GPU {','.join(devices)}" if devices else ""

@@ -17,8 +17,11 @@ from swe_eval.report.report import conclude, show, write_report
 from swe_eval.report.results import Seen
 from swe_eval.report.runs import Kept, Subject, subject_of
 
+DESCRIPTION = """Make the report of a run again, compare the arms of several runs, or show a sweep as one curve. Runs
+may still be at work."""
 DAY = 86_400.0
 """Seconds."""
+OWN = "the run's own command"
 
 
 def main() -> None:
@@ -29,13 +32,15 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = command.Arguments(prog="python -m swe_eval.report", description=__doc__)
+    made = command.Arguments(prog="python -m swe_eval.report", description=DESCRIPTION)
     made.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="outputs/<name>, or a sweep: multirun_outputs/<name>"
     )
-    made.add_argument("--reference", metavar="ARM", help="compare with this arm (else the first; in a sweep, base)")
-    made.add_argument("--out", type=Path, metavar="DIR", help="write the report there, not beside what it is about")
-    made.add_argument("--follow", type=float, metavar="SECONDS", help="make it again, so often, until nothing is owed")
+    made.add_argument("--reference", metavar="ARM", help="compare with this arm (default: the first; in a sweep, base)")
+    made.add_argument("--out", type=Path, metavar="DIR", help="where to write the report (default: beside the runs)")
+    made.add_argument(
+        "--follow", type=float, metavar="SECONDS", help="repeat every so many seconds, until nothing is owed"
+    )
     outputs.add_arguments(made)
     return made
 
@@ -63,7 +68,7 @@ def _again(kept: Kept, subject: Subject) -> int:
     """Everything anew, from the files; of a run at work nothing is written but the page."""
     try:
         with kept.run.claimed(kept.identity):
-            return conclude(kept.run, kept.trials, kept.comparisons)
+            return conclude(kept.run, kept.trials, kept.comparisons, OWN)
     except InUse:
         print("The run is at work; this is what there is so far.")
         _show(subject)
@@ -73,7 +78,7 @@ def _again(kept: Kept, subject: Subject) -> int:
 def _show(subject: Subject, refresh: float | None = None) -> int:
     findings = find(subject.arms, subject.comparisons)
     write_report(subject, findings, None if subject.is_whole else refresh)
-    show(Console(), subject, findings)
+    show(Console(), subject, findings, OWN)
     print(f"The report is {subject.folder / 'report.html'}")
     return command.OK if subject.is_whole else command.FAILED
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from swe_eval import command
 from swe_eval.errors import UserError
-from swe_eval.report.runs import Kept, read_run
+from swe_eval.report.runs import Kept, find_runs, read_all, read_run
 from swe_eval.report.trials import read_trials
 
 FORMATS = ("csv", "parquet", "leaderboard")
@@ -18,11 +19,13 @@ FORMATS = ("csv", "parquet", "leaderboard")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options to the command line of ``swe_eval.report``."""
-    parser.add_argument("--serve", action="store_true", help="show trajectories side by side, to this machine alone")
-    parser.add_argument("--port", type=int, default=0, help="of --serve; a free one if left out")
-    parser.add_argument("--trajectories", action="store_true", help="write the same as files: RUN/trajectories.html")
-    parser.add_argument("--export", choices=FORMATS, help="write the run as others read it, in the directory --to")
-    parser.add_argument("--to", type=Path, metavar="DIR", help="where an export goes")
+    parser.add_argument(
+        "--serve", action="store_true", help="show trajectories side by side, in this machine's browser"
+    )
+    parser.add_argument("--port", type=int, default=0, help="port of --serve (default: a free one)")
+    parser.add_argument("--trajectories", action="store_true", help="the same as files: RUN/trajectories.html")
+    parser.add_argument("--export", choices=FORMATS, help="write the trials as a table, or a leaderboard submission")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="directory that the export is written to")
 
 
 def check(given: argparse.Namespace) -> None:
@@ -66,7 +69,7 @@ def make(given: argparse.Namespace) -> int:
         UserError: too many runs for it, or nowhere to write to.
     """
     if given.export:
-        _export(given.export, given.to, [read_run(folder) for folder in given.runs])
+        _export(given.export, given.to, given.runs)
     if given.serve:
         from swe_eval.report.trajectories.server import serve
         from swe_eval.report.trajectories.write import shown_of
@@ -89,9 +92,12 @@ def write_trajectories(folders: Sequence[Path]) -> None:
     print(f"Trajectories side by side: {write_trajectories(shown_of(kept), kept.arms)}")
 
 
-def _export(kind: str, folder: Path | None, runs: Sequence[Kept]) -> None:
+def _export(kind: str, folder: Path | None, folders: Sequence[Path]) -> None:
     if folder is None:
         raise UserError(f"--export {kind}: nowhere to write to; write --to DIR")
+    runs, left_out = read_all({each: find_runs(each) for each in folders})
+    for line in left_out:
+        print(line, file=sys.stderr)
     if kind == "leaderboard":
         from swe_eval.report.export.leaderboard import write_leaderboard
 

@@ -20,9 +20,12 @@ from swe_eval.report.throughput import throughput
 from swe_eval.report.trials import CONCLUDED, write_trials
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json
 
+SAME = "the same command"
+"""What runs a run's owed trials, if it is the run that says so."""
 
-def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[str, str]]) -> int:
-    """Write and print the results; returns how many trials are owed."""
+
+def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[str, str]], runs_them: str = SAME) -> int:
+    """Write and print the results, and what runs those that are owed; returns how many are."""
     arms = collect(run, trials)
     write_results(run, trials, arms)
     found: dict[str, Any] = {
@@ -38,7 +41,7 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     subject = Subject("run", run.root.name, run.root, [kept], arms, to_compare)
     findings = find(arms, to_compare)
     write_report(subject, findings)
-    show(Console(), subject, findings)
+    show(Console(), subject, findings, runs_them)
     print(f"The run is in {run.root}\nThe report is {run.root / 'report.html'}")
     return subject.owed
 
@@ -69,7 +72,7 @@ def write_report(subject: Subject, findings: Findings, refresh: float | None = N
     write_curve(subject, findings)
 
 
-def show(console: Console, subject: Subject, findings: Findings) -> None:
+def show(console: Console, subject: Subject, findings: Findings, runs_them: str = SAME) -> None:
     """Print the tables."""
     if subject.kind == "sweep":
         print_sweep(console, findings)
@@ -79,7 +82,7 @@ def show(console: Console, subject: Subject, findings: Findings) -> None:
             print_proof(console, subject.runs[0].record.get("proof", {}))
             print_load(console, subject.runs[0].record.get("load", {}))
     say(console, subject.notes)
-    print_owed(console, findings.rows)
+    print_owed(console, findings.rows, runs_them)
 
 
 def _record(run: RunDir, arms: Sequence[Arm], found: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from swe_eval.errors import UserError
 from swe_eval.report.results import Arm, Seen, collect
 from swe_eval.report.trials import read_trials
-from swe_eval.run_dir import ARM, RunDir, Trial, read_json
+from swe_eval.run_dir import ARM, RunDir, Trial, can_be_file_name, read_json
 
 COMPARABLE = ("agent.", "benchmark.", "sandbox.", "seed", "model.max_model_len")
 """Settings that arms of two runs must share: what is asked, how, with which limits."""
@@ -112,7 +112,7 @@ def subject_of(folders: Sequence[Path], reference: str | None, out: Path | None,
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("a run is given twice; name each once")
     found = {folder: find_runs(folder) for folder in folders}
-    runs, unread = _read_all(found, seen)
+    runs, unread = read_all(found, seen)
     _check(runs)
     if any(each != [folder] for folder, each in found.items()):
         made = _of_sweep(folders[0], runs, unread, sum(map(_jobs, folders)), out)
@@ -164,12 +164,14 @@ def _kept(run: RunDir, record: Mapping[str, Any], seen: Seen | None) -> Kept:
     samples = record["identity"].get("agent.samples", 1)
     trials = [Trial.of_arm(arm, id, samples) for arm, ids in record["trials"].items() for id in ids]
     comparisons = [(a, b) for a, b in record["comparisons"]]
+    if other := next((name for t in trials for name in (t.arm, t.instance_id) if not can_be_file_name(name)), None):
+        raise UserError(f"{run.root}: its run.json names {other!r}, which cannot be a file name: it is not ours")
     if not trials or not {adapter for pair in comparisons for adapter in pair} <= {trial.adapter for trial in trials}:
         raise ValueError
     return Kept(run, trials, comparisons, record, seen)
 
 
-def _read_all(found: Mapping[Path, Sequence[Path]], seen: Seen | None) -> tuple[list[Kept], list[str]]:
+def read_all(found: Mapping[Path, Sequence[Path]], seen: Seen | None = None) -> tuple[list[Kept], list[str]]:
     """The runs, and lines about those below a directory that cannot be read; one that was named must be.
 
     Raises:
@@ -229,7 +231,7 @@ def _of_runs(runs: Sequence[Kept], out: Path | None) -> Subject:
     wholes = _wholes(runs)
     if len(wholes) == 1:
         return _of_parts(runs, out)
-    named = [_label(parts[0], [first for first, *_ in wholes]) for parts in wholes]
+    named = [name_among(parts[0], [first for first, *_ in wholes]) for parts in wholes]
     arms = [_labelled(arm, name) for name, parts in zip(named, wholes, strict=True) for arm in _joined(parts)[0]]
     title = " vs ".join(named)
     folder = out or runs[0].run.root.parent / _together([parts[0].run.root.name for parts in wholes])
@@ -275,7 +277,7 @@ def _joined(runs: Iterable[Kept]) -> tuple[list[Arm], list[str]]:
         if left_out:
             notes.append(f"{name} was evaluated in {len(members)} runs: {left_out} later verdicts are left out")
         others = [each[0][0] for (namesake, _), each in by_weights.items() if namesake == name]
-        arms.append(joined if len(others) == 1 else _labelled(joined, _label(members[0][0], others)))
+        arms.append(joined if len(others) == 1 else _labelled(joined, name_among(members[0][0], others)))
     return arms, notes
 
 
@@ -344,7 +346,7 @@ def _labelled(arm: Arm, label: str) -> Arm:
     return replace(arm, name=f"{label}/{arm.name}", adapter=f"{label}/{arm.adapter}")
 
 
-def _label(kept: Kept, runs: Sequence[Kept]) -> str:
+def name_among(kept: Kept, runs: Sequence[Kept]) -> str:
     """The name of the directory; its path if another run's has the same name."""
     namesakes = [other for other in runs if other.run.root.name == kept.run.root.name]
     return kept.run.root.name if len(namesakes) == 1 else str(kept.run.root)

@@ -14,6 +14,7 @@ IN_USERNS = ("unshare", "--user", "--map-root-user")
 def remove_tree(*folders: Path) -> None:
     """One after the other, as far as that is possible."""
     with suppress(OSError):
-        subprocess.run([*IN_USERNS, "rm", "-rf", "--one-file-system", *map(str, folders)], capture_output=True)
+        remove = [*IN_USERNS, "rm", "-rf", "--one-file-system", *map(str, folders)]
+        subprocess.run(remove, capture_output=True, start_new_session=True)  # Ctrl-C again does not reach it
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A model server as a child of ours: what became of it, in words, and never left behind."""
+"""A model server as a child process: how it ended, in words, and nothing of it left behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from swe_eval.serving import guard
 
 TAIL_LINES = 15
 TAIL_BYTES = 65_536
-"""In which a hint is looked for: behind the reason, servers print what their own shutdown thought of it."""
+"""Of the log's end, searched for hints: after the reason, servers print pages about their own shutdown."""
 
 TAKEN = r"address already in use"
 HINTS = {
@@ -40,7 +40,7 @@ class PortTaken(ServingError):
 
 
 class ServerProcess:
-    """A server under a guard (``guard.py``), which ends all of it at the latest with the thread that started it."""
+    """A server under a guard (``guard.py``), which kills all its processes when the thread that started it ends."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path, hints: Mapping[str, str]) -> None:
         """``hints`` go before ``HINTS``: what to do, by a pattern of the log."""
@@ -56,7 +56,7 @@ class ServerProcess:
                 stdout=output,  # a file: an orphan that holds a SLURM step's own output keeps the job running
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_tell_when_parent_dies,
+                preexec_fn=tell_when_parent_dies,
             )
 
     @property
@@ -118,8 +118,8 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 
-def _tell_when_parent_dies() -> None:
-    """Runs between fork and exec."""
+def tell_when_parent_dies() -> None:
+    """Have the kernel send this process SIGTERM when the thread that started it ends; runs between fork and exec."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's warning to the whole step is not for the server
     if _LIBC:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
+from swe_eval.report.numbers import score
 from swe_eval.report.results import Arm
 from swe_eval.report.rows import rows_of
 from swe_eval.report.runs import Kept
-from swe_eval.report.tables import rate
 from swe_eval.run_dir import RunDir, Trial, write_json, write_text
 
 OURS = ("outcome", "error", "suspicious", "seconds")
@@ -77,8 +77,12 @@ def _metadata(identity: Mapping[str, Any], name: str) -> str:
         "info": {"name": name.partition("_")[2] or name, "authors": None, "site": None, "report": None, "logo": None},
         "assets": {"logs": f"{where}/logs", "trajs": f"{where}/trajs"},
         "tags": {
-            **{"checked": False, "model": [identity.get("model.base_model")], "org": None},
-            **{"os_model": None, "os_system": True, "system": {"attempts": "1"}},
+            "checked": False,
+            "model": [identity.get("model.base_model")],
+            "org": None,
+            "os_model": None,
+            "os_system": True,
+            "system": {"attempts": "1"},
         },
     }
     return "# What is null only the submitter knows.\n" + yaml.safe_dump(tree, sort_keys=False)
@@ -91,7 +95,7 @@ def _readme(record: Mapping[str, Any], arm: Arm) -> str:
     lines = [
         f"# {arm.name}",
         "",
-        f"Resolved {rate(row)} of {identity.get('benchmark.name')} (95% interval).",
+        f"Resolved {score(row)} of {identity.get('benchmark.name')} (95% interval).",
         *([f"{owed} instances have no verdict yet and are not in it: run the same command again."] if owed else []),
         "",
         *(f"- {name}: {value}" for name, value in _about(record, arm) if value is not None),

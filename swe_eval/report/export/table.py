@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from swe_eval.report.clean import is_clean
 from swe_eval.report.results import Verdict
-from swe_eval.report.runs import Kept
+from swe_eval.report.runs import Kept, name_among
 from swe_eval.run_dir import PART, RunDir, Trial, write_text
 
 CSV, PARQUET = "trials.csv", "trials.parquet"
@@ -29,7 +29,7 @@ class Column:
 
 
 COLUMNS = (
-    Column("run", "string", "name of the run's directory"),
+    Column("run", "string", "name of the run's directory; its path if another run's has the same name"),
     Column("adapter", "string", "name of the adapter, base for the bare base model"),
     Column("sample", "int32", "1 to agent.samples"),
     Column("instance_id", "string", "as in the dataset"),
@@ -54,15 +54,15 @@ COLUMNS = (
 )
 
 
-def _rows(runs: Iterable[Kept]) -> Iterator[dict[str, Any]]:
+def _rows(runs: Sequence[Kept]) -> Iterator[dict[str, Any]]:
     """A row per trial of each run, in the order of the run's plan."""
     for kept in runs:
-        verdicts = {arm.name: arm.verdicts for arm in kept.arms}
+        verdicts, name = {arm.name: arm.verdicts for arm in kept.arms}, name_among(kept, runs)
         for trial in kept.trials:
-            yield _row(kept.run, trial, verdicts[trial.arm][trial.instance_id])
+            yield {"run": name} | _row(kept.run, trial, verdicts[trial.arm][trial.instance_id])
 
 
-def write_csv(runs: Iterable[Kept], folder: Path) -> Path:
+def write_csv(runs: Sequence[Kept], folder: Path) -> Path:
     """Write ``trials.csv``; what is missing is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [column.name for column in COLUMNS], lineterminator="\n")
@@ -72,7 +72,7 @@ def write_csv(runs: Iterable[Kept], folder: Path) -> Path:
     return folder / CSV
 
 
-def write_parquet(runs: Iterable[Kept], folder: Path) -> Path:
+def write_parquet(runs: Sequence[Kept], folder: Path) -> Path:
     """Write ``trials.parquet``, each column with its meaning in its metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -90,7 +90,7 @@ def _row(run: RunDir, trial: Trial, verdict: Verdict) -> dict[str, Any]:
     report = run.read_report(trial)
     patch = run.prediction(trial)
     return {
-        **{"run": run.root.name, "adapter": trial.adapter, "sample": trial.sample, "instance_id": trial.instance_id},
+        **{"adapter": trial.adapter, "sample": trial.sample, "instance_id": trial.instance_id},
         **{name: getattr(verdict, name) for name in _SAME},
         "resolved": verdict.outcome == "resolved" if verdict.is_scored else None,
         "is_clean": is_clean(verdict),

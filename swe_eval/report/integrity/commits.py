@@ -1,4 +1,4 @@
-"""Looks for commits that HEAD does not lead to: the fix may be in one."""
+"""Searches for commits that are not ancestors of HEAD: the fix may be in one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _ELSEWHERE = re.compile(
 )
 _AHEAD = re.compile(r"HEAD\.\.\.?(?!HEAD)\S+")
 _ALL = re.compile(r"--(all|remotes|branches)(=.*)?|-g|--walk-reflogs|--reflog")
-_SHOWS = {
-    *("log", "show", "diff", "checkout", "cherry-pick", "restore", "merge", "rebase", "grep", "ls-tree", "cat-file"),
-    *("archive", "worktree", "reset", "switch", "format-patch", "whatchanged", "range-diff", "rev-list"),
-}
+_SHOWS = re.compile(
+    r"log|show|diff|checkout|cherry-pick|restore|merge|rebase|grep|ls-tree|cat-file|archive|worktree|reset|switch|"
+    r"format-patch|whatchanged|range-diff|rev-list"
+)
 
 
 def looks_for_later_commits(command: Command, known: Known) -> bool:
-    """Whether it shows what HEAD need not lead to."""
+    """Whether it shows commits that may not be ancestors of HEAD."""
     subcommand, words = git(command)
     if subcommand == "reflog":
         return True
@@ -31,11 +31,11 @@ def looks_for_later_commits(command: Command, known: Known) -> bool:
     if subcommand in ("log", "rev-list", "whatchanged", "shortlog") and any(map(_ALL.fullmatch, words)):
         return True
     revisions = [word.removeprefix("--source=").partition(":")[0] for word in words[: _index("--", words)]]
-    return subcommand in _SHOWS and any(_is_later(word, known.hashes) for word in revisions)
+    return bool(_SHOWS.fullmatch(subcommand)) and any(_is_later(word, known.hashes) for word in revisions)
 
 
 def _is_later(revision: str, seen: set[str]) -> bool:
-    """Whether it names what HEAD need not lead to; a hash does, unless it was seen before."""
+    """Whether it names a commit that may not be an ancestor of HEAD: a remote's, or a hash that was not seen before."""
     if _ELSEWHERE.fullmatch(revision) or _AHEAD.fullmatch(revision):
         return True
     hashes = [each for each in re.split(r"\.{2,3}|[~^]", revision) if SHA.fullmatch(each)]

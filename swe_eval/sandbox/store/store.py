@@ -21,10 +21,9 @@ import shutil
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +35,9 @@ from swe_eval.sandbox import owner
 from swe_eval.sandbox.removal import IN_USERNS, remove_tree
 from swe_eval.sandbox.store import unpack
 from swe_eval.sandbox.store.lease import age, lease
+from swe_eval.sandbox.store.packing import unpacked
 from swe_eval.sandbox.store.source import SourceImage, opened
+from swe_eval.sandbox.writing import writing
 
 VERSION = "1"
 LAYERS = 3
@@ -117,18 +118,8 @@ class Store:
     def pull(self, image: str, timeout: float) -> None:
         """See ``Library.pull``: fetch and unpack the layers that are not here yet."""
         self.tidy()
-        deadline = time.monotonic() + timeout
-        with opened(self._source, image, self.root / "new", timeout) as source:
-            manifest, digest = source.manifest()
-            config = source.config(manifest["config"]["digest"])
-            layers = tuple(each.removeprefix("sha256:") for each in config["rootfs"]["diff_ids"])
-            env = tuple(config.get("config", {}).get("Env") or ())
-            with lease(self.root / "leases" / "records", timeout):
-                write_json(self._file(image), asdict(Record(image, digest, env, layers)))
-            blobs = dict(zip(layers, (each["digest"] for each in manifest["layers"]), strict=True))
-            with ThreadPoolExecutor(LAYERS) as pool:
-                for _ in pool.map(lambda layer: self._get(source, layer, blobs[layer], deadline), blobs):
-                    pass
+        with self._writing(), opened(self._source, image, self._fresh(), timeout) as source:
+            self._pull(source, image, timeout)
 
     @contextmanager
     def held(self, image: str) -> Iterator[None]:
@@ -161,7 +152,7 @@ class Store:
         Whoever starts a sandbox makes its mark and then reads the record, and here it is the other way round: so one
         of the two sees the other.
         """
-        with lease(self.root / "leases" / "records", patience=600):
+        with self._writing(), lease(self.root / "leases" / "records", patience=600):
             record = self._read(self._file(image))
             self._file(image).unlink(missing_ok=True)
             if record and self._is_held(image):
@@ -179,15 +170,24 @@ class Store:
         record = self._read(self._file(image))
         return [layer for layer in record.layers if not self._is_sound(layer)] if record else []
 
-    def repair(self, layer: str) -> None:
-        """Forget a layer, so that it is fetched again."""
-        self._discard(self.layers / layer)
+    def repair(self, layer: str) -> bool:
+        """Forget a layer, so that it is fetched again; False if a sandbox stands on it."""
+        with self._writing(), lease(self.root / "leases" / "records", patience=600):
+            place, gone = self.layers / layer, self._fresh()
+            if not place.is_dir():
+                return True
+            place.rename(gone)
+            if is_used := any(layer in record.layers and self._is_held(record.image) for record in self._records()):
+                gone.rename(place)
+            else:
+                remove_tree(gone)
+        return not is_used
 
     def tidy(self) -> None:
-        """Remove what processes that are gone were making."""
+        """Remove what processes that are gone were making, if it can be written here."""
         for left in (self.root / "new").iterdir():
             maker = left.name.partition("@")[2].replace("%", "/")
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 if owner.is_gone(maker) or age(left) > FORGOTTEN:
                     remove_tree(left)
 
@@ -195,22 +195,49 @@ class Store:
         """overlayfs's ``lowerdir``, seen from ``layers``: the highest first, and none of them twice."""
         return ":".join(f"{layer}/files" for layer in dict.fromkeys(reversed(record.layers)))
 
+    def _pull(self, source: SourceImage, image: str, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        manifest, digest = source.manifest()
+        config = source.config(manifest["config"]["digest"])
+        layers = tuple(each.removeprefix("sha256:") for each in config["rootfs"]["diff_ids"])
+        env = tuple(config.get("config", {}).get("Env") or ())
+        with lease(self.root / "leases" / "records", timeout):
+            write_json(self._file(image), asdict(Record(image, digest, env, layers)))
+        blobs = dict(zip(layers, (each["digest"] for each in manifest["layers"]), strict=True))
+        with ThreadPoolExecutor(LAYERS) as pool:
+            for _ in pool.map(lambda layer: self._get(source, layer, blobs[layer], deadline), blobs):
+                pass
+
     def _get(self, source: SourceImage, layer: str, blob: str, deadline: float) -> None:
         if (self.layers / layer).is_dir():
             return
         with lease(self.root / "leases" / layer, max(1.0, deadline - time.monotonic())):
             if (self.layers / layer).is_dir():
                 return
-            fresh = self.root / "new" / f"{secrets.token_hex(4)}@{owner.this_process().replace('/', '%')}"
+            fresh = self._fresh()
             fresh.mkdir()
             try:
                 with source.blob(blob) as packed:
                     write_json(fresh / "sum.json", _unpack(packed, fresh / "files", layer, deadline)._asdict())
-                with suppress(FileExistsError, OSError):
-                    fresh.rename(self.layers / layer)
+                self._put(fresh, layer)
             finally:
                 if fresh.exists():
                     remove_tree(fresh)
+
+    def _put(self, fresh: Path, layer: str) -> None:
+        """Whoever held the lease at the same time may have been faster."""
+        try:
+            fresh.rename(self.layers / layer)
+        except OSError:
+            if not (self.layers / layer).is_dir():
+                raise
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing("sandbox.store", self.root)
+
+    def _fresh(self) -> Path:
+        """What is made there is told to be ours, and removed by others if we are killed."""
+        return self.root / "new" / f"{secrets.token_hex(4)}@{owner.this_process().replace('/', '%')}"
 
     def _is_sound(self, layer: str) -> bool:
         if not (self.layers / layer).is_dir():
@@ -233,18 +260,20 @@ class Store:
         return False
 
     def _remove_layers(self) -> None:
-        records = [self._read(self._file(image)) for image in self.ours()]
-        needed = {layer for record in records if record for layer in record.layers}
+        needed = {layer for record in self._records() for layer in record.layers}
         for layer in self.layers.iterdir():
             if layer.name not in needed:
                 self._discard(layer)
 
     def _discard(self, layer: Path) -> None:
         """At once, and then at leisure."""
-        gone = self.root / "new" / f"{secrets.token_hex(4)}@{owner.this_process().replace('/', '%')}"
+        gone = self._fresh()
         with suppress(FileNotFoundError):
             layer.rename(gone)
             remove_tree(gone)
+
+    def _records(self) -> list[Record]:
+        return [record for image in self.ours() if (record := self._read(self._file(image)))]
 
     def _read(self, file: Path) -> Record | None:
         try:
@@ -266,7 +295,7 @@ def _unpack(packed: Iterable[bytes], folder: Path, layer: str, deadline: float) 
     hashed, said = hashlib.sha256(), b""
     try:
         with suppress(BrokenPipeError):
-            for piece in _decompressed(packed):
+            for piece in unpacked(packed):
                 hashed.update(piece)
                 unpacker.stdin.write(piece)
                 if time.monotonic() > deadline:
@@ -286,32 +315,6 @@ def _unpack(packed: Iterable[bytes], folder: Path, layer: str, deadline: float) 
 
 def _unpacker(*arguments: str | Path) -> list[str]:
     return [*IN_USERNS, sys.executable, "-I", "-S", unpack.__file__, *map(str, arguments)]
-
-
-def _decompressed(packed: Iterable[bytes]) -> Iterator[bytes]:
-    """gzip undone, of one member or of several; what is not packed, as it is.
-
-    Raises:
-        SandboxError: it is packed by something else, or damaged.
-    """
-    pieces = iter(packed)
-    first = next(pieces, b"")
-    if first.startswith(b"\x28\xb5\x2f\xfd"):
-        raise SandboxError("a layer is packed by zstd, which is not read here; write sandbox=docker or sandbox=podman")
-    if not first.startswith(b"\x1f\x8b"):
-        yield first
-        yield from pieces
-        return
-    unzip = zlib.decompressobj(31)
-    try:
-        while first:
-            yield unzip.decompress(first)
-            while unzip.eof and unzip.unused_data:
-                rest, unzip = unzip.unused_data, zlib.decompressobj(31)
-                yield unzip.decompress(rest)
-            first = next(pieces, b"")
-    except zlib.error as error:
-        raise SandboxError(f"a layer is damaged: EOF ({error})") from error
 
 
 def _quoted(image: str) -> str:

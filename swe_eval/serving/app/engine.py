@@ -1,4 +1,4 @@
-"""Prompts in, answers out: the one thread that computes, and the queue before it."""
+"""Prompts in, answers out: the one thread that computes, and the queue in front of it."""
 
 from __future__ import annotations
 
@@ -78,6 +78,11 @@ class Engine:
     def context(self) -> int:
         """Tokens of prompt and answer together."""
         return self._weights.context
+
+    @property
+    def is_broken(self) -> bool:
+        """The device has failed, and nothing will be answered any more."""
+        return self._scheduler.is_broken
 
     @property
     def chat_template(self) -> str:

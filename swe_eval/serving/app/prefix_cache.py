@@ -1,4 +1,4 @@
-"""What earlier prompts and answers left in memory, so that the next turn of a conversation reads only what is new."""
+"""Keys and values of earlier prompts and answers, so that a conversation's next turn reads only what is new."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ class _Entry:
 
 
 def sensible_capacity(device: torch.device) -> int:
-    """Bytes: two fifths of what the loaded model leaves of a GPU, a tenth of a machine's memory."""
+    """Bytes: two fifths of what the loaded model leaves of our part of a GPU, a tenth of a machine's memory."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] * 2 // 5
+        free, total = torch.cuda.mem_get_info(device)
+        ours = total * torch.cuda.get_per_process_memory_fraction(device) - torch.cuda.memory_reserved(device)
+        return max(0, int(min(free, ours))) * 2 // 5
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 10
 
 
 class PrefixCache:
     """Sequences by model id and tokens; the least recently used leave when they take more than ``capacity`` bytes.
 
-    They are where the model is: the tensors of a long conversation are too large to be carried to the host every turn.
+    They stay on the model's device: a long conversation's tensors are too large to be copied to the host every turn.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -43,18 +45,18 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, model: str, tokens: list[int]) -> tuple[int, KV]:
-        """The longest common beginning of ``tokens`` and a sequence of this model: its length, its keys and values."""
+    def find(self, model: str, tokens: list[int]) -> KV:
+        """Keys and values of the longest beginning that ``tokens`` share with a sequence of this model."""
         wanted = np.asarray(tokens)
         lengths = {at: _common(entry.tokens, wanted) for at, entry in self._entries.items() if entry.model == model}
         best = max(lengths, key=lengths.__getitem__, default=None)
         if best is None or not (length := lengths[best]):
-            return 0, ()
+            return ()
         self._entries.move_to_end(best)
-        return length, beginning(self._entries[best].kv, length)
+        return beginning(self._entries[best].kv, length)
 
     def put(self, model: str, tokens: list[int], kv: KV) -> None:
-        """Keep a sequence, in place of those that it continues."""
+        """Keep a sequence, in place of those that it continues; without memory for a copy of it, forget everything."""
         entry = _Entry(model, np.asarray(tokens), kv, sum(keys.nbytes + values.nbytes for keys, values in kv))
         if entry.size > self.capacity:
             return
@@ -63,7 +65,11 @@ class PrefixCache:
                 self._drop(at)
         while self.size + entry.size > self.capacity:
             self._drop(next(iter(self._entries)))
-        self._entries[self._next] = replace(entry, kv=copied(kv))
+        try:
+            self._entries[self._next] = replace(entry, kv=copied(kv))
+        except torch.OutOfMemoryError:
+            self.clear()
+            return
         self._next += 1
         self.size += entry.size
 
