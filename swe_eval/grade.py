@@ -45,6 +45,7 @@ def _grade(settings: Settings, predictions: str | None) -> int:
     from swe_eval.evaluate import record, roll_out_and_grade
     from swe_eval.report.report import conclude
     from swe_eval.run_dir import RunDir, Trial, write_text
+    from swe_eval.sandbox.sandbox import connect
 
     given = None if predictions == GOLD else read_predictions(Path(predictions))
     benchmark = instances.load(settings.benchmark)
@@ -59,6 +60,8 @@ def _grade(settings: Settings, predictions: str | None) -> int:
         "predictions": _hash(rows),
     }
     trials = [Trial(row["model_name_or_path"], row["instance_id"]) for row in rows]
+    if not all(map(run.is_graded, trials)):
+        connect(settings, run.id)  # what is not here is said before there is a run directory
     with run.claimed(identity):
         record(run, settings, identity, trials, difficulties=benchmark.difficulties)
         for trial, row in zip(trials, rows, strict=True):

@@ -175,11 +175,12 @@ def test_a_failure_of_many_lines_is_one_line_on_the_screen_and_all_of_it_in_the_
     assert "one\\ntwo\\nthree" in (tmp_path / "run/logs/infra.jsonl").read_text()
 
 
-def test_what_a_server_lacks_is_said_before_there_is_a_run(settings, tmp_path):
+def test_what_is_not_on_this_machine_is_said_before_there_is_a_run(settings, tmp_path):
     nobody = ["serving=external", "serving.base_url=http://127.0.0.1:9/v1"]
     for overrides, line in (
         ([*nobody, "serving.api_key_env=NOT_SET"], "serving.api_key_env: the environment variable NOT_SET is not set"),
         (["serving=vllm", "serving.python=/no/python"], "serving.python=/no/python"),
+        (["sandbox=docker", "sandbox.executable=/no/docker"], "sandbox=docker: .*/no/docker"),
     ):
         with pytest.raises(UserError, match=line):
             evaluate(settings(*overrides))
