@@ -7,6 +7,7 @@ import gzip
 import json
 import multiprocessing
 import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -401,6 +402,13 @@ class TestLease:
         started = time.monotonic()
         with lease(tmp_path / "lease", 30):
             assert 1 < time.monotonic() - started < 10
+
+    def test_one_that_cannot_be_written_whole_is_nobodys(self, tmp_path):
+        full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+        take = f"from swe_eval.sandbox.store.lease import *; lease(Path({str(tmp_path / 'lease')!r}), 1).__enter__()"
+        done = subprocess.run([sys.executable, "-c", f"{full}; {take}"], capture_output=True, text=True)
+        assert done.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large"
+        assert list(tmp_path.iterdir()) == []
 
     def test_one_that_is_held_long_stays_held(self, tmp_path, monkeypatch):
         monkeypatch.setattr(lease_module, "DEAD", 1.0)
