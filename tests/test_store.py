@@ -191,12 +191,12 @@ def test_a_pull_through_skopeo_that_is_killed_leaves_nothing(store, calc):
     spawn = multiprocessing.get_context("spawn")
     pulling = spawn.Process(target=_pull_in_another_process, args=(store.root, calc.image, DEMO_IMAGES))
     pulling.start()
-    assert eventually(lambda: [*(store.root / "new").glob("*/*")])
+    assert eventually(lambda: [*(store.root / "new").glob("*/*")], 120)
     (copied,) = (store.root / "new").iterdir()
     pulling.kill()
     pulling.join()
     command = f"skopeo --insecure-policy copy --quiet {DEMO_IMAGES}{calc.image} dir:{copied}"
-    assert eventually(lambda: not runs_here(command), 1)
+    assert eventually(lambda: not runs_here(command), 5)
     store.tidy()
     assert list((store.root / "new").iterdir()) == []
 
