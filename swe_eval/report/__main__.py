@@ -7,8 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from swe_eval import command
 from swe_eval.errors import InUse, UserError
 from swe_eval.report import outputs
@@ -16,6 +14,7 @@ from swe_eval.report.comparison import find
 from swe_eval.report.report import conclude, show, write_report
 from swe_eval.report.results import Seen
 from swe_eval.report.runs import Kept, Subject, subject_of
+from swe_eval.report.tables import screen
 
 DESCRIPTION = """Make the report of a run again, compare the arms of several runs, or show a sweep as one curve. Runs
 may still be at work."""
@@ -32,7 +31,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m swe_eval.report", description=DESCRIPTION)
+    made = command.Arguments(prog="python -m swe_eval.report", description=DESCRIPTION)
     made.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="outputs/<name>, or a sweep: multirun_outputs/<name>"
     )
@@ -78,7 +77,7 @@ def _again(kept: Kept, subject: Subject) -> int:
 def _show(subject: Subject, refresh: float | None = None) -> int:
     findings = find(subject.arms, subject.comparisons)
     write_report(subject, findings, None if subject.is_whole else refresh)
-    show(Console(), subject, findings, OWN)
+    show(screen(), subject, findings, OWN)
     print(f"The report is {subject.folder / 'report.html'}")
     return command.OK if subject.is_whole else command.FAILED
 

@@ -15,7 +15,7 @@ from swe_eval.report.page.page import write_page
 from swe_eval.report.results import Arm, collect, rollout_seconds, suspicions, totals, write_results
 from swe_eval.report.rows import rows_of
 from swe_eval.report.runs import Kept, Subject
-from swe_eval.report.tables import print_load, print_owed, print_proof, print_sweep, print_tables, say
+from swe_eval.report.tables import print_load, print_owed, print_proof, print_sweep, print_tables, say, screen
 from swe_eval.report.throughput import throughput
 from swe_eval.report.trials import CONCLUDED, write_trials
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json
@@ -41,7 +41,7 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
     subject = Subject("run", run.root.name, run.root, [kept], arms, to_compare)
     findings = find(arms, to_compare)
     write_report(subject, findings)
-    show(Console(), subject, findings, runs_them)
+    show(screen(), subject, findings, runs_them)
     print(f"The run is in {run.root}\nThe report is {run.root / 'report.html'}")
     return subject.owed
 

@@ -227,13 +227,21 @@ def _of_run(kept: Kept, out: Path | None) -> Subject:
 
 
 def _of_runs(runs: Sequence[Kept], out: Path | None) -> Subject:
-    """Each under the name of its directory, parts of one run under the first part's."""
+    """Each under the name of its directory, parts of one run under the first part's; alone, they need no name."""
     wholes = _wholes(runs)
+    if len(wholes) == 1:
+        return _of_parts(runs, out)
     named = [name_among(parts[0], [first for first, *_ in wholes]) for parts in wholes]
     arms = [_labelled(arm, name) for name, parts in zip(named, wholes, strict=True) for arm in _joined(parts)[0]]
     title = " vs ".join(named)
     folder = out or runs[0].run.root.parent / _together([parts[0].run.root.name for parts in wholes])
     return Subject("runs", title, folder, runs, arms, _with_first(arms), list(_overlaps(runs)))
+
+
+def _of_parts(parts: Sequence[Kept], out: Path | None) -> Subject:
+    name = f"{parts[0].run.root.name}-to-{parts[-1].run.root.name}"
+    arms = _joined(parts)[0]
+    return Subject("runs", name, out or parts[0].run.root.parent / name, parts, arms, _with_first(arms))
 
 
 def _together(names: Sequence[str]) -> str:

@@ -133,11 +133,13 @@ def _server(kept: Kept) -> Server:
 
 
 def _speed(speed: Mapping[str, Any]) -> Markup | None:
-    course = [(at / 60, rate) for at, rate in speed.get("course", ())]
+    course = speed.get("course", ())
+    unit, name = (60, "minutes") if course and course[-1][0] >= 120 else (1, "seconds")
+    course = [(at / unit, rate) for at, rate in course]
     if len(course) < 3:
         return None
     x, y = Axis.over(at for at, _ in course), Axis.over([0, *(rate for _, rate in course)])
-    return svg.graph([Series("tokens per second", "b", course)], x, y, "minutes", "tokens written per second")
+    return svg.graph([Series("tokens per second", "b", course)], x, y, name, "tokens written per second")
 
 
 def _load(lines: Sequence[Mapping[str, Any]]) -> Markup | None:
