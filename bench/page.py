@@ -23,7 +23,7 @@ from bench.output import machine, print_result, spread
 from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.report.comparison import find
 from swe_eval.report.report import write_report
-from swe_eval.report.runs import subject_of
+from swe_eval.report.subject import subject_of
 
 TIMES = 9
 PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"

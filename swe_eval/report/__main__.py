@@ -15,7 +15,8 @@ from swe_eval.report import outputs
 from swe_eval.report.comparison import find
 from swe_eval.report.report import conclude, show, write_report
 from swe_eval.report.results import Seen
-from swe_eval.report.runs import Kept, Subject, subject_of
+from swe_eval.report.runs import Kept
+from swe_eval.report.subject import Subject, subject_of
 
 DESCRIPTION = """Make the report of a run again, compare the arms of several runs, or show a sweep as one curve. Runs
 may still be at work."""

@@ -14,7 +14,8 @@ from swe_eval.report.load import summary
 from swe_eval.report.page.page import write_page
 from swe_eval.report.results import Arm, collect, rollout_seconds, suspicions, totals, write_results
 from swe_eval.report.rows import rows_of
-from swe_eval.report.runs import Kept, Subject
+from swe_eval.report.runs import Kept
+from swe_eval.report.subject import Subject
 from swe_eval.report.tables import print_load, print_owed, print_proof, print_sweep, print_tables, say
 from swe_eval.report.throughput import throughput
 from swe_eval.report.trials import CONCLUDED, write_trials

@@ -12,8 +12,8 @@ from swe_eval.report.numbers import MINUS, interval, p_value, percent, points, s
 from swe_eval.report.page import svg
 from swe_eval.report.page.svg import Axis, Series
 from swe_eval.report.rows import Rate, Row
-from swe_eval.report.runs import BARE, Kept, Subject
-from swe_eval.run_dir import ARM
+from swe_eval.report.runs import BARE, Kept
+from swe_eval.report.subject import Subject
 from swe_eval.statistics import POWER, Interval, Paired, power
 
 GRAIN = 40
@@ -103,8 +103,8 @@ def about_arm(subject: Subject, row: Row) -> str:
 
 def _digest(subject: Subject, row: Row) -> str | None:
     plain = row.name.rpartition("/")[2]
-    found = (kept.identity.get(f"{ARM}{plain}") for kept in subject.runs if _has(kept, row))
-    return next((str(digest) for digest in found if digest), None)
+    found = (kept.digest(plain) for kept in subject.runs if _has(kept, row))
+    return next(filter(None, found), None)
 
 
 def _has(kept: Kept, row: Row) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swe_eval.report.runs import BARE, Kept, Subject
+from swe_eval.report.runs import BARE, Kept
+from swe_eval.report.subject import Subject
 from swe_eval.run_dir import ARM
 
 FEW = 6

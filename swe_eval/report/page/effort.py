@@ -14,7 +14,8 @@ from swe_eval.report.page import svg
 from swe_eval.report.page.svg import Axis, Series
 from swe_eval.report.results import Verdict, prefix_hit_rate
 from swe_eval.report.rows import Row
-from swe_eval.report.runs import Kept, Subject
+from swe_eval.report.runs import Kept
+from swe_eval.report.subject import Subject
 
 OUTCOMES = {"resolved": "resolved", "unresolved": "unresolved", "empty_patch": "empty patch", "infra": "infra"}
 """What they are called on the page."""

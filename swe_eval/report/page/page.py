@@ -18,7 +18,7 @@ from swe_eval.report.comparison import Comparison, Findings
 from swe_eval.report.integrity import contamination
 from swe_eval.report.page import arms, card, effort, flips, sweep, tasks
 from swe_eval.report.results import flags_by_instance
-from swe_eval.report.runs import Subject
+from swe_eval.report.subject import Subject
 from swe_eval.report.tables import proof_lines
 from swe_eval.run_dir import now, write_text
 from swe_eval.scheduling.order import DIFFICULTIES
