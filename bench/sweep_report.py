@@ -61,8 +61,8 @@ def make_sweep(folder: Path, checkpoints: int, instances: int) -> list[RunDir]:
 
 def _make(folder: Path, name: str, rate: float, ids: Sequence[str]) -> Path:
     run = make_run(folder, {name: rate}, ids)
-    kept = read_run(folder)
-    write_trials(run, collect(run, kept.trials))
+    saved = read_run(folder)
+    write_trials(run, collect(run, saved.trials))
     record = read_json(run.run_json)
     write_json(run.run_json, record | {CONCLUDED: len(record["invocations"])})
     return folder

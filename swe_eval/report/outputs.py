@@ -11,7 +11,7 @@ from pathlib import Path
 
 from swe_eval import command
 from swe_eval.errors import UserError
-from swe_eval.report.runs import Kept, find_runs, read_all, read_run
+from swe_eval.report.runs import SavedRun, find_runs, read_all, read_run
 from swe_eval.report.trials import read_trials
 
 FORMATS = ("csv", "parquet", "leaderboard")
@@ -74,8 +74,8 @@ def make(given: argparse.Namespace) -> int:
         from swe_eval.report.trajectories.server import serve
         from swe_eval.report.trajectories.write import shown_of
 
-        kept = _one("--serve", given.runs)
-        serve(shown_of(kept), read_trials(kept.run, kept.record, kept.trials) or (), given.port)
+        saved = _one("--serve", given.runs)
+        serve(shown_of(saved), read_trials(saved.run, saved.record, saved.trials) or (), given.port)
     return command.OK
 
 
@@ -87,9 +87,9 @@ def write_trajectories(folders: Sequence[Path]) -> None:
     """
     from swe_eval.report.trajectories.write import shown_of, write_trajectories
 
-    kept = _one("--trajectories", folders)
-    check_place(kept.run.root, "--serve shows the same without files")
-    print(f"Trajectories side by side: {write_trajectories(shown_of(kept), kept.arms)}")
+    saved = _one("--trajectories", folders)
+    check_place(saved.run.root, "--serve shows the same without files")
+    print(f"Trajectories side by side: {write_trajectories(shown_of(saved), saved.arms)}")
 
 
 def _export(kind: str, folder: Path | None, folders: Sequence[Path]) -> None:
@@ -102,10 +102,10 @@ def _export(kind: str, folder: Path | None, folders: Sequence[Path]) -> None:
         from swe_eval.report.export.leaderboard import write_leaderboard
 
         if twice := [
-            name for name, times in Counter(arm.name for kept in runs for arm in kept.arms).items() if times > 1
+            name for name, times in Counter(arm.name for saved in runs for arm in saved.arms).items() if times > 1
         ]:
             raise UserError(f"--export {kind}: {twice[0]} is in several of the runs; export each --to a DIR of its own")
-        written = [path for kept in runs for path in write_leaderboard(kept, folder)]
+        written = [path for saved in runs for path in write_leaderboard(saved, folder)]
     else:
         from swe_eval.report.export.table import write_csv, write_parquet
 
@@ -114,7 +114,7 @@ def _export(kind: str, folder: Path | None, folders: Sequence[Path]) -> None:
         print(path)
 
 
-def _one(option: str, folders: Sequence[Path]) -> Kept:
+def _one(option: str, folders: Sequence[Path]) -> SavedRun:
     if len(folders) > 1:
         raise UserError(f"{option}: shows one run; name one of the {len(folders)}")
     return read_run(folders[0])

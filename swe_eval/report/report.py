@@ -14,7 +14,7 @@ from swe_eval.report.load import summary
 from swe_eval.report.page.page import write_page
 from swe_eval.report.results import Arm, collect, rollout_seconds, suspicions, totals, write_results
 from swe_eval.report.rows import rows_of
-from swe_eval.report.runs import Kept
+from swe_eval.report.runs import SavedRun
 from swe_eval.report.subject import Subject
 from swe_eval.report.tables import print_load, print_owed, print_proof, print_sweep, print_tables, say
 from swe_eval.report.throughput import throughput
@@ -38,8 +38,8 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
         "seconds": rollout_seconds(arms),
     }
     record = _record(run, arms, found)
-    kept = Kept(run, trials, to_compare, record)
-    subject = Subject("run", run.root.name, run.root, [kept], arms, to_compare)
+    saved = SavedRun(run, trials, to_compare, record)
+    subject = Subject("run", run.root.name, run.root, [saved], arms, to_compare)
     findings = find(arms, to_compare)
     write_report(subject, findings)
     show(Console(), subject, findings, runs_them)

@@ -28,7 +28,7 @@ BARE = "base"
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedRun:
     """A run as its directory tells of it."""
 
     run: RunDir
@@ -81,7 +81,7 @@ def _distinct(paths: Iterable[Path]) -> Collection[Path]:
     return {path.resolve(): path for path in links_first}.values()
 
 
-def read_run(folder: Path, seen: Seen | None = None) -> Kept:
+def read_run(folder: Path, seen: Seen | None = None) -> SavedRun:
     """Read what a run's directory tells of it.
 
     Raises:
@@ -95,12 +95,12 @@ def read_run(folder: Path, seen: Seen | None = None) -> Kept:
         older = "its run.json does not list its trials; give the run's own command again, which adds them"
         raise UserError(f"{folder}: {older}")
     try:
-        return _kept(run, record, seen)
+        return _saved(run, record, seen)
     except (KeyError, ValueError, TypeError, AttributeError):
         raise UserError(f"{folder}: {DAMAGED}") from None
 
 
-def _kept(run: RunDir, record: Mapping[str, Any], seen: Seen | None) -> Kept:
+def _saved(run: RunDir, record: Mapping[str, Any], seen: Seen | None) -> SavedRun:
     samples = record["identity"].get("agent.samples", 1)
     trials = [Trial.of_arm(arm, id, samples) for arm, ids in record["trials"].items() for id in ids]
     comparisons = [(a, b) for a, b in record["comparisons"]]
@@ -108,13 +108,13 @@ def _kept(run: RunDir, record: Mapping[str, Any], seen: Seen | None) -> Kept:
         raise UserError(f"{run.root}: its run.json names {other!r}, which cannot be a file name: it is not ours")
     if not trials or not {adapter for pair in comparisons for adapter in pair} <= {trial.adapter for trial in trials}:
         raise ValueError
-    return Kept(run, trials, comparisons, record, seen)
+    return SavedRun(run, trials, comparisons, record, seen)
 
 
 class ReadRuns(NamedTuple):
     """The runs that could be read, and lines about those that could not."""
 
-    runs: list[Kept]
+    runs: list[SavedRun]
     unread: list[str]
 
 
@@ -160,7 +160,7 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
             yield from _below(path, depth - 1)
 
 
-def name_among(kept: Kept, runs: Sequence[Kept]) -> str:
+def name_among(saved: SavedRun, runs: Sequence[SavedRun]) -> str:
     """The name of the run's directory, or its path if another run's directory has the same name."""
-    namesakes = [other for other in runs if other.run.root.name == kept.run.root.name]
-    return kept.run.root.name if len(namesakes) == 1 else str(kept.run.root)
+    namesakes = [other for other in runs if other.run.root.name == saved.run.root.name]
+    return saved.run.root.name if len(namesakes) == 1 else str(saved.run.root)

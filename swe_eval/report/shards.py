@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from swe_eval.report.results import Arm
-from swe_eval.report.runs import Kept, name_among
+from swe_eval.report.runs import SavedRun, name_among
 
 
 class Joined(NamedTuple):
@@ -18,15 +18,15 @@ class Joined(NamedTuple):
     notes: list[str]
 
 
-def joined(runs: Iterable[Kept]) -> Joined:
+def joined(runs: Iterable[SavedRun]) -> Joined:
     """Join the arms that have the same name and the same weights.
 
     If several of them have a verdict on an instance, the first counts.
     """
-    by_weights: dict[tuple[str, str], list[tuple[Kept, Arm]]] = {}
-    for kept in runs:
-        for arm in kept.arms:
-            by_weights.setdefault((arm.name, kept.weights(arm.adapter)), []).append((kept, arm))
+    by_weights: dict[tuple[str, str], list[tuple[SavedRun, Arm]]] = {}
+    for saved in runs:
+        for arm in saved.arms:
+            by_weights.setdefault((arm.name, saved.weights(arm.adapter)), []).append((saved, arm))
     arms, notes = [], []
     for (name, _), members in by_weights.items():
         whole = _join([arm for _, arm in members])
@@ -38,23 +38,23 @@ def joined(runs: Iterable[Kept]) -> Joined:
     return Joined(arms, notes)
 
 
-def wholes(runs: Iterable[Kept]) -> list[list[Kept]]:
+def wholes(runs: Iterable[SavedRun]) -> list[list[SavedRun]]:
     """Group the runs that are shards of one: with the same configuration, and no trial in common."""
-    found: list[list[Kept]] = []
-    for kept in runs:
-        whole = next((parts for parts in found if all(_are_shards(kept, part) for part in parts)), None)
+    found: list[list[SavedRun]] = []
+    for saved in runs:
+        whole = next((parts for parts in found if all(_are_shards(saved, part) for part in parts)), None)
         if whole:
-            whole.append(kept)
+            whole.append(saved)
         else:
-            found.append([kept])
+            found.append([saved])
     return found
 
 
-def _are_shards(one: Kept, other: Kept) -> bool:
+def _are_shards(one: SavedRun, other: SavedRun) -> bool:
     return one.identity == other.identity and not {*one.trials} & {*other.trials}
 
 
-def overlaps(runs: Iterable[Kept]) -> Iterator[str]:
+def overlaps(runs: Iterable[SavedRun]) -> Iterator[str]:
     """Lines about runs that would be shards of one, if they did not have some trials in common."""
     for one, other in combinations(runs, 2):
         both = {*one.trials} & {*other.trials}

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from swe_eval.errors import UserError
 from swe_eval.report.results import Arm, Seen
-from swe_eval.report.runs import BARE, COMPARABLE, Kept, find_runs, jobs_of, name_among, natural, read_all
+from swe_eval.report.runs import BARE, COMPARABLE, SavedRun, find_runs, jobs_of, name_among, natural, read_all
 from swe_eval.report.shards import joined, labelled, overlaps, wholes
 
 NAMES = ("benchmark.name",)
@@ -26,7 +26,7 @@ class Subject:
     title: str
     folder: Path
     """Where its files go."""
-    runs: Sequence[Kept]
+    runs: Sequence[SavedRun]
     arms: Sequence[Arm]
     comparisons: Sequence[tuple[str, str]]
     notes: Sequence[str] = ()
@@ -42,7 +42,7 @@ class Subject:
     @property
     def difficulties(self) -> dict[str, str]:
         """By instance, as far as the dataset rates them."""
-        return {key: rated for kept in self.runs for key, rated in kept.record.get("difficulties", {}).items()}
+        return {key: rated for saved in self.runs for key, rated in saved.record.get("difficulties", {}).items()}
 
     @property
     def owed(self) -> int:
@@ -95,14 +95,14 @@ def checkpoint_of(name: str) -> Checkpoint | None:
     return Checkpoint(found[1], int(found[2])) if found else None
 
 
-def _check(runs: Sequence[Kept]) -> None:
-    if twice := [run for run, times in Counter(kept.run.root for kept in runs).items() if times > 1]:
+def _check(runs: Sequence[SavedRun]) -> None:
+    if twice := [run for run, times in Counter(saved.run.root for saved in runs).items() if times > 1]:
         raise UserError(f"a run is given twice; name each once: {twice[0]}")
     if lines := [line for other in runs[1:] for line in _differences(runs[0], other)]:
         raise UserError("\n".join(lines))
 
 
-def _differences(a: Kept, b: Kept) -> Iterator[str]:
+def _differences(a: SavedRun, b: SavedRun) -> Iterator[str]:
     for key in sorted(a.identity.keys() | b.identity.keys()):
         one, other = a.identity.get(key), b.identity.get(key)
         if key.startswith(COMPARABLE) and key not in NAMES and one != other:
@@ -112,11 +112,11 @@ def _differences(a: Kept, b: Kept) -> Iterator[str]:
             )
 
 
-def _of_run(kept: Kept, out: Path | None) -> Subject:
-    return Subject("run", kept.run.root.name, out or kept.run.root, [kept], kept.arms, kept.comparisons)
+def _of_run(saved: SavedRun, out: Path | None) -> Subject:
+    return Subject("run", saved.run.root.name, out or saved.run.root, [saved], saved.arms, saved.comparisons)
 
 
-def _of_runs(runs: Sequence[Kept], out: Path | None) -> Subject:
+def _of_runs(runs: Sequence[SavedRun], out: Path | None) -> Subject:
     """Each arm is named after its run's directory; shards of one run after the first of them."""
     found = wholes(runs)
     named = [name_among(parts[0], [first for first, *_ in found]) for parts in found]
@@ -131,13 +131,13 @@ def _together(names: Sequence[str]) -> str:
     return "-vs-".join(names) if len(names) <= 3 else f"{names[0]}-vs-{len(names) - 1}-others"
 
 
-def _of_sweep(folder: Path, runs: Sequence[Kept], unread: Sequence[str], jobs: int, out: Path | None) -> Subject:
+def _of_sweep(folder: Path, runs: Sequence[SavedRun], unread: Sequence[str], jobs: int, out: Path | None) -> Subject:
     arms, notes = joined(runs)
     notes += unread
     waiting = max(0, jobs - len(runs) - len(unread))
     if waiting:
         notes.append(f"{waiting} of {jobs} runs have not begun")
-    bare = {arm.name for kept in runs for arm in kept.arms if kept.digest(arm.adapter) == BARE}
+    bare = {arm.name for saved in runs for arm in saved.arms if saved.digest(arm.adapter) == BARE}
     arms.sort(key=lambda arm: (arm.name not in bare, checkpoint_of(arm.adapter) or (arm.adapter, 0), natural(arm.name)))
     root = folder.resolve()
     return Subject("sweep", root.name, out or root, runs, arms, _with_first(arms), notes, waiting)
