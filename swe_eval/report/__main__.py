@@ -21,7 +21,7 @@ from swe_eval.report.subject import Subject, subject_of
 DESCRIPTION = """Make the report of a run again, compare the arms of several runs, or show a sweep as one curve. Runs
 may still be at work."""
 DAY = 86_400.0
-"""Seconds."""
+"""In seconds."""
 OWN = "the run's own command"
 
 
@@ -66,7 +66,7 @@ def _report(given: argparse.Namespace) -> int:
 
 
 def _again(saved: SavedRun, subject: Subject) -> int:
-    """Everything anew, from the files; of a run at work nothing is written but the page."""
+    """Make everything anew from the run's files; of a run that is still at work, only the report."""
     try:
         with saved.run.claimed(saved.identity):
             return conclude(saved.run, saved.trials, saved.comparisons, OWN)

@@ -1,4 +1,4 @@
-"""What else becomes of a run: trajectories side by side, a server for them, exports."""
+"""The other options of ``swe_eval.report``: trajectories side by side, as files or served, and exports."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(given: argparse.Namespace) -> None:
-    """Refuse what would be left undone without a word, or cannot be done.
+    """Refuse options that would have no effect, or cannot work.
 
     Raises:
-        UserError: an option without the one it belongs to, no such port, a file where a directory is to be.
+        UserError: an option lacks the one it belongs to, a port is out of range, or a file is where a directory should
+            be.
     """
     if given.to and not given.export:
         raise UserError(f"--to {given.to}: is where an export goes; write --export {'|'.join(FORMATS)} too")
@@ -50,10 +51,14 @@ def check(given: argparse.Namespace) -> None:
 
 
 def check_place(folder: Path, instead: str) -> None:
-    """Make sure that the directory can be written to, or made.
+    """Make sure that a directory can be written to, or made.
+
+    Args:
+        folder: the directory.
+        instead: what to write instead, with which the message ends.
 
     Raises:
-        UserError: it cannot; ends with what to write ``instead``.
+        UserError: it cannot.
     """
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
@@ -63,7 +68,7 @@ def check_place(folder: Path, instead: str) -> None:
 
 
 def make(given: argparse.Namespace) -> int:
-    """Export, or serve.
+    """Export the runs, or serve the trajectories of one.
 
     Raises:
         UserError: too many runs for it, or nowhere to write to.

@@ -25,9 +25,9 @@ from swe_eval.report.runs import SavedRun
 from swe_eval.run_dir import RunDir, Trial, write_json, write_text
 
 OURS = ("outcome", "error", "suspicious", "seconds")
-"""Keys of a report that swebench does not know."""
+"""Keys that we add to swebench's report of an instance."""
 BUCKET = "s3://swe-bench-submissions"
-"""Where the maintainers put logs and trajectories of what they accept."""
+"""Where the maintainers keep the logs and trajectories of accepted submissions."""
 
 
 def write_leaderboard(saved: SavedRun, folder: Path) -> list[Path]:
@@ -54,7 +54,7 @@ def _predictions(run: RunDir, trials: Iterable[Trial]) -> Iterable[dict[str, str
 
 
 def _write_logs(run: RunDir, trial: Trial, folder: Path) -> None:
-    """What the official harness would have left: nothing for an empty patch, which it does not run."""
+    """Write what the official harness would have left; that is nothing for an empty patch, which it does not run."""
     report = run.read_report(trial)
     if not report or report.get("outcome") == "empty_patch":
         return
@@ -121,7 +121,7 @@ def _about(record: Mapping[str, Any], arm: Arm) -> Sequence[tuple[str, Any]]:
 
 
 def statements(identity: Mapping[str, Any]) -> list[str]:
-    """What the submission checklist asks for, as far as the run itself knows it."""
+    """What the submission checklist asks for, as far as the run can tell."""
     networks = [value for key, value in identity.items() if re.fullmatch(r"sandbox\.(\w+\.)?network", key)]
     offline = identity.get("sandbox.kind") != "local" and set(networks) <= {"none"}
     return [

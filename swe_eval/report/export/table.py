@@ -24,7 +24,7 @@ class Column:
 
     name: str
     type: str
-    """As pyarrow calls it."""
+    """Pyarrow's name of it."""
     meaning: str
 
 
@@ -55,7 +55,7 @@ COLUMNS = (
 
 
 def _rows(runs: Sequence[SavedRun]) -> Iterator[dict[str, Any]]:
-    """A row per trial of each run, in the order of the run's plan."""
+    """A row for each trial of each run, in the run's own order."""
     for saved in runs:
         verdicts, name = {arm.name: arm.verdicts for arm in saved.arms}, name_among(saved, runs)
         for trial in saved.trials:
@@ -63,7 +63,7 @@ def _rows(runs: Sequence[SavedRun]) -> Iterator[dict[str, Any]]:
 
 
 def write_csv(runs: Sequence[SavedRun], folder: Path) -> Path:
-    """Write ``trials.csv``; what is missing is empty."""
+    """Write ``trials.csv``; missing values are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [column.name for column in COLUMNS], lineterminator="\n")
     writer.writeheader()
@@ -73,7 +73,7 @@ def write_csv(runs: Sequence[SavedRun], folder: Path) -> Path:
 
 
 def write_parquet(runs: Sequence[SavedRun], folder: Path) -> Path:
-    """Write ``trials.parquet``, each column with its meaning in its metadata."""
+    """Write ``trials.parquet``, with the meaning of each column in its metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -105,7 +105,7 @@ _SAME = (
     *("outcome", "error", "exit_status", "rescued", "turns"),
     *("prompt_tokens", "cached_tokens", "completion_tokens", "seconds"),
 )
-"""Columns that a verdict has under the same name."""
+"""Columns that are fields of a verdict, by the same name."""
 
 
 def _tests(status: Mapping[str, Mapping[str, list[str]]]) -> dict[str, int]:
