@@ -57,17 +57,17 @@ class Agent(DefaultAgent):
 
     def __init__(self, *args: Any, turns: Turns, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._turns = turns
+        self._turns, self._began = turns, time.monotonic()
         self.held = 0.0
         """Seconds that it has waited."""
 
     def query(self) -> dict[str, Any]:
-        asked = time.time()
+        asked = time.monotonic()
         if not self._turns.begin():
             raise Stopped
-        waited = time.time() - asked
-        self.held += waited
-        self._start_time += waited
+        now = time.monotonic()
+        self.held += now - asked
+        self._start_time = time.time() - (now - self._began - self.held)  # mini's limit is by a clock that may be set
         return cast(dict[str, Any], super().query())
 
 

@@ -244,10 +244,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file that is seen whole or not at all: aside, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # a full disk, which does not say of which file
+        raise OSError(error.errno, error.strerror, str(path)) from error
     os.chmod(part, 0o644)  # mkstemp makes it private; a shared run directory is read by others
     os.replace(part, path)
 

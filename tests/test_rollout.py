@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 
 import pytest
 from scripted import SUBMIT, bash, bash_call, scripted_endpoint
@@ -126,6 +127,14 @@ def test_what_it_was_held_back_is_no_part_of_its_time(rolled):
     rollout, _ = rolled([bash(f"{EDIT} && git diff > patch.txt"), SUBMIT], "agent.wall_time_limit=1", gate=gate)
     assert rollout.exit_status == "Submitted"
     assert rollout.seconds < 2
+
+
+def test_a_clock_that_is_set_meanwhile_is_no_part_of_its_time(rolled, tmp_path, monkeypatch):
+    """By an hour, as after a machine was asleep."""
+    right, is_set = time.time, tmp_path / "set"
+    monkeypatch.setattr("time.time", lambda: right() + 3600 * is_set.exists())
+    answers = [bash(f"{EDIT} && git diff > patch.txt && touch {is_set}"), SUBMIT]
+    assert rolled(answers, "agent.wall_time_limit=600")[0].exit_status == "Submitted"
 
 
 def test_mini_s_inspector_opens_a_trajectory(rolled, tmp_path):
