@@ -117,7 +117,7 @@ def _of_run(saved: SavedRun, out: Path | None) -> Subject:
 
 
 def _of_runs(runs: Sequence[SavedRun], out: Path | None) -> Subject:
-    """Each arm is named after its run's directory; shards of one run after the first of them, or not at all if alone."""
+    """Each arm is named after its run's directory; shards of one run after the first of them, or not if alone."""
     found = wholes(runs)
     if len(found) == 1:
         return _of_shards(runs, out)
