@@ -1,5 +1,5 @@
-"""Benchmarks. ``python -m bench.NAME`` runs one comparison in one go.
+"""Benchmarks: ``python -m bench.NAME``, from the checkout, on a machine that does nothing else.
 
-It prints a table for people and, as its last line, one JSON object of the same figures. Run it from the checkout, on a
-machine that does nothing else. ``docs/benchmarks.md`` keeps the tables, each with its machine, date and commit.
+Each prints a table for people and, as its last line, the same figures as one JSON object. ``docs/benchmarks.md`` keeps
+the tables, each with its machine, date and commit.
 """

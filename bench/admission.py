@@ -1,15 +1,16 @@
-"""``python -m bench.admission``: ``workers=auto`` beside every fixed number of workers, at three sizes of KV cache.
+"""``python -m bench.admission``: ``workers=auto`` against fixed numbers of workers, with three sizes of KV cache.
 
-The model server is a simulation (``bench/kv_server.py``) behind a real OpenAI endpoint with vLLM's ``/metrics``. It
-reads 8,000 tokens of prompts per second, writes 49 tokens per second to an answer alone and 28 to each of 32, and its
-KV cache has the published cliff. Agents are conversations: a first prompt of 4,000 tokens, then about 16 turns, each
-with an answer of about 200 tokens and, some seconds later, about 1,000 tokens of what the command said. They go through
-the ``Schedule``, ``Gate`` and ``admission`` of a run. Only time is not real: it goes ``SPEED`` times as fast.
+The model server is simulated (``bench/kv_server.py``) behind a real OpenAI endpoint with vLLM's ``/metrics``. It reads
+8,000 prompt tokens per second, writes 49 tokens per second for a single answer and 28 for each of 32, and becomes slow
+where its KV cache is too small for the conversations, as real engines do. Agents are conversations: a first prompt of
+4,000 tokens, then about 16 turns, each with an answer of about 200 tokens and, some seconds later, about 1,000 tokens
+of command output. They go through the ``Schedule``, ``Gate`` and ``admission`` of a real run; only the clock is
+``SPEED`` times as fast.
 
-- ``auto_over_best_fixed``: the time that all agents take with the best fixed number, over that with auto, which does
-  not know the size of the cache; the worst of the three sizes.
+- ``auto_over_best_fixed``: the time that all agents take with the best fixed number of workers, divided by the time
+  with auto, which does not know the size of the cache; the worst of the three sizes.
 
-A fixed number that has taken ``HOPELESS`` times as long as the best one so far is given up.
+A fixed number is given up once it takes ``HOPELESS`` times as long as the best one so far.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 import subprocess
 import sys
@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from bench.output import machine, print_result
 from swe_eval.run_dir import Trial
 from swe_eval.scheduling import admission
 from swe_eval.scheduling.gate import Gate, Turns
@@ -44,7 +44,7 @@ from swe_eval.serving.load import LoadReader
 SPEED = 120.0
 KV_TOKENS = (200_000, 400_000, 800_000)
 FIXED = (8, 16, 32, 12, 24, 64, 4, 2, 1)
-"""The likely ones first."""
+"""Likely winners first, so that the others are given up early."""
 HOPELESS = 1.15
 FIRST_PROMPT = 4000
 POLL = 2.0
@@ -52,12 +52,12 @@ POLL = 2.0
 
 
 class GivenUp(Exception):
-    """It takes too long."""
+    """The job takes too long."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Tokens of the answer and of what the command says, seconds that the command takes."""
+    """Tokens of the answer and of the command's output, and the seconds that the command takes."""
 
     answer: int
     output: int
@@ -66,7 +66,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Job:
-    """What every number of workers has to do."""
+    """The work that every number of workers is given."""
 
     agents: int
     turns: int
@@ -76,7 +76,7 @@ class Job:
         return [Trial("simulated", str(number)) for number in range(self.agents)]
 
     def conversation(self, trial: Trial) -> list[Turn]:
-        """The same each time."""
+        """The turns of an agent, the same each time."""
         chance = random.Random(trial.instance_id)
 
         def about(middle: float, spread: float) -> float:
@@ -88,14 +88,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Taken:
-    """Simulated seconds of the whole job; None if it was given up. And how much of the prompts was cached."""
+    """Simulated seconds of the whole job, None if it was given up, and the part of the prompts that was cached."""
 
     seconds: float | None
     hit_rate: float
 
 
 def measure(job: Job, kv_tokens: int, workers: int | Literal["auto"], limit: float = math.inf) -> Taken:
-    """Have a new server do the job; it is given up after ``limit`` simulated seconds."""
+    """Do the job on a new server; give up after ``limit`` simulated seconds."""
     with served(kv_tokens, job.speed) as endpoint, tempfile.TemporaryDirectory() as folder:
         gate = Gate(job.agents if workers == "auto" else workers)
         log = Path(folder) / "load.jsonl"
@@ -132,7 +132,7 @@ def converse(job: Job, trial: Trial, turns: Turns, endpoint: Endpoint, deadline:
 
 
 def ask(connection: HTTPConnection, trial: Trial, tokens: Sequence[int]) -> dict[str, Any]:
-    """A chat completion, of messages that stand for so many tokens."""
+    """Ask for a chat completion with messages that stand for so many tokens."""
     messages = [{"role": "user", "content": str(count)} for count in tokens]
     body = json.dumps({"model": "simulated", "user": str(trial), "messages": messages})
     connection.request("POST", "/v1/chat/completions", body)
@@ -153,14 +153,14 @@ def served(kv_tokens: int, speed: float) -> Iterator[Endpoint]:
 
 
 def hit_rate(endpoint: Endpoint) -> float:
-    """Tokens that the prefix cache knew, over all tokens of prompts."""
+    """The part of all prompt tokens that came from the prefix cache."""
     with closing(LoadReader(lambda: [endpoint])) as reader:
         load = reader.read()
     return load.prefix_hits / load.prefix_queries if load and load.prefix_queries else math.nan
 
 
 def compare(job: Job, kv_tokens: int, fixed: Sequence[int]) -> dict[int | str, Taken]:
-    """Every fixed number, and auto."""
+    """Measure every fixed number, then auto."""
     found: dict[int | str, Taken] = {}
     for workers in fixed:
         found[workers] = measure(job, kv_tokens, workers, HOPELESS * best(found))
@@ -175,14 +175,14 @@ def best(found: dict[int | str, Taken]) -> float:
 
 
 def ratio(found: dict[int | str, Taken]) -> float:
-    """Of the best fixed number's time to auto's."""
+    """The time of the best fixed number, divided by that of auto."""
     auto = found["auto"].seconds
     assert auto
     return best(found) / auto
 
 
 def table_of(by_size: dict[int, dict[int | str, Taken]]) -> Table:
-    """For people."""
+    """The figures as a table for people."""
     table = Table("workers", *(f"KV cache of {size // 1000}k" for size in by_size), box=SIMPLE)
     for workers in next(iter(by_size.values())):
         table.add_row(str(workers), *(cell(found[workers], best(found)) for found in by_size.values()))
@@ -191,7 +191,7 @@ def table_of(by_size: dict[int, dict[int | str, Taken]]) -> Table:
 
 
 def cell(taken: Taken, least: float) -> str:
-    """Time, and how much of the prompts was cached."""
+    """The time, and the part of the prompts that was cached."""
     seconds = f"{taken.seconds:.0f} s" if taken.seconds else f"> {HOPELESS * least:.0f} s"
     return f"{seconds}, {taken.hit_rate:.0%}"
 
@@ -202,10 +202,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small job: whether it runs, not how good auto is")
     quick = parser.parse_args().quick
     job, fixed = (Job(8, 4, 2 * SPEED), (8, 2)) if quick else (Job(64, 16, SPEED), FIXED)
-    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+    before = machine()
     by_size = {size: compare(job, size, fixed) for size in KV_TOKENS}
-    Console().print(table_of(by_size), machine)
-    print(json.dumps({"auto_over_best_fixed": float(f"{min(map(ratio, by_size.values())):.4g}")}))
+    print_result({"auto_over_best_fixed": min(map(ratio, by_size.values()))}, table_of(by_size), before)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""A model server without a model: an OpenAI endpoint whose time and memory are those of paged attention.
+"""A simulated model server: an OpenAI endpoint without a model, with the timing and the KV cache of paged attention.
 
-Answers take the time of an engine that reads prompts at a fixed pace and writes answers faster together than apart. Its
-KV cache holds so many tokens and no more: a conversation that nobody computes stays until the room is needed, the least
-recently used one first, from its end; what was forgotten is read again at the next turn. If those that are computed
-need more than there is, the newest one is preempted and starts again later. So the share of prompts that it still knows
-falls off a cliff once the conversations at work need more than the cache, as published for a real engine (InferenceX,
-issue 2268: 97% with 8 agents, 39% with 16, 5% with 32).
+Prompts are read at a fixed speed; answers are written faster together than one by one. The KV cache holds a fixed
+number of tokens. Idle conversations stay in it until their room is needed; then the least recently used one loses
+tokens first, from its end, and has to be read again at its next turn. If the answers under way need more than the
+cache, the newest is preempted and starts again later. So the cache's hit rate collapses once the active conversations
+outgrow the cache, as published for a real engine (InferenceX, issue 2268: 97% with 8 agents, 39% with 16, 5% with 32).
 
-Messages hold no text but the number of tokens that they stand for, the last one of a request that of the answer.
+The text of a message is only the number of tokens that it stands for; the last message of a request stands for the
+answer.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 READ = 8000.0
-"""Tokens of prompts per second."""
+"""Prompt tokens per second."""
 STEP, ROW = 0.02, 0.0005
-"""Seconds for a token of every answer under way: for the step, and for each answer in it."""
+"""Seconds in which every answer under way gets one token: ``STEP``, and ``ROW`` for each answer."""
 TICK = 0.25
-"""Seconds that are computed in one go."""
+"""Seconds that are simulated at a time."""
 
 
 @dataclass(eq=False)
 class Answer:
-    """One request: how far it is, in tokens."""
+    """A request, and how far it has come, in tokens."""
 
     conversation: str
     prompt: int
     length: int
     held: int = 0
-    """Read or written, and so in the KV cache."""
+    """What was read or written, and is therefore in the KV cache."""
     written: int = 0
     known: int = 0
-    """Of the prompt, when it was begun."""
+    """The part of the prompt that was in the cache when the request began."""
     is_done: Event = field(default_factory=Event)
 
     @property
@@ -58,16 +58,16 @@ class Engine:
         self.waiting: deque[Answer] = deque()
         self.running: list[Answer] = []
         self._idle: OrderedDict[str, int] = OrderedDict()
-        """Tokens of conversations that nobody computes, the least recently used first."""
+        """Tokens of idle conversations, the least recently used first."""
         self._owed = 0.0
 
     @property
     def used(self) -> int:
-        """Tokens that answers under way have, or have been promised, in the KV cache."""
+        """Tokens in the KV cache that belong to answers under way, or are reserved for them."""
         return sum(max(answer.held, answer.prompt + answer.written) for answer in self.running)
 
     def advance(self, seconds: float) -> list[Answer]:
-        """Compute for so long; returns what was finished."""
+        """Compute for so many seconds; returns the answers that were finished."""
         self._begin()
         self._write(self._read(seconds))
         finished = [answer for answer in self.running if answer.written >= answer.length]
@@ -88,7 +88,7 @@ class Engine:
             self._forget()
 
     def _read(self, seconds: float) -> float:
-        """Prompts go first; returns the seconds that are left."""
+        """Read prompts, which come first; returns the seconds that are left."""
         for answer in self.running:
             read = min(answer.to_read, int(seconds * READ))
             answer.held += read
@@ -132,7 +132,7 @@ class Engine:
 
 
 class KVServer(ThreadingHTTPServer):
-    """The engine behind HTTP, its clock ``speed`` times as fast as ours."""
+    """The engine behind HTTP, with a clock ``speed`` times as fast as ours."""
 
     request_queue_size = 256
     daemon_threads = True
@@ -143,7 +143,7 @@ class KVServer(ThreadingHTTPServer):
         self._lock = Lock()
 
     def compute(self) -> None:
-        """For ever."""
+        """Run the engine for ever."""
         then = time.perf_counter()
         while True:
             time.sleep(TICK / self._speed)
@@ -166,7 +166,7 @@ class KVServer(ThreadingHTTPServer):
         return {"object": "chat.completion", "choices": [{"index": 0, "message": message}], "usage": usage}
 
     def metrics(self) -> str:
-        """In the words of vLLM."""
+        """The engine's state, under vLLM's names."""
         with self._lock:
             engine = self._engine
             told = {

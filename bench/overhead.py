@@ -1,30 +1,29 @@
-"""``python -m bench.overhead``: what swe_eval adds to the model's time per agent step, per trial and at start-up.
+"""``python -m bench.overhead``: the time that swe_eval itself takes per agent step, per trial and at start-up.
 
 **Steps and trials.** A scripted endpoint on loopback stands in for the model; everything else is real. ``python -m
 swe_eval`` runs the demo's tasks against it (serving=external, agent=compact, sandbox=local, one rollout at a time): 20
 times ``true``, then the submission of an empty patch. mini-swe-agent alone, its ``DefaultAgent`` with
-``LitellmTextbasedModel`` and ``LocalEnvironment``, makes the same turns with the same prompts. The endpoint holds the
-clock: what counts is the time from the departure of an answer to the arrival of the next request, so none of it is the
-model's.
+``LitellmTextbasedModel`` and ``LocalEnvironment``, takes the same turns with the same prompts. The endpoint measures
+the time from each of its answers to the next request, none of which is the model's.
 
-- ``step_ms``: the median within a trial. In it: the command in the sandbox, which gives it a process space of its own
-  (``bash -c true`` alone is printed beside it), mini's parsing and templates, LiteLLM, both messages' way on loopback.
-- ``step_ratio``: that over mini-swe-agent's.
-- ``trial_s``: the median from the last answer of a trial to the first request of the next. In it: the submission, the
-  sandbox removed, trajectory and prediction on disk, the next sandbox with its repository made, the first prompt. The
-  verdict on the empty patch is written at the same time, in another thread.
-- ``grade_s``: the median grading of a reference patch of the demo, by ``python -m swe_eval.grade --predictions gold``,
-  one at a time. In it: sandbox, patch, pytest (most of it), verdict.
+- ``step_ms``: the median within a trial. It includes the command in the sandbox, which has a process namespace of its
+  own (``bash -c true`` alone is printed beside it), mini-swe-agent's parsing and templates, LiteLLM, and loopback.
+- ``step_ratio``: ``step_ms`` divided by mini-swe-agent's.
+- ``trial_s``: the median from the last answer of a trial to the first request of the next. It includes the submission,
+  removing the sandbox, writing trajectory and prediction, making the next sandbox with its repository, and the first
+  prompt. The verdict on the empty patch is written meanwhile, by another thread.
+- ``grade_s``: the median grading of one of the demo's reference patches, by ``python -m swe_eval.grade --predictions
+  gold``, one at a time. It includes sandbox, patch, pytest (most of the time) and verdict.
 
-**Start-up.** Wall time with the interpreter's own start.
+**Start-up.** Wall time, including that of the interpreter.
 
 - ``help_s``: ``python -m swe_eval --help``.
-- ``help_ratio``: that over ``python -c 'import hydra'``. Printed beside it: the same help from a Hydra application with
-  nothing of ours but ``conf/``.
+- ``help_ratio``: ``help_s`` divided by the time of ``python -c 'import hydra'``. Printed beside it: the help of a Hydra
+  application that has nothing of ours but ``conf/``.
 
-In no figure: what a run imports, the check that the endpoint answers, the first trial of each process. What is compared
-is run in turn, round by round; the table has the median [lowest, highest] round, and a ratio is the median of the
-rounds' own. Meaningful on a machine that does nothing else.
+No figure includes the imports of a run, the check that the endpoint answers, or the first trial of a process. What is
+compared takes turns, round by round; the table has the median [lowest, highest] round, and a ratio is the median of the
+ratios of each round.
 """
 
 from __future__ import annotations
@@ -47,36 +46,36 @@ from typing import TypeVar
 
 import yaml
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from bench.output import machine, print_result, ratio, spread
 from bench.scripted import Message, scripted_endpoint
 from swe_eval.command import conf_dir
 from swe_eval.settings import PACKAGE
 
 T = TypeVar("T")
 COMMANDS = 20
-"""Per trial, before the submission."""
+"""In each trial, before the submission."""
 SCRIPT = [*["true"] * COMMANDS, "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"]
 NO_MODEL = ["model.base_model=scripted", "lora=none"]
 BARE_HYDRA = "import hydra; hydra.main(config_path={!r}, config_name='config', version_base='1.3')(print)()"
 
 
 def answer(_task: str, number: int) -> Message:
-    """The turn's command, in mini-swe-agent's format for text."""
+    """The command of a turn, in mini-swe-agent's textual format."""
     return {"content": f"Next.\n```mswea_bash_command\n{SCRIPT[number]}\n```"}
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds without the model's: between two turns of a trial, and from a trial to the next."""
+    """Seconds from an answer to the next request: within a trial, and from one trial to the next."""
 
     step: float
     trial: float
 
 
 def pace_of(play: Callable[[str, int], None], tasks: int) -> Pace:
-    """Have ``play(base_url, tasks)`` take the script through so many tasks of the demo, one by one."""
+    """Have ``play(base_url, tasks)`` run the script on so many of the demo's tasks, one by one."""
     with scripted_endpoint(answer) as endpoint:
         play(endpoint.base_url, tasks)
     if [turn.number for turn in endpoint.turns] != [*range(len(SCRIPT))] * tasks:
@@ -121,7 +120,7 @@ def _mini(base_url: str, tasks: int) -> None:
 
 
 def grading_times(patches: int) -> list[float]:
-    """Seconds that each grading of so many reference patches took."""
+    """Grade so many reference patches; the seconds that each of them took."""
     with tempfile.TemporaryDirectory() as folder:
         gold = ["--predictions", "gold", f"benchmark.max_instances={patches}", *NO_MODEL]
         _python("-m", "swe_eval.grade", *gold, "grade_workers=1", f"output_dir={folder}")
@@ -130,14 +129,14 @@ def grading_times(patches: int) -> list[float]:
 
 
 def wall_time(*command: str) -> float:
-    """Seconds from start to end."""
+    """Seconds that a command takes."""
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 
 def in_turn(rounds: int, *measures: Callable[[], T]) -> list[list[T]]:
-    """What each measure gives, round by round, so that whatever drifts hits all of them."""
+    """Take all measures in every round, so that drift affects them alike; returns the values of each measure."""
     taken = [[measure() for measure in measures] for _ in range(rounds)]
     return [list(column) for column in zip(*taken, strict=True)]
 
@@ -180,7 +179,7 @@ def measure(rounds: int, tasks: int, starts: int) -> Taken:
 
 
 def table_of(taken: Taken) -> Table:
-    """For people."""
+    """The figures as a table for people."""
     table = Table("", "ms: median \\[lowest, highest]", "swe_eval / this", box=SIMPLE)
     for label, seconds, ours in (
         ("step", taken.steps, None),
@@ -192,26 +191,21 @@ def table_of(taken: Taken) -> Table:
         ("  by Hydra alone", taken.bare_helps, taken.helps),
         ("  import hydra", taken.imports, taken.helps),
     ):
-        middle, low, high = (f"{1000 * pick(seconds):.1f}" for pick in (median, min, max))
-        table.add_row(label, f"{middle} \\[{low}, {high}]", f"{_ratio(ours, seconds):.2f}" if ours else "")
+        ms = [1000 * each for each in seconds]
+        table.add_row(label, spread(ms), f"{ratio(ours, seconds):.2f}" if ours else "")
     return table
 
 
 def figures_of(taken: Taken) -> dict[str, float]:
-    """For programs."""
-    figures = {
+    """The figures as one object for programs; what they mean is at the top."""
+    return {
         "step_ms": 1000 * median(taken.steps),
-        "step_ratio": _ratio(taken.steps, taken.mini_steps),
+        "step_ratio": ratio(taken.steps, taken.mini_steps),
         "trial_s": median(taken.trials),
         "grade_s": median(taken.gradings),
         "help_s": median(taken.helps),
-        "help_ratio": _ratio(taken.helps, taken.imports),
+        "help_ratio": ratio(taken.helps, taken.imports),
     }
-    return {name: float(f"{figure:.4g}") for name, figure in figures.items()}
-
-
-def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def main() -> None:
@@ -219,10 +213,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.overhead")
     parser.add_argument("--quick", action="store_true", help="once, on two tasks: whether it runs, not how fast")
     quick = parser.parse_args().quick
-    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+    before = machine()
     taken = measure(rounds=1, tasks=2, starts=1) if quick else measure(rounds=3, tasks=5, starts=5)
-    Console().print(table_of(taken), machine)
-    print(json.dumps(figures_of(taken)))
+    print_result(figures_of(taken), table_of(taken), before)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,15 @@ window, each time in a context of its own: no cache, no state.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
-
-from bench.made import instance_ids, make_run
+from bench.output import machine, print_result, spread
+from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.report.comparison import find
 from swe_eval.report.report import write_report
 from swe_eval.report.runs import subject_of
@@ -37,15 +35,31 @@ TYPED = """() => new Promise(done => {
 })"""
 
 
-def measure(browser: Any, page_file: Path) -> tuple[float, float]:
-    """Milliseconds to the first paint, and of the filter."""
+@dataclass(frozen=True)
+class Opened:
+    """Milliseconds: to the first paint, and of the filter."""
+
+    paint: float
+    filter: float
+
+
+def open_page(browser: Any, page_file: Path) -> Opened:
+    """Open it in a context of its own, and type into the filter."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.goto(page_file.as_uri())
     page.wait_for_function(f"{PAINTED} > 0")
-    found = page.evaluate(PAINTED), page.evaluate(TYPED)
+    found = Opened(page.evaluate(PAINTED), page.evaluate(TYPED))
     context.close()
     return found
+
+
+def report_of(folder: Path, instances: int) -> Path:
+    """The page of two arms on so many instances."""
+    run = make_run(folder / "run", {"sft": 0.24, "rl-900": 0.31}, instance_ids(instances))
+    subject = subject_of([run.root], None, None)
+    write_report(subject, find(subject.arms, subject.comparisons))
+    return run.root / "report.html"
 
 
 def main() -> None:
@@ -57,25 +71,20 @@ def main() -> None:
     parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser's command")
     given = parser.parse_args()
     instances, times = (10, 1) if given.quick else (500, TIMES)
+    described = f"{instances} instances x 2 arms, {machine()}"
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        run = make_run(Path(folder) / "run", {"sft": 0.24, "rl-900": 0.31}, instance_ids(instances))
-        subject = subject_of([run.root], None, None)
-        write_report(subject, find(subject.arms, subject.comparisons))
-        page_file = run.root / "report.html"
+        page_file = report_of(Path(folder), instances)
         browser = playwright.chromium.launch(executable_path=given.chromium, args=["--no-sandbox"])
-        paints, filters = zip(*(measure(browser, page_file) for _ in range(times)), strict=True)
-        version = browser.version
+        opened = [open_page(browser, page_file) for _ in range(times)]
+        described += f", Chromium {browser.version}"
         browser.close()
-        size = page_file.stat().st_size / 1e6
-    Console().print(
-        f"first paint {median(paints):.0f} ms [{min(paints):.0f}, {max(paints):.0f}], filter {median(filters):.0f} ms "
-        f"[{min(filters):.0f}, {max(filters):.0f}], {size:.2f} MB",
-        f"{instances} instances x 2 arms, Chromium {version}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        sep="\n",
-        highlight=False,
+        size_mb = page_file.stat().st_size / 1e6
+    paints, filters = [each.paint for each in opened], [each.filter for each in opened]
+    print_result(
+        {"first_paint_ms": median(paints), "filter_ms": median(filters), "size_mb": size_mb},
+        f"first paint {spread(paints, 0)} ms, filter {spread(filters, 0)} ms, {size_mb:.2f} MB",
+        described,
     )
-    figures = {"first_paint_ms": median(paints), "filter_ms": median(filters), "size_mb": size}
-    print(json.dumps({name: float(f"{figure:.4g}") for name, figure in figures.items()}))
 
 
 if __name__ == "__main__":

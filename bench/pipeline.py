@@ -1,25 +1,25 @@
-"""``python -m bench.pipeline``: a whole evaluation in Docker, beside what one runs today without swe_eval.
+"""``python -m bench.pipeline``: a whole evaluation in Docker, against what one runs today without swe_eval.
 
 Today that is mini-swe-agent's batch runner (``mini-extra swebench``), then ``swebench.harness.run_evaluation`` on its
-predictions. Both do the same instances with the same images, mini-swe-agent's own prompts and the same scripted
-endpoint. Per turn it thinks ``THINK`` seconds; it looks around ``LOOKS`` times, applies the reference patch, writes the
-diff and submits. Every instance has to end as resolved, on both sides. Once with 2 and once with 8 rollouts at a time,
-and on both sides as many gradings at a time as there are processors; ours first, then today's. A figure is the worse
-of the two.
+predictions. Both sides run the same instances with the same images, mini-swe-agent's own prompts and the same scripted
+endpoint, which takes ``THINK`` seconds per turn: it looks around ``LOOKS`` times, applies the reference patch, writes
+the diff and submits. On both sides every instance must end as resolved. It is done with 2 and with 8 rollouts at a
+time, and with as many gradings at a time as there are processors; ours first, then today's. A figure is the worse of
+the two.
 
-- ``step_overhead_ratio``: the median over all turns of the seconds between the answer and the observation, by the time
-  stamps in mini-swe-agent's trajectories: a command in the container, over mini-swe-agent's. The table also has what
-  the endpoint sees, from an answer to the next request; LiteLLM and the templates, the same on both sides, are in that.
-- ``grading_ratio``: the mean seconds of a grading, from before its container starts until it is gone, over the
-  harness's by its logs. Ours shares the machine with the rollouts meanwhile.
-- ``job_ratio``: wall time of the command, over that of the other two in turn, imports and start-up in all of them.
-- ``critical_path_ratio``: that wall time over the least that the rollouts and gradings, as long as they were, could
-  have taken with so many at a time: see ``critical_path``.
-- ``runner_rss_mb``: the most memory that the command held at one time with its child processes; what they share is
-  counted once. Containers and the engine are in no figure.
+- ``step_overhead_ratio``: the median time of a command in the container, divided by mini-swe-agent's. It is the time
+  from answer to observation, by the time stamps in mini-swe-agent's trajectories. The table also has the time that the
+  endpoint sees, from an answer to the next request; that includes LiteLLM and the templates, the same on both sides.
+- ``grading_ratio``: the mean time of a grading, from before its container starts until it is gone, divided by the
+  harness's according to its logs. Ours share the machine with the rollouts.
+- ``job_ratio``: the wall time of our command, divided by that of the other two one after the other, imports included.
+- ``critical_path_ratio``: the wall time of our command, divided by the least that its rollouts and gradings could have
+  taken with so many at a time; see ``critical_path``.
+- ``runner_rss_mb``: the peak memory of our command with its child processes; what they share is counted once. No figure
+  includes containers or the engine.
 
-By default on the bundled demo's tasks, whose images are built first; ``--dataset FILE --instances ID ...`` takes
-others, whose images have to be in the engine.
+By default it runs on the bundled demo's tasks, whose images it builds first; ``--dataset FILE --instances ID ...``
+takes others, whose images have to be in the engine.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from datasets import Dataset
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from bench.output import machine, print_result
 from bench.scripted import Message, Turn, scripted_endpoint
 from swe_eval.benchmark.instances import Instance, load
 from swe_eval.command import conf_dir
@@ -71,7 +71,7 @@ LOOK_AT = (
     "grep -n 'def ' {file} | head -20",
 )
 LABEL = "swe_eval.bench"
-"""Of mini-swe-agent's containers, so that only these are waited for."""
+"""Marks mini-swe-agent's containers, so that only these are waited for."""
 ENVIRONMENT = {
     "MSWEA_SILENT_STARTUP": "1",
     "MSWEA_CONFIGURED": "true",
@@ -82,7 +82,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Work:
-    """What is evaluated, by both: a folder with ``test.parquet``, and the rows in it."""
+    """What both sides evaluate: a folder with ``test.parquet``, and the rows in it."""
 
     folder: Path
     rows: Sequence[Mapping[str, Any]]
@@ -98,13 +98,13 @@ class Work:
         return self.folder / "test.parquet"
 
     def script(self, task: str, number: int) -> Message:
-        """The answer of a model that knows the reference patch, as a tool call."""
+        """The tool call, in this turn, of a model that knows the reference patch."""
         [row] = [row for row in self.rows if row["problem_statement"].strip() in task]
         call = {"name": "bash", "arguments": json.dumps({"command": self.commands(row["patch"])[number]})}
         return {"content": "Next.", "tool_calls": [{"id": f"call_{number}", "type": "function", "function": call}]}
 
     def commands(self, patch: str) -> list[str]:
-        """All turns of an instance."""
+        """The commands of all turns on an instance."""
         file = re.findall(r"^\+\+\+ b/(.*)$", patch, re.MULTILINE)[0]
         return [
             *(LOOK_AT[number % len(LOOK_AT)].format(file=file) for number in range(self.looks)),
@@ -116,7 +116,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Ran:
-    """A command that ended: its seconds, and the most memory that it and its children held, in bytes."""
+    """What a command took: seconds, and at its peak the bytes of memory held by it and its children."""
 
     seconds: float
     memory: int
@@ -124,7 +124,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Job:
-    """One whole evaluation; in seconds."""
+    """One whole evaluation; times are in seconds."""
 
     parts: Sequence[Ran]
     steps: Sequence[float]
@@ -143,7 +143,7 @@ class Job:
 
 
 def by_swe_eval(work: Work, workers: int, folder: Path) -> Job:
-    """As a user runs it."""
+    """Evaluate as a user of swe_eval does."""
     with scripted_endpoint(work.script, work.think) as endpoint:
         serving = ["serving=external", f"serving.base_url={endpoint.base_url}"]
         model = ["model=hf", "model.base_model=scripted", "model.tool_call_parser=hermes", "agent=toolcall"]
@@ -164,7 +164,7 @@ def by_swe_eval(work: Work, workers: int, folder: Path) -> Job:
 
 
 def by_mini_and_harness(work: Work, workers: int, folder: Path) -> Job:
-    """As the two projects' own documentation says."""
+    """Evaluate as the documentation of the two projects says."""
     run = f"bench-{uuid.uuid4().hex[:12]}"
     label = f"{LABEL}={run}"
     with scripted_endpoint(work.script, work.think) as endpoint:
@@ -193,14 +193,14 @@ def by_mini_and_harness(work: Work, workers: int, folder: Path) -> Job:
 
 
 def mini_settings(base_url: str, label: str) -> dict[str, Any]:
-    """What has to be said besides its own benchmark configuration."""
+    """What mini-swe-agent needs besides its own benchmark configuration."""
     where = {"api_base": base_url, "api_key": "EMPTY"}
     model = {"model_name": "openai/base", "model_kwargs": where, "cost_tracking": "ignore_errors"}
     return {"model": model, "environment": {"run_args": ["--rm", "--label", label]}}
 
 
 def watch(module: str, *arguments: str, cwd: Path) -> Ran:
-    """Run ``python -m module`` to its end, with an eye on its memory twice a second."""
+    """Run ``python -m module`` to its end, and look at its memory twice a second."""
     folder = {"MSWEA_GLOBAL_CONFIG_DIR": str(cwd), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     started, memory = time.perf_counter(), 0
     with (cwd / "output.txt").open("a") as output:
@@ -221,7 +221,7 @@ def watch(module: str, *arguments: str, cwd: Path) -> Ran:
 
 
 def memory_of(pid: int) -> int:
-    """Bytes that a process and all below it hold; what several of them share is counted once."""
+    """Bytes held by a process and its descendants; what they share is counted once."""
     try:
         shares = re.findall(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
         lists = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
@@ -232,7 +232,7 @@ def memory_of(pid: int) -> int:
 
 
 def is_another(child: int, parent: int) -> bool:
-    """Whether it runs a program of its own: between fork and exec it has its parent's memory."""
+    """Whether a child runs a program of its own: between fork and exec it still has its parent's memory."""
     command, own = (Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (parent, child))
     return own != command
 
@@ -258,10 +258,10 @@ def duration_of(log: str) -> float:
 
 
 def critical_path(rollouts: Mapping[str, float], gradings: Mapping[str, float], workers: int, graders: int) -> float:
-    """The least wall time for these with so many of each at a time: no schedule is faster than any of the three.
+    """The least wall time with so many rollouts and gradings at a time. No schedule is faster than any of three:
 
-    The longest instance, rolled out and graded; all rollouts shared out evenly, then the shortest grading; the
-    shortest rollout, then all gradings shared out evenly.
+    the longest instance, rolled out and graded; all rollouts, evenly distributed, then the shortest grading; the
+    shortest rollout, then all gradings, evenly distributed.
     """
     longest = max(rollouts[key] + gradings[key] for key in rollouts)
     rolling = sum(rollouts.values()) / workers + min(gradings.values())
@@ -270,7 +270,7 @@ def critical_path(rollouts: Mapping[str, float], gradings: Mapping[str, float], 
 
 
 def all_resolved(work: Work, resolved: Sequence[str], folder: Path) -> None:
-    """Raise RuntimeError, with what was printed and logged, unless every instance is."""
+    """Raise RuntimeError, with all output and logs, unless every instance is resolved."""
     if missing := set(work.ids) - set(resolved):
         logs = [path for path in folder.rglob("run_instance.log") if path.parent.name in missing]
         said = "\n".join(path.read_text() for path in (folder / "output.txt", *logs))
@@ -278,7 +278,7 @@ def all_resolved(work: Work, resolved: Sequence[str], folder: Path) -> None:
 
 
 def wait_for_end_of(label: str) -> None:
-    """Until the engine knows no container of it: mini-swe-agent leaves the stopping to the background."""
+    """Wait until the engine has no container with the label: mini-swe-agent stops its own in the background."""
     listing = ["docker", "ps", "--all", "--quiet", "--filter", f"label={label}"]
     while subprocess.run(listing, capture_output=True, text=True, check=True).stdout:
         time.sleep(0.5)
@@ -291,7 +291,7 @@ def read(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Pair:
-    """The same work by both."""
+    """The same work done by both sides."""
 
     workers: int
     ours: Job
@@ -315,7 +315,7 @@ class Pair:
 
 
 def measure(work: Work, workers: int) -> Pair:
-    """Ours, then theirs."""
+    """Have ours do the work, then theirs."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("ours", "theirs"):
             (Path(folder) / name).mkdir()
@@ -324,7 +324,7 @@ def measure(work: Work, workers: int) -> Pair:
 
 
 def table_of(pair: Pair) -> Table:
-    """For people."""
+    """The figures as a table for people."""
     ours, theirs = pair.ours, pair.theirs
     table = Table(f"{pair.workers} workers", "swe_eval", "today", "ratio", box=SIMPLE)
     for label, one, other, unit, digits in (
@@ -344,19 +344,18 @@ def table_of(pair: Pair) -> Table:
 
 
 def figures_of(pairs: Sequence[Pair]) -> dict[str, float]:
-    """For programs: the worst of each."""
-    figures = {
+    """The figures as one object for programs: the worst of each."""
+    return {
         "step_overhead_ratio": max(pair.step_ratio for pair in pairs),
         "grading_ratio": max(pair.grading_ratio for pair in pairs),
         "job_ratio": max(pair.job_ratio for pair in pairs),
         "critical_path_ratio": max(pair.ours.seconds / pair.path for pair in pairs),
         "runner_rss_mb": max(pair.ours.memory for pair in pairs) / 1e6,
     }
-    return {name: float(f"{figure:.4g}") for name, figure in figures.items()}
 
 
 def chosen(given: argparse.Namespace) -> tuple[Settings, list[Instance]]:
-    """The instances of the command line, and settings that give them sandboxes."""
+    """The instances that the command line names, and settings that give them sandboxes."""
     selection = [f"benchmark.instance_ids=[{','.join(given.instances)}]"] if given.instances else []
     source = ["benchmark=local", f"benchmark.dataset={given.dataset}"] if given.dataset else ["benchmark=demo"]
     base = [f"+sandbox.build_args.BASE={given.base}"] if given.base else []
@@ -367,7 +366,7 @@ def chosen(given: argparse.Namespace) -> tuple[Settings, list[Instance]]:
 
 
 def ensure_images(settings: Settings, instances: Sequence[Instance]) -> None:
-    """Build or find the image of each."""
+    """Build or find the image of each instance."""
     with sandboxes(settings, uuid.uuid4().hex) as backend:
         for instance in instances:
             with backend.start(instance, "grading"):
@@ -385,14 +384,13 @@ def main() -> None:
     settings, instances = chosen(given)
     instances = instances[:2] if given.quick else instances
     ensure_images(settings, instances)
-    machine = f"{len(instances)} instances, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+    described = f"{len(instances)} instances, {machine()}"
     with tempfile.TemporaryDirectory() as folder:
         rows = [dict(instance.row) for instance in instances]
         work = Work(Path(folder), rows, *((2, 0.0) if given.quick else ()))
         Dataset.from_list(rows).to_parquet(work.dataset)
         pairs = [measure(work, workers) for workers in (WORKERS[:1] if given.quick else WORKERS)]
-    Console().print(*map(table_of, pairs), machine)
-    print(json.dumps(figures_of(pairs)))
+    print_result(figures_of(pairs), *map(table_of, pairs), described)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,23 @@
-"""``python -m bench.sandboxes``: our sandboxes, and in Docker beside them mini-swe-agent's own environment.
+"""``python -m bench.sandboxes``: our sandboxes, and with Docker also mini-swe-agent's own environment.
 
-``--sandbox podman``, ``bubblewrap`` and ``apptainer`` measure those alone, with images from ``--source``. All start
-sandboxes of the demo's image and run ``true`` in them, with mini-swe-agent's variables for SWE-bench, by the call that
-an agent's turn makes: ``Sandbox.run`` and ``DockerEnvironment.execute``. No model, no agent loop.
+``--sandbox podman``, ``bubblewrap`` and ``apptainer`` measure ours alone, with images from ``--source``. Sandboxes of
+the demo's image are started and run ``true``, with mini-swe-agent's variables for SWE-bench, by the call that an
+agent's turn makes: ``Sandbox.run`` or ``DockerEnvironment.execute``. There is no model and no agent loop.
 
-- ``step_ms``: the median of one command after the other in one container; ``step_ms_8`` of eight containers at once,
-  each with a thread of its own.
-- ``step_ratio_of_mini``, ``step_ratio_of_mini_8``: those over mini-swe-agent's.
+- ``step_ms``: the median of commands that run one after the other in one container; ``step_ms_8``: in eight containers
+  at once, with a thread for each.
+- ``step_ratio_of_mini``, ``step_ratio_of_mini_8``: these, divided by mini-swe-agent's.
 - ``start_s``: from the call to the first command's answer.
-- ``stop_s``: from the call until the engine knows the container no more. mini-swe-agent does not wait for it.
+- ``stop_s``: from the call until the engine has no such container any more; mini-swe-agent does not wait for that.
 
-The two are measured in turn, round by round; the table has the median [lowest, highest] round, and a ratio is the
-median of the rounds' own.
+The two take turns, round by round; the table has the median [lowest, highest] round, and a ratio is the median of the
+ratios of each round.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,9 +29,9 @@ from statistics import median
 from threading import Barrier
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from bench.output import machine, print_result, ratio, spread
 from swe_eval.benchmark.instances import Instance, load
 from swe_eval.command import settings_of
 from swe_eval.mini import mini_config  # before what is mini-swe-agent's
@@ -47,7 +45,7 @@ AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Opened:
-    """A sandbox, how to run ``true`` in it, and whether anything of it is left."""
+    """An open sandbox: how to run ``true`` in it, and, once it is closed, whether anything of it is left."""
 
     step: Callable[[], object]
     is_left: Callable[[], bool]
@@ -58,7 +56,7 @@ Open = Callable[[], AbstractContextManager[Opened]]
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds of one round: medians where there are many."""
+    """Seconds, as measured in one round; of steps the median."""
 
     start: float
     step: float
@@ -68,7 +66,7 @@ class Round:
 
 @contextmanager
 def by_swe_eval(backend: Sandboxes, instance: Instance, settings: Settings) -> Iterator[Opened]:
-    """As ``rollout.py`` starts one and ``mini.py`` runs commands in it."""
+    """Open it as ``rollout.py`` does, to run commands as ``mini.py`` does."""
     env = mini_config(settings.agent)["environment"]["env"]
     with backend.start(instance, "rollout") as sandbox:
         step = partial(sandbox.run, "true", timeout=60, env=env)
@@ -81,7 +79,7 @@ def by_swe_eval(backend: Sandboxes, instance: Instance, settings: Settings) -> I
 
 @contextmanager
 def by_mini(instance: Instance, settings: Settings) -> Iterator[Opened]:
-    """As mini-swe-agent's batch runner starts one."""
+    """Open it as mini-swe-agent's batch runner does."""
     from minisweagent.environments.docker import DockerEnvironment
 
     logging.getLogger("minisweagent").setLevel(logging.WARNING)
@@ -97,7 +95,7 @@ def by_mini(instance: Instance, settings: Settings) -> Iterator[Opened]:
 
 
 def measure(opened: Open, steps: int) -> Round:
-    """One sandbox that takes so many steps, then ``AT_ONCE`` of them at once."""
+    """Take so many steps in one sandbox, then as many in each of ``AT_ONCE`` sandboxes at once."""
     starting = time.perf_counter()
     with opened() as one:
         one.step()
@@ -114,8 +112,8 @@ def measure(opened: Open, steps: int) -> Round:
     return Round(start, median(alone), median(second for each in together for second in each), stop)
 
 
-def seconds_of(step: Callable[[], object], times: int, wait: Callable[[], object] = int) -> list[float]:
-    """How long a step takes, so many times; before them one that is not counted, and then what is waited for."""
+def seconds_of(step: Callable[[], object], times: int, wait: Callable[[], object] = lambda: None) -> list[float]:
+    """How long each of so many steps takes, after one that is not counted; ``wait`` is called in between."""
     step()
     wait()
     taken = []
@@ -127,19 +125,19 @@ def seconds_of(step: Callable[[], object], times: int, wait: Callable[[], object
 
 
 def is_known(engine: str, container: str) -> bool:
-    """Whether the engine has it."""
+    """Whether the engine has the container."""
     return subprocess.run([engine, "container", "inspect", container], capture_output=True).returncode == 0
 
 
 def wait_for_end_of(*opened: Opened) -> None:
-    """Until nothing of them is left."""
+    """Wait until nothing of them is left."""
     for one in opened:
         while one.is_left():
             time.sleep(0.02)
 
 
 def table_of(ours: Sequence[Round], theirs: Sequence[Round]) -> Table:
-    """For people."""
+    """The figures as a table for people."""
     beside = ["mini-swe-agent", "ratio"] if theirs else []
     table = Table("", "swe_eval \\[lowest, highest]", *beside, box=SIMPLE)
     for label, field, scale, digits in (
@@ -148,37 +146,33 @@ def table_of(ours: Sequence[Round], theirs: Sequence[Round]) -> Table:
         ("start, s", "start", 1, 2),
         ("stop, s", "stop", 1, 2),
     ):
-        cells = []
-        for rounds in filter(None, (ours, theirs)):
-            values = [scale * getattr(one, field) for one in rounds]
-            middle, low, high = (f"{pick(values):.{digits}f}" for pick in (median, min, max))
-            cells.append(f"{middle} \\[{low}, {high}]")
-        table.add_row(label, *cells, *([f"{ratio(ours, theirs, field):.2f}"] if theirs else []))
+        sides = [[scale * seconds for seconds in column(rounds, field)] for rounds in (ours, theirs) if rounds]
+        cells = [spread(side, digits) for side in sides]
+        table.add_row(label, *cells, *([f"{ratio(*sides):.2f}"] if theirs else []))
     return table
 
 
 def figures_of(ours: Sequence[Round], theirs: Sequence[Round]) -> dict[str, float]:
-    """For programs."""
+    """The figures as one object for programs; what they mean is at the top."""
     figures = {
-        "step_ms": 1000 * median(one.step for one in ours),
-        "step_ms_8": 1000 * median(one.step_of_many for one in ours),
-        "start_s": median(one.start for one in ours),
-        "stop_s": median(one.stop for one in ours),
+        "step_ms": 1000 * median(column(ours, "step")),
+        "step_ms_8": 1000 * median(column(ours, "step_of_many")),
+        "start_s": median(column(ours, "start")),
+        "stop_s": median(column(ours, "stop")),
     }
     if theirs:
-        figures["step_ratio_of_mini"] = ratio(ours, theirs, "step")
-        figures["step_ratio_of_mini_8"] = ratio(ours, theirs, "step_of_many")
-    return {name: float(f"{figure:.4g}") for name, figure in figures.items()}
+        figures["step_ratio_of_mini"] = ratio(column(ours, "step"), column(theirs, "step"))
+        figures["step_ratio_of_mini_8"] = ratio(column(ours, "step_of_many"), column(theirs, "step_of_many"))
+    return figures
 
 
-def ratio(ours: Sequence[Round], theirs: Sequence[Round], field: str) -> float:
-    """The median of the rounds' own."""
-    ratios: list[float] = [getattr(a, field) / getattr(b, field) for a, b in zip(ours, theirs, strict=True)]
-    return median(ratios)
+def column(rounds: Sequence[Round], field: str) -> list[float]:
+    """One figure of each round."""
+    return [getattr(one, field) for one in rounds]
 
 
 def configured(sandbox: str, base: str | None, source: str | None) -> Settings:
-    """The demo, its images built on ``base`` or from ``source``."""
+    """Settings for the demo, with images built on ``base`` or taken from ``source``."""
     overrides = [f"sandbox={sandbox}", "agent=toolcall"]
     overrides += [f"+sandbox.build_args.BASE={base}"] if base else []
     overrides += [f"sandbox.source={source}"] if source else []
@@ -195,7 +189,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = configured(given.sandbox, given.base, given.source)
     instance = load(settings.benchmark).instances[0]
-    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+    before = machine()
     rounds, steps = (1, 3) if given.quick else (5, 20)
     with sandboxes(settings, "bench") as backend:
         with backend.start(instance, "rollout"):
@@ -204,8 +198,7 @@ def main() -> None:
         both += [partial(by_mini, instance, settings)] if given.sandbox == "docker" else []
         taken = [[measure(opened, steps) for opened in both] for _ in range(rounds)]
     ours, theirs = [each[0] for each in taken], [each[1] for each in taken if len(each) > 1]
-    Console().print(table_of(ours, theirs), machine)
-    print(json.dumps(figures_of(ours, theirs)))
+    print_result(figures_of(ours, theirs), table_of(ours, theirs), before)
 
 
 if __name__ == "__main__":

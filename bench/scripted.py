@@ -1,4 +1,4 @@
-"""An OpenAI endpoint on loopback that stands in for the model: it answers by a script and holds the clock."""
+"""An OpenAI endpoint on loopback that stands in for the model: it answers by a script, and takes the time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 Message = dict[str, Any]
 Script = Callable[[str, int], Message]
-"""(the task's prompt, number of the turn) -> the answer's message."""
+"""From the prompt of a task and the number of the turn to the message of the answer."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """When the request for the answer ``number`` to ``task`` arrived, and when that answer had left; in seconds."""
+    """When the request for answer ``number`` in a task arrived, and when that answer had been sent; in seconds."""
 
     task: str
     number: int
@@ -27,7 +27,7 @@ class Turn:
 
 
 class ScriptedEndpoint(ThreadingHTTPServer):
-    """Takes ``think`` seconds for each answer and notes every turn of an agent."""
+    """Takes ``think`` seconds for each answer, and records every turn of an agent."""
 
     daemon_threads = True
 

@@ -1,20 +1,21 @@
-"""``python -m bench.serving``: our Transformers server beside ``transformers serve``, on a tiny DeepSeek-V3 model.
+"""``python -m bench.serving``: our Transformers server against ``transformers serve``, on a tiny DeepSeek-V3 model.
 
-Both serve the demo's model (random weights, made never to end an answer), on the CPU with one thread, both at once, and
-are asked in turn, round by round, so that whatever drifts hits all of them. Greedy; every answer has the length asked
-for, which is checked.
+Both serve the demo's model, with random weights that never end an answer, on the CPU with one thread each. They run at
+the same time and are asked in turn, round by round, so that drift affects them alike. Decoding is greedy; every answer
+must have the length that was asked for.
 
-- ``throughput_ratio_16``: tokens per second that 16 clients at once get from our server (bare base model, prompts of
-  their own of about 200 tokens, answers of 64), over what they get from ``transformers serve``.
-- ``reuse_speedup_20_turns``: seconds that a conversation of 20 turns takes on ``transformers serve``, which reads all
-  of it again at every turn, over ours. Each turn adds about 340 tokens and an answer of 32; the last prompt has 7,700.
-- ``reuse_speedup_own``: the same conversation on our server started with ``--prefix-cache-bytes=0``, over ours with the
-  cache. What is left in both is the decoding of 640 tokens.
-- ``mixed_adapters_ratio``: tokens per second of the 16 clients with two LoRA adapters, eight clients each, over those
-  with one adapter.
+- ``throughput_ratio_16``: tokens per second that 16 concurrent clients get from our server (the base model; different
+  prompts of about 200 tokens, answers of 64), divided by what they get from ``transformers serve``.
+- ``reuse_speedup_20_turns``: the seconds of a conversation of 20 turns on ``transformers serve``, which reads all of it
+  again at every turn, divided by those on ours. Each turn adds about 340 tokens and an answer of 32; the last prompt
+  has 7,700.
+- ``reuse_speedup_own``: the seconds of the same conversation on our server with ``--prefix-cache-bytes=0``, divided by
+  those with the cache. Both include the decoding of 640 tokens.
+- ``mixed_adapters_ratio``: tokens per second of the 16 clients with two LoRA adapters, eight clients each, divided by
+  those with one adapter.
 
-A ratio of throughputs is the median of the rounds' own; the table has the median [lowest, highest] round. The servers
-are asked for the conversation turn by turn, one after the other.
+A ratio of throughputs is the median of the ratios of each round; the table has the median [lowest, highest] round. In
+the conversation, the servers take turns, too.
 """
 
 from __future__ import annotations
@@ -32,13 +33,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import httpx
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from bench.output import machine, print_result, ratio, spread
 from swe_eval.benchmark.demo.model import tiny_model
 from swe_eval.serving.supervised import free_port
 
@@ -50,13 +50,13 @@ WORDS = "the agent looks at the file and finds a loop that ends too early so it 
 
 @dataclass(frozen=True)
 class Server:
-    """Where one is, and the model to ask it for."""
+    """Its URL, and the name of the model that it serves."""
 
     url: str
     model: str
 
     def ask(self, messages: Sequence[dict[str, str]], max_tokens: int, model: str | None = None) -> str:
-        """Text of an answer, which must be as long as was asked for."""
+        """The text of an answer with exactly ``max_tokens``."""
         body = {"model": model or self.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
         headers = {"Authorization": f"Bearer {KEY}"}
         answer = httpx.post(f"{self.url}/v1/chat/completions", json=body, headers=headers, timeout=600)
@@ -67,7 +67,7 @@ class Server:
 
 
 def throughput(server: Server, max_tokens: int, models: Sequence[str] = ()) -> float:
-    """Tokens per second that ``CLIENTS`` clients get together, the models dealt out among them."""
+    """Tokens per second that ``CLIENTS`` clients get together; each asks for one of the models, in rotation."""
     salt = time.time_ns()  # no prompt is another round's: the prefix cache must not help
 
     def one(client: int) -> str:
@@ -82,10 +82,7 @@ def throughput(server: Server, max_tokens: int, models: Sequence[str] = ()) -> f
 
 
 def conversation(servers: Sequence[Server], turns: int) -> list[float]:
-    """Seconds that each server takes for an agent's conversation, every turn with all that was said before.
-
-    They are asked turn by turn, one after the other.
-    """
+    """Seconds that each server takes for an agent's conversation, in which every prompt holds all earlier turns."""
     messages = [{"role": "user", "content": f"{time.time_ns()} {' '.join([WORDS] * 10)}"}]
     seconds = [0.0] * len(servers)
     for turn in range(turns):
@@ -99,7 +96,7 @@ def conversation(servers: Sequence[Server], turns: int) -> list[float]:
 
 
 def talkative_model(folder: Path) -> Path:
-    """The demo's model, whose answers end only where they must."""
+    """The demo's model, changed so that an answer ends only at its limit."""
     from safetensors.numpy import load_file, save_file
 
     model = Path(shutil.copytree(tiny_model(), folder / "model"))
@@ -122,7 +119,7 @@ def random_adapter(model: Path, folder: Path) -> Path:
 
 @contextmanager
 def ours(model: Path, *options: str) -> Iterator[Server]:
-    """Our server, with the base as ``base``."""
+    """Our server; it serves the base model as ``base``."""
     port = free_port("127.0.0.1")
     argv = [sys.executable, "-m", "swe_eval.serving.app", f"--model={model}", "--base-name=base", f"--port={port}"]
     with _running([*argv, "--device=cpu", "--dtype=float32", *options], port):
@@ -197,7 +194,7 @@ def measure(rounds: int, max_tokens: int, turns: int) -> Taken:
 
 
 def table_of(taken: Taken) -> Table:
-    """For people."""
+    """The figures as a table for people."""
     table = Table("", "median \\[lowest, highest]", box=SIMPLE)
     for label, values in (
         (f"{CLIENTS} clients, tokens/s: our server", taken.ours),
@@ -208,24 +205,18 @@ def table_of(taken: Taken) -> Table:
         ("  our server without its prefix cache", [taken.recomputing]),
         ("  transformers serve", [taken.recomputing_theirs]),
     ):
-        middle, low, high = (f"{pick(values):.1f}" for pick in (median, min, max))
-        table.add_row(label, f"{middle} \\[{low}, {high}]")
+        table.add_row(label, spread(values))
     return table
 
 
 def figures_of(taken: Taken) -> dict[str, float]:
-    """For programs."""
-    figures = {
-        "throughput_ratio_16": _ratio(taken.ours, taken.theirs),
+    """The figures as one object for programs; what they mean is at the top."""
+    return {
+        "throughput_ratio_16": ratio(taken.ours, taken.theirs),
         "reuse_speedup_20_turns": taken.recomputing_theirs / taken.reusing,
         "reuse_speedup_own": taken.recomputing / taken.reusing,
-        "mixed_adapters_ratio": _ratio(taken.two_adapters, taken.one_adapter),
+        "mixed_adapters_ratio": ratio(taken.two_adapters, taken.one_adapter),
     }
-    return {name: float(f"{figure:.4g}") for name, figure in figures.items()}
-
-
-def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    return median(a / b for a, b in zip(above, below, strict=True))
 
 
 def main() -> None:
@@ -233,10 +224,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.serving")
     parser.add_argument("--quick", action="store_true", help="once, a few tokens: whether it runs, not how fast")
     quick = parser.parse_args().quick
-    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+    before = machine()
     taken = measure(rounds=1, max_tokens=4, turns=2) if quick else measure(rounds=5, max_tokens=64, turns=20)
-    Console().print(table_of(taken), machine)
-    print(json.dumps(figures_of(taken)))
+    print_result(figures_of(taken), table_of(taken), before)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,26 @@
-"""``python -m bench.statistics``: do the report's intervals hold the truth 19 times in 20, does its test cry wolf.
+"""``python -m bench.statistics``: how often the report's intervals hold the truth, and its tests raise a false alarm.
 
-Simulated experiments, with the truth known. An instance has a chance of being resolved by arm A, drawn from a beta
-distribution with mean 0.3, with which two equal arms disagree on 23% of the instances. Arm B is
+Experiments are simulated, so that the truth is known. For each instance, arm A's probability of resolving it is drawn
+from a beta distribution with mean 0.3, such that two equal arms disagree on 23% of the instances. Arm B is
 
-- **equal**: the same chance on every instance;
-- **equal on average**: half of the instances gain a quarter of what A misses, the others lose as much in the mean;
-- **better**: the same gain, and a loss of a quarter of what A has: 5 points more in the mean.
+- **equal**: it has the same probability on every instance;
+- **equal on average**: on half of the instances it fails a quarter less often, on the others it resolves less, by as
+  much on average;
+- **better**: the same gain, but it resolves only a quarter less on the others, which makes it better by 5 points.
 
-Of each experiment what the report would say is computed by the same functions: with one sample per instance Wilson's
-and Newcombe's intervals and McNemar's test, with three the bootstrap and the sign-flip test (over 999 draws here, 9,999
-in a report).
+The report's own functions are then applied: with one sample per instance the intervals of Wilson and Newcombe and the
+McNemar test, with three samples the bootstrap and the sign-flip test (with 999 draws here, 9,999 in a report).
 
-- ``coverage_50``, ``coverage_500``: how often a 95% interval held the truth, over 50 and 500 instances. Of the rate of
-  arm A and of the difference between A and the better arm, with one sample and with three, the one furthest from 0.95.
-- ``false_positive_50``, ``false_positive_500``: how often p <= 0.05 where nothing differs. Of both equal arms, with one
-  sample and with three, the most.
+- ``coverage_50``, ``coverage_500``: how often a 95% interval held the truth, with 50 and 500 instances. There are
+  intervals of arm A's rate and of the better arm's difference, each with one and with three samples; the figure is the
+  one furthest from 0.95.
+- ``false_positive_50``, ``false_positive_500``: how often p <= 0.05 for equal arms. The figure is the worst of both
+  kinds of equal arms, each with one and with three samples.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,20 +31,20 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
-from swe_eval.statistics import ALPHA, Interval, Paired, Repeated, over_instances, wilson
+from bench.output import print_result
+from swe_eval.statistics import ALPHA, Interval, Paired, Repeated, bca, wilson
 
 MEAN, DISAGREEMENT = 0.3, 0.23
-"""Of the chances of arm A; of two equal arms with one sample each."""
+"""Of arm A's probabilities; of two equal arms with one sample each."""
 QUARTER = 0.25
 SIZES, SAMPLES = (50, 500), (1, 3)
 RESAMPLES = 999
 BETTER = QUARTER * (1 - MEAN) / 2 - QUARTER * MEAN / 2
 """The true difference of the better arm."""
 TINY = 1e-9
-"""Of rounding."""
+"""For rounding."""
 
 Chances: TypeAlias = NDArray[np.float64]
 Counts: TypeAlias = NDArray[np.int64]
@@ -53,7 +53,7 @@ Arm: TypeAlias = Callable[[np.random.Generator, Chances], Chances]
 
 @dataclass(frozen=True)
 class Experiment:
-    """How many samples of each instance were resolved, of so many."""
+    """By instance: how many of its samples each arm resolved."""
 
     a: Counts
     b: Counts
@@ -61,7 +61,7 @@ class Experiment:
 
     @property
     def compared(self) -> Paired | Repeated:
-        """As the report compares."""
+        """The comparison, as the report makes it."""
         n, both, a, b = len(self.a), *(int(np.sum(wins)) for wins in (self.a * self.b, self.a, self.b))
         if self.samples == 1:
             return Paired(both, a - both, b - both, n - a - b + both)
@@ -69,14 +69,14 @@ class Experiment:
 
     @property
     def rate(self) -> Interval:
-        """Of arm A, as the report has it."""
+        """The interval of arm A's rate, as the report makes it."""
         if self.samples == 1:
             return wilson(int(np.sum(self.a)), len(self.a))
-        return over_instances((self.a / self.samples).tolist(), resamples=RESAMPLES)
+        return bca((self.a / self.samples).tolist(), resamples=RESAMPLES)
 
 
 def equal(random: np.random.Generator, a: Chances) -> Chances:
-    """Arm B's chances, given arm A's."""
+    """Arm B's probabilities, given arm A's."""
     return a
 
 
@@ -95,7 +95,7 @@ def _moved(random: np.random.Generator, a: Chances, loss: float) -> Chances:
 
 
 def experiments(arm: Arm, times: int, n: int, samples: int) -> Iterator[Experiment]:
-    """So many, the same ones each time, over n instances."""
+    """So many experiments on n instances, the same ones each time."""
     random = np.random.default_rng([SIZES.index(n), samples])
     spread = DISAGREEMENT / (2 * MEAN * (1 - MEAN))  # 2 E[p (1 - p)] of a beta is 2 m (1 - m) s / (s + 1)
     size = spread / (1 - spread)
@@ -106,14 +106,14 @@ def experiments(arm: Arm, times: int, n: int, samples: int) -> Iterator[Experime
 
 @dataclass(frozen=True)
 class Found:
-    """Fractions of the experiments of one size."""
+    """In which fraction of the experiments of one size something was found."""
 
     difference: float
-    """Whose interval held the true difference of the better arm."""
+    """The interval held the true difference of the better arm."""
     rate: float
-    """Whose interval held the true rate of arm A."""
+    """The interval held the true rate of arm A."""
     equal: float
-    """With p <= ``ALPHA``, where the arms are equal."""
+    """A difference was significant though the arms are equal; likewise ``equal_on_average``."""
     equal_on_average: float
 
     @property
@@ -126,7 +126,7 @@ class Found:
 
 
 def simulate(times: int, n: int, samples: int) -> Found:
-    """Make the experiments and count."""
+    """Run the experiments and count."""
     kept = list(experiments(better, times, n, samples))
     return Found(
         fmean(_holds(experiment.compared.interval, BETTER) for experiment in kept),
@@ -143,7 +143,7 @@ def _holds(interval: Interval, truth: float) -> bool:
 
 
 def table_of(found: Mapping[tuple[int, int], Found]) -> Table:
-    """For people: a column for each number of instances and of samples of each."""
+    """A column for each number of instances and of samples."""
     table = Table("", *(f"{n} x {samples}" for n, samples in found), box=SIMPLE)
     rows = {
         "interval holds the difference": "difference",
@@ -157,7 +157,7 @@ def table_of(found: Mapping[tuple[int, int], Found]) -> Table:
 
 
 def figures_of(found: Mapping[tuple[int, int], Found]) -> dict[str, float]:
-    """For programs: of each size, the worst."""
+    """The worst of each size, as one object for programs."""
     worst = {n: [each for (size, _), each in found.items() if size == n] for n in SIZES}
     coverage = {
         f"coverage_{n}": max((each.coverage for each in worst[n]), key=lambda held: abs(held - 0.95)) for n in SIZES
@@ -173,8 +173,7 @@ def main() -> None:
     started = time.perf_counter()
     found = {(n, samples): simulate(times, n, samples) for n in SIZES for samples in SAMPLES}
     took = f"{times} experiments of each kind in {time.perf_counter() - started:.0f} s; a fraction is sure to about"
-    Console().print(table_of(found), f"{took} +-{196 * sqrt(0.05 * 0.95 / times):.1f} points")
-    print(json.dumps(figures_of(found)))
+    print_result(figures_of(found), table_of(found), f"{took} +-{196 * sqrt(0.05 * 0.95 / times):.1f} points")
 
 
 if __name__ == "__main__":

@@ -16,22 +16,21 @@ the sweep, as a process of its own:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
-from bench.made import instance_ids, make_run
+from bench.output import machine, print_result
+from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.report.results import collect
 from swe_eval.report.runs import read_run
 from swe_eval.report.trials import CONCLUDED, write_trials
@@ -92,8 +91,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three checkpoints of ten instances: whether it runs")
     is_quick = parser.parse_args().quick
     checkpoints, instances = (3, 10) if is_quick else (CHECKPOINTS, INSTANCES)
-    machine = f"{checkpoints} checkpoints and the base model, {instances} instances, {os.cpu_count()} cores, load "
-    machine += f"{os.getloadavg()[0]:.1f} at the start"
+    described = f"{checkpoints} checkpoints and the base model, {instances} instances, {machine()}"
     with tempfile.TemporaryDirectory() as folder:
         sweep = Path(folder) / "sweep"
         runs = make_sweep(sweep, checkpoints, instances)
@@ -105,19 +103,16 @@ def main() -> None:
     usual = Spent(
         median(each.seconds for each in told), median(each.cpu_s for each in told), max(each.rss_mb for each in told)
     )
+    from_files = {"from_files_seconds": read.seconds, "from_files_rss_mb": read.rss_mb}
+    print_result(asdict(usual) | from_files | {"page_mb": page_mb}, table_of(usual, read), described)
+
+
+def table_of(usual: Spent, read: Spent) -> Table:
+    """The figures as a table for people."""
     table = Table("", "seconds", "of a core", "memory, MB", box=SIMPLE)
     for name, spent in {"report": usual, "  without the tables of trials": read}.items():
         table.add_row(name, f"{spent.seconds:.1f}", f"{spent.cpu_s:.1f}", f"{spent.rss_mb:.0f}")
-    Console().print(table, machine)
-    figures = {
-        "seconds": usual.seconds,
-        "cpu_s": usual.cpu_s,
-        "rss_mb": usual.rss_mb,
-        "from_files_seconds": read.seconds,
-        "from_files_rss_mb": read.rss_mb,
-        "page_mb": page_mb,
-    }
-    print(json.dumps({name: float(f"{figure:.4g}") for name, figure in figures.items()}))
+    return table
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
-"""How long ``--trajectories`` and ``--serve`` take on 500 instances x 2 arms with trajectories as large as real ones.
+"""``python -m bench.trajectories``: how long ``--trajectories`` and ``--serve`` take on trajectories of true size.
 
-python -m bench.trajectories [--instances N] [--turns N] [--quick]
+Of 500 instances under two arms with 50 turns each; ``--instances`` and ``--turns`` take others.
+
+- ``write_seconds``, ``write_rss_mb``: of ``--trajectories``, as a process of its own; ``data_mb``: what it leaves.
+- ``first_list_seconds``, ``instance_seconds``, ``list_again_seconds``: until ``--serve`` has answered with the list of
+  instances, with one instance, and with the list again, for a run whose verdicts were not read before.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from bench.made import instance_ids, make_run
+from bench.output import machine, print_result
+from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.report.runs import Kept, read_run
 from swe_eval.report.trajectories.data import Shown
 from swe_eval.report.trajectories.server import make_server
@@ -82,6 +87,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=50)
     parser.add_argument("--quick", action="store_true", help="ten instances, three turns")
     given = parser.parse_args()
+    before = machine()
     instances, turns = (10, 3) if given.quick else (given.instances, given.turns)
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder) / "run", {"base": 0.3, "rl": 0.35}, instance_ids(instances))
@@ -90,7 +96,7 @@ def main() -> None:
         size = sum(path.stat().st_size for path in run.root.rglob("*.traj.json"))
         print(f"{instances} instances x 2 arms x {turns} turns: {size / 1e6:.0f} MB of trajectories")
         figures = _write(run) | _serve(run, kept)
-    print(json.dumps(figures))
+    print_result(figures, before)
 
 
 def _write(run: RunDir) -> dict[str, float]:

@@ -1,26 +1,26 @@
-"""``python -m bench.true_size``: what a model of GigaChat3-10B-A1.8B's dimensions takes, and how fast it is, here.
+"""``python -m bench.true_size``: memory and speed, on this machine, of a model with GigaChat3-10B-A1.8B's dimensions.
 
-A checkpoint with random weights is written shard by shard, a tensor per expert as on the hub, beside three LoRA
-adapters (attention and router, rank 16), and removed at the end. For every quantization ``python -m swe_eval.serve`` is
-started with base and adapters, which it checks first:
+A checkpoint with random weights is written shard by shard, with a tensor per expert as on the hub, and with three LoRA
+adapters (attention and router, rank 16); it is removed at the end. For every quantization, ``python -m swe_eval.serve``
+is started with the base model and the adapters:
 
-- ``weights_gb``: the base model as it is stored; ``gpu_peak_gb`` (left out without a GPU) and ``host_peak_gb``: the
-  most that was in use at once, in 10^9 bytes. The host's has the mapped pages of the checkpoint in it.
-- ``load_s``: from the start of the command until base and every adapter have answered a token. The files are in the
-  page cache: they were just written.
-- ``base_1``, ``base_16``, ``adapter_1``, ``adapter_16``: tokens per second that one client or 16 at once get, from the
-  base or one adapter; ``mixed_16``: 16 clients, dealt out among the adapters. Prompts of about 20 tokens, which are
-  read in the same time. Answers have as many tokens as the server makes in about 5 seconds, at least 3, at most 64.
+- ``weights_gb``: the stored base model; ``gpu_peak_gb`` (left out without a GPU) and ``host_peak_gb``: peak memory. In
+  10^9 bytes. The host's includes the mapped pages of the checkpoint.
+- ``load_s``: from the start of the command until the base model and every adapter have answered with a token. The files
+  are in the page cache, as they have just been written.
+- ``base_1``, ``base_16``, ``adapter_1``, ``adapter_16``: tokens per second that one client, or 16 at once, get from the
+  base model or from one adapter; ``mixed_16``: 16 clients that use all adapters in rotation. The time includes reading
+  prompts of about 20 tokens. Answers have as many tokens as the server writes in about 5 seconds, but 3 to 64.
 
-Where not all 26 layers fit, ``--layers`` takes a slice: every layer has its true dimensions, but there are fewer, and
-embeddings are a larger part. The default is as many as half of the host's free memory holds in 16 bits.
+If not all 26 layers fit, ``--layers`` takes a slice: its layers have their true dimensions, but there are fewer of
+them, so that embeddings are a larger part. By default, as many are taken as half of the host's free memory holds in 16
+bits.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import signal
@@ -42,9 +42,11 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from bench.serving import CLIENTS, KEY, free_port
+from bench.output import machine, print_result
+from bench.serving import CLIENTS, KEY
 from swe_eval import adapters
 from swe_eval.benchmark.demo.model import SHIPPED, tensor_shapes
+from swe_eval.serving.supervised import free_port
 
 LAYERS = 26
 DIMENSIONS = {
@@ -68,7 +70,7 @@ RANK = 16
 SPECIAL_TOKENS = slice(0, 3)
 """Of the demo's tokenizer, the end of a turn among them."""
 ANSWER_S, LEAST, MOST = 5.0, 3, 64
-"""How long an answer may take, and how many tokens it has at least and at most."""
+"""Seconds that an answer should take, and how many tokens it has at least and at most."""
 
 say = Console(highlight=False, markup=False, soft_wrap=True).print
 
@@ -85,7 +87,7 @@ def parameters(config: Mapping[str, Any]) -> int:
 
 
 def fitting_layers(dimensions: Mapping[str, int]) -> int:
-    """As many as half of the host's free memory holds in 16 bits; one dense layer and one of experts at least."""
+    """As many layers as half of the host's free memory holds in 16 bits; at least a dense one and one of experts."""
     meminfo = Path("/proc/meminfo").read_text()
     free = 1024 * int(re.findall(r"MemAvailable:\s+(\d+)", meminfo)[0])
     fitting = [n for n in range(2, LAYERS + 1) if 2 * parameters(config_of(n, dimensions)) < free / 2]
@@ -93,7 +95,7 @@ def fitting_layers(dimensions: Mapping[str, int]) -> int:
 
 
 def write_model(config: Mapping[str, Any], folder: Path) -> Path:
-    """A checkpoint in 16 bits; no more than a shard, which is a layer, is in memory at once."""
+    """Write a checkpoint in 16 bits; only one shard, which is a layer, is in memory at a time."""
     from safetensors.torch import save_file
 
     shutil.copytree(SHIPPED, folder)
@@ -110,7 +112,10 @@ def write_model(config: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _weight(name: str, shape: Sequence[int]) -> Any:
-    """Random; of a norm ones, of a bias zeros. No answer ends early: another token's logit is always above 0."""
+    """Random, but ones for a norm and zeros for a bias.
+
+    No answer ends early: the logits of special tokens are 0, and some other token's is always higher.
+    """
     import torch
 
     if len(shape) == 1:
@@ -122,7 +127,7 @@ def _weight(name: str, shape: Sequence[int]) -> Any:
 
 
 def write_adapter(config: Mapping[str, Any], folder: Path) -> Path:
-    """A random LoRA adapter on attention and router."""
+    """Write a random LoRA adapter on attention and router."""
     from safetensors.torch import save_file
 
     targets = re.compile(r".*\.(q_proj|kv_a_proj_with_mqa|o_proj|mlp\.gate)\.weight")
@@ -140,7 +145,7 @@ def write_adapter(config: Mapping[str, Any], folder: Path) -> Path:
 
 @contextmanager
 def serving(folder: Path, quantization: str) -> Iterator[str]:
-    """``python -m swe_eval.serve`` with base and adapters; its URL.
+    """Run ``python -m swe_eval.serve`` with the base model and the adapters; yields its URL.
 
     Raises:
         DoesNotServe: it ended, and has said why.
@@ -176,12 +181,12 @@ def _await_service(process: subprocess.Popen[str]) -> None:
 
 
 class DoesNotServe(Exception):
-    """Most often it does not fit."""
+    """The server has ended; most often the model does not fit."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of one quantization; see the top."""
+    """The figures of one quantization; what they mean is at the top."""
 
     weights_gb: float
     gpu_peak_gb: float
@@ -240,7 +245,7 @@ def _memory(url: str) -> dict[str, float]:
 
 
 def measure_all(folder: Path, config: Mapping[str, Any]) -> dict[str, Measured]:
-    """By quantization; without those whose server does not start, or ends: most often they do not fit."""
+    """By quantization; those whose server does not start, or ends, are missing: most often they do not fit."""
     write_model(config, folder / "model")
     for name in ADAPTERS:
         write_adapter(config, folder / name)
@@ -255,7 +260,7 @@ def measure_all(folder: Path, config: Mapping[str, Any]) -> dict[str, Measured]:
 
 
 def table_of(taken: Mapping[str, Measured]) -> Table:
-    """For people."""
+    """The figures as a table for people."""
     table = Table("", *taken, box=SIMPLE)
     labels = {
         "weights_gb": "weights, GB",
@@ -276,12 +281,11 @@ def table_of(taken: Mapping[str, Measured]) -> Table:
 
 def figures_of(taken: Mapping[str, Measured]) -> dict[str, float]:
     """For programs: ``4bit.load_s`` and so on."""
-    figures = {f"{kind}.{name}": value for kind, each in taken.items() for name, value in asdict(each).items()}
-    return {name: float(f"{figure:.4g}") for name, figure in figures.items() if figure}
+    return {f"{kind}.{name}": value for kind, each in taken.items() for name, value in asdict(each).items() if value}
 
 
 def what_is_measured(config: Mapping[str, Any]) -> str:
-    """A slice is called one."""
+    """A description that does not pass a slice off as the whole model."""
     layers, count = config["num_hidden_layers"], f"{parameters(config):.3g} parameters"
     if config["hidden_size"] != DIMENSIONS["hidden_size"]:
         return f"TINY: {layers} layers, {count}"
@@ -293,7 +297,7 @@ def _device() -> str:
     import torch
 
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} cores, {name}, load {os.getloadavg()[0]:.1f} at the start"
+    return f"{name}, {machine()}"
 
 
 def main() -> None:
@@ -313,8 +317,7 @@ def main() -> None:
         if needed > free:
             parser.error(f"{folder}: {needed:.1f} GB needed, {free:.1f} GB free: write --model-dir, or --layers")
         taken = measure_all(Path(folder), config)
-    Console().print(table_of(taken), described)
-    print(json.dumps(figures_of(taken)))
+    print_result(figures_of(taken), table_of(taken), described)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ from swe_eval.errors import UserError
 from swe_eval.sandbox.images import GB, Images, Library
 from swe_eval.settings import Settings
 
+DESCRIPTION = """Look after a benchmark's images. pull gets all of them, list shows those that are here, verify checks
+the files of the image store, prune removes what was not used for long. Takes a run's arguments as well, such as
+benchmark=verified sandbox=bubblewrap."""
 DAY = 86400.0
 
 
@@ -31,9 +34,9 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Of what is not Hydra's."""
-    made = argparse.ArgumentParser(prog="python -m swe_eval.images", allow_abbrev=False)
+    made = argparse.ArgumentParser(prog="python -m swe_eval.images", description=DESCRIPTION, allow_abbrev=False)
     made.add_argument("action", choices=["pull", "list", "verify", "prune"])
-    made.add_argument("--days", type=float, default=30, help="prune: what was not used for so long (default: 30)")
+    made.add_argument("--days", type=float, default=30, help="of prune: unused for at least so long (default: 30)")
     return made
 
 

@@ -10,7 +10,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from swe_eval.errors import UserError
 from swe_eval.settings import BASE, PACKAGE
@@ -43,9 +43,12 @@ def adapter_names(lora: Mapping[str, Any]) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "", str(name)).strip("-")
 
 
-def checkpoints(*, _parent_: Mapping[str, Any]) -> list[dict[str, Any]]:
+def checkpoints(*, _parent_: Mapping[str, Any]) -> ListConfig:
     """The arms of ``lora=checkpoints``, in which it stands; those of ``only`` if it is given."""
-    lora = _parent_
+    return OmegaConf.create(_arms(_parent_))  # of a plain list, --cfg job --resolve can make nothing
+
+
+def _arms(lora: Mapping[str, Any]) -> list[dict[str, Any]]:
     if lora["only"] is None:
         return _chosen(lora)
     by_name = {arm["name"]: arm for arm in all_arms(lora)}
@@ -66,6 +69,14 @@ def span(names: Sequence[str] | None) -> str:
     if not names:
         return "all"
     return names[0] if len(names) == 1 else f"{names[0]}-to-{names[-1]}"
+
+
+def fields(*, _root_: DictConfig) -> str:
+    """Every field of the configuration with its meaning, for ``--help``."""
+    from swe_eval.help import describe_fields
+
+    tree: dict[str, Any] = OmegaConf.to_container(_root_, resolve=False)  # type: ignore[assignment]
+    return describe_fields(tree).replace("$", "$$")  # Hydra has it go through string.Template
 
 
 def _chosen(lora: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -120,5 +131,5 @@ def _positive(lora: Mapping[str, Any], key: str) -> int:
     return value
 
 
-for resolver in (bundled, tiny_model, stem, adapter_names, checkpoints, checkpoint_jobs, span):
+for resolver in (bundled, tiny_model, stem, adapter_names, checkpoints, checkpoint_jobs, span, fields):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

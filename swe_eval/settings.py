@@ -61,15 +61,15 @@ class ModelSettings(Group):
     revision: str | None
     """Hub revision; null is the default branch."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"]
-    """Type of the weights on the device."""
+    """Type of the weights on the device; auto is the checkpoint's own."""
     max_model_len: PositiveInt | None
     """Context length in tokens; null is the model's own."""
     trust_remote_code: bool
-    """Run Python code that the model's repository ships."""
+    """Run Python code that comes with the model."""
     tool_call_parser: Literal["hermes", "qwen3_coder", "gigachat3", "none"] | None
-    """How the model writes tool calls (Qwen's is hermes); null is what its chat template calls for."""
+    """How the model writes tool calls (Qwen: hermes); null goes by its chat template."""
     reasoning_parser: str | None
-    """vLLM's name for how the model writes its thoughts, which are then kept out of its answer; null leaves all in."""
+    """vLLM's name for how the model writes its thoughts, which are then kept out of the answer; null leaves them in."""
     vllm_env: dict[str, str]
     """Environment variables that vLLM needs for this model."""
 
@@ -95,11 +95,12 @@ class NoLora(Group):
 
 class _WithAdapters(Group):
     apply: Literal["auto", "runtime", "merge"]
-    """runtime puts adapters beside the base model, merge makes one checkpoint of both, which takes a server of its own;
-    auto merges an adapter exactly when the server could not apply all of it."""
+    """runtime serves adapters beside the base model; merge makes one checkpoint of both, with a server of its own; auto
+    merges exactly those adapters that the server could not apply whole."""
     proof: Annotated[Literal["none", "effect", "reference"], Free]
-    """effect stops the run if an arm's log-probabilities are another's; reference also if they are not those of
-    transformers with the adapter merged (on the CPU, with room for the model in memory)."""
+    """What log-probabilities must show before anything is rolled out. effect: every arm differs from every other;
+    reference: also, each agrees with transformers running the merged adapter (on the CPU, with room for the model in
+    memory)."""
 
 
 class OneLora(_WithAdapters):
@@ -137,7 +138,7 @@ class ManyLora(_WithAdapters):
 
     kind: Annotated[Literal["list"], Free]
     adapters: Annotated[tuple[AdapterSettings, ...], Free]
-    """``[{name: ..., path: ...}, ...]``; a null path is the base model."""
+    """``[{name: ..., path: ...}, ...]``; a path of null is the base model."""
 
 
 class CheckpointsLora(_WithAdapters):
@@ -145,7 +146,7 @@ class CheckpointsLora(_WithAdapters):
 
     kind: Annotated[Literal["checkpoints"], Free]
     run: Annotated[str | tuple[str, ...], Free]
-    """Directory with ``checkpoint-<step>`` directories, several, or a glob of them; arms are named ``<run>-<step>``."""
+    """Directory with ``checkpoint-<step>`` directories, a list of such, or a glob; arms are named ``<run>-<step>``."""
     every: Annotated[PositiveInt, Free]
     """Take each n-th checkpoint, counted from the last one."""
     first: Annotated[NonNegativeInt | None, Free]
@@ -155,9 +156,9 @@ class CheckpointsLora(_WithAdapters):
     with_base: Annotated[bool, Free]
     """Evaluate the bare base model too, as the arm to compare with."""
     per_job: Annotated[PositiveInt, Free]
-    """Arms that share a job and its server in a sweep of ``experiment=checkpoints``; one run has all of them."""
+    """Arms that share a job and its server in a sweep (``experiment=checkpoints``); a single run has all of them."""
     only: Annotated[tuple[str, ...] | None, Free]
-    """Names of the arms to take, whatever ``every``, ``first`` and ``last`` say; a sweep gives every job its own."""
+    """Names of the arms to take, whatever ``every``, ``first`` and ``last`` say; a sweep sets it for each job."""
     adapters: Annotated[tuple[AdapterSettings, ...], Free]
     """Found in ``run``."""
 
@@ -176,13 +177,13 @@ class TransformersServing(Group):
     api_key: Annotated[SecretStr | None, Free]
     """Bearer key that clients must send; null makes a random one."""
     startup_timeout: Annotated[PositiveFloat, Free]
-    """Seconds until every adapter must have answered."""
+    """Seconds within which every adapter must answer."""
     device: Literal["auto", "cpu", "cuda"]
     """Where the model runs; auto takes CUDA if it is there."""
     gpu_memory_utilization: Annotated[Probability, Free]
     """Fraction of the device's memory that the server may take."""
     prefix_cache_gb: Annotated[NonNegativeFloat | None, Free]
-    """Memory of the device, in 10^9 bytes, for what conversations have read already; null is a part of what is free."""
+    """Device memory for what conversations have read already, in GB (10^9 bytes); null is a share of what is free."""
 
     @property
     def min_devices(self) -> int:
@@ -206,21 +207,21 @@ class VllmServing(Group):
     api_key: Annotated[SecretStr | None, Free]
     """Bearer key that clients must send; null makes a random one."""
     startup_timeout: Annotated[PositiveFloat, Free]
-    """Seconds until every adapter must have answered."""
+    """Seconds within which every adapter must answer."""
     gpu_memory_utilization: Annotated[Probability, Free]
     """Fraction of a GPU's memory for weights, adapters and KV cache."""
     max_num_seqs: Annotated[PositiveInt | None, Free]
     """Requests decoded at once; null is vLLM's own number."""
     max_loras: Annotated[PositiveInt | None, Free]
-    """Adapters held at once, each with room for the largest rank; more arms take turns. null is all, but at most 8."""
+    """Adapters held at once, each with room for the largest rank; null is all, but at most 8. More arms take turns."""
     tensor_parallel_size: Annotated[PositiveInt | None, Free]
     """GPUs that share one copy of the weights; null is all that the server has."""
     data_parallel_size: Annotated[PositiveInt, Free]
-    """Copies of the weights; a conversation's turns may then meet a copy that has not read the last one."""
+    """Copies of the weights. With more than one, a turn may reach a copy that has not read the turns before it."""
     args: tuple[str, ...]
-    """Further arguments of vLLM, as they are; they win over ours."""
+    """Further arguments for vLLM; they win over ours."""
     env: dict[str, str]
-    """Further environment variables."""
+    """Further environment variables for vLLM."""
 
     @property
     def slots(self) -> int:
@@ -238,20 +239,23 @@ class ExternalServing(Group):
 
     kind: Literal["external"]
     base_url: Annotated[str, Field(pattern=r"^https?://[^@]+$"), Free]
-    """URL up to and with ``/v1``, without a password (that is for ``api_key_env``)."""
+    """URL up to and including ``/v1``, without a password (use ``api_key_env``)."""
     api_key_env: Annotated[str | None, Free]
     """Name of the environment variable that holds the key; null if none is needed."""
     models: dict[str, str]
-    """Model id at the endpoint per adapter name, where the two differ."""
+    """The endpoint's model id by adapter name, where the two differ."""
     startup_timeout: Annotated[PositiveFloat, Free]
-    """Seconds until every adapter must have answered."""
+    """Seconds within which every adapter must answer."""
 
 
 ServingSettings = Annotated[TransformersServing | VllmServing | ExternalServing, Field(discriminator="kind")]
 
 
 class QuantizationSettings(Group):
-    """``quantization=none|8bit|4bit|fp8``: how the base model's weights are stored."""
+    """``quantization=none|8bit|4bit|fp8``: how the base model's weights are stored.
+
+    none keeps them as they are; our own server has 8bit (LLM.int8()) and 4bit (NF4), vLLM has fp8.
+    """
 
     kind: Literal["none", "8bit", "4bit", "fp8"]
     """none keeps the weights as they are; 8bit is LLM.int8(), 4bit is NF4, both by bitsandbytes and our own server;
@@ -270,21 +274,21 @@ class BenchmarkSettings(Group):
     revision: Annotated[str | None, Free]
     """Revision of a hub dataset; null is the newest. A run knows its dataset by the rows."""
     instance_ids: Annotated[tuple[str, ...] | None, Field(min_length=1), Free]
-    """Run these instances only; null is all."""
+    """Only these instances; null is all."""
     filter: Annotated[str | None, AfterValidator(lambda pattern: _is_regex(pattern)), Free]
-    """Of these, run those whose instance_id matches this regular expression from its start."""
+    """Of these, those whose instance_id matches this regular expression from its start."""
     slice: Annotated[str | None, AfterValidator(lambda text: _is_slice(text)), Free]
-    """Of these, run a part as Python slices a list: 0:50, -20:, ::2."""
+    """Of these, a part, as Python slices a list: 0:50, -20:, ::2."""
     sample: Annotated[PositiveInt | None, Free]
-    """Of these, run so many drawn at random; a larger sample holds the smaller one."""
+    """Of these, so many drawn at random; a larger sample contains the smaller one."""
     sample_seed: Annotated[int, Free]
-    """Which ones are drawn; by default the run's seed."""
+    """Seed of that draw; by default the run's."""
     max_instances: Annotated[PositiveInt | None, Free]
-    """Of these, run the first so many; null is all."""
+    """Of these, the first so many; null is all."""
     shard: Annotated[str | None, AfterValidator(lambda shard: _is_shard(shard)), Free]
-    """Of these, run the part 1/4, 2/4, ...: together, in runs of their own, they are all, and none is in two."""
+    """Of these, one part of several: 1/4, 2/4, ... Each part is a run of its own, and no instance is in two."""
     grading_timeout: PositiveFloat
-    """Seconds that the tests of one instance may take (the official harness: 1800)."""
+    """Seconds that the tests of one instance may take (1800 in the official harness)."""
 
     @property
     def is_bundled(self) -> bool:
@@ -296,7 +300,7 @@ class AgentSettings(Group):
     """mini-swe-agent's own configuration with our settings on top."""
 
     mini_config: Literal["swebench", "swebench_backticks"]
-    """mini-swe-agent's benchmark config that supplies every template not given here."""
+    """mini-swe-agent's own benchmark config; it has every template that is null here."""
     actions: Literal["toolcall", "textbased"]
     """How the model gives a command: a tool call, or a block of triple backticks."""
     system_template: str | None
@@ -306,23 +310,23 @@ class AgentSettings(Group):
     observation_template: str | None
     """What the model sees of a command's result (Jinja); null is mini_config's."""
     format_error_template: str | None
-    """What the model sees when its answer holds no command (Jinja); null is mini_config's."""
+    """What the model sees when its answer has no command (Jinja); null is mini_config's."""
     max_turns: PositiveInt
-    """Model calls per trial; then the trial ends with LimitsExceeded."""
+    """Model calls per trial; after the last, it ends with LimitsExceeded."""
     max_tokens: PositiveInt
     """Tokens per answer."""
     temperature: Annotated[float, Field(ge=0)]
-    """0 is greedy."""
+    """Sampling temperature; 0 is greedy."""
     top_p: Probability
-    """Nucleus sampling."""
+    """Nucleus sampling; 1 takes every token into account."""
     command_timeout: PositiveFloat
     """Seconds per command."""
     wall_time_limit: PositiveFloat
-    """Seconds per trial; then it ends with TimeExceeded."""
+    """Seconds per trial; after that, it ends with TimeExceeded."""
     samples: PositiveInt
     """Trials per adapter and instance."""
     rescue: bool
-    """Take ``git diff`` as the patch when the agent stops without submitting (labelled ``rescued``)."""
+    """Grade the changes to tracked files of an agent that stops without submitting (labelled ``rescued``)."""
     model_retries: Annotated[PositiveInt, Free]
     """Attempts per model call when the endpoint fails."""
 
@@ -333,7 +337,7 @@ class EngineSandbox(Group):
     executable: Annotated[str, Free]
     """The engine's command, or one that takes the same arguments."""
     network: str
-    """Network of the agent's container; ``none`` keeps it from looking the fix up."""
+    """Network of the agent's container; none keeps it from looking up the fix."""
     grading_network: str
     """Network of the container that runs the tests; the official harness has one."""
     memory: Size
@@ -345,9 +349,9 @@ class EngineSandbox(Group):
     start_timeout: Annotated[PositiveFloat, Free]
     """Seconds to get an image and start a container of it."""
     min_free_gb: Annotated[NonNegativeFloat, Free]
-    """10^9 bytes that stay free where the engine keeps images; what we pulled makes room, the longest unused first."""
+    """GB (10^9 bytes) to keep free where the engine has its images; those that runs pulled make room."""
     build_args: Annotated[dict[str, str], Free, Field(exclude=True)]
-    """Build arguments for images that a task repo builds itself; they may be secret, so no file has them."""
+    """Build arguments for images that a task repo builds itself. They may be secret, and are written to no file."""
 
 
 class DockerSandbox(EngineSandbox):
@@ -357,7 +361,7 @@ class DockerSandbox(EngineSandbox):
 
 
 class PodmanSandbox(EngineSandbox):
-    """``sandbox=podman``: the same without a daemon and without root."""
+    """``sandbox=podman``: as docker, without a daemon and without root."""
 
     kind: Literal["podman"]
 
@@ -373,9 +377,9 @@ class StoreSandbox(Group):
     scratch: Annotated[Path | None, Free]
     """Directory on a local disk for what sandboxes write; null is the one for temporary files (``TMPDIR``)."""
     grading_network: Literal["host", "none"]
-    """Network of the tests: this machine's own, as the official harness has one, or none. The agent never has one."""
+    """Network of the tests: this machine's, as in the official harness, or none. The agent never has one."""
     memory: Size
-    """Memory per sandbox, as docker writes it; a watchdog kills its largest process when all have more together."""
+    """Memory per sandbox, as docker writes it; a watchdog kills the largest process when all together take more."""
     pids_limit: PositiveInt
     """Processes per sandbox."""
     disk: Size
@@ -383,7 +387,7 @@ class StoreSandbox(Group):
     start_timeout: Annotated[PositiveFloat, Free]
     """Seconds to get an image and start a sandbox of it."""
     min_free_gb: Annotated[NonNegativeFloat, Free]
-    """10^9 bytes that stay free where the store is; images make room, the longest unused first."""
+    """GB (10^9 bytes) to keep free where the store is; images that no run needs make room."""
 
 
 class BubblewrapSandbox(StoreSandbox):
@@ -393,13 +397,13 @@ class BubblewrapSandbox(StoreSandbox):
 
 
 class ApptainerSandbox(StoreSandbox):
-    """``sandbox=apptainer``: the same with Apptainer in bubblewrap's place."""
+    """``sandbox=apptainer``: as bubblewrap, with Apptainer in its place."""
 
     kind: Literal["apptainer"]
 
 
 class LocalSandbox(Group):
-    """``sandbox=local``: a temporary directory on this machine, no isolation; for bundled tasks alone."""
+    """``sandbox=local``: a temporary directory on this machine, without isolation; for the bundled demo only."""
 
     kind: Literal["local"]
 
@@ -425,31 +429,31 @@ SandboxSettings = Annotated[
 
 
 class NoTracking(Group):
-    """``tracking=none``: no tracker of experiments is told."""
+    """``tracking=none``: the figures stay in the run directory."""
 
     kind: Literal["none"]
 
 
 class WandbTracking(Group):
-    """``tracking=wandb``: Weights & Biases is told the report's figures when a run ends."""
+    """``tracking=wandb``: the report's figures go to Weights & Biases when a run ends."""
 
     kind: Literal["wandb"]
     project: str
-    """Project that the run is put into."""
+    """Project that the run belongs to."""
     entity: str | None
-    """User or team; null is the one that the key belongs to."""
+    """User or team; null is the owner of the key."""
     mode: Literal["online", "offline"]
-    """offline keeps the figures in the run directory, for wandb sync."""
+    """offline keeps the figures in the run directory, for a later wandb sync."""
 
 
 class MlflowTracking(Group):
-    """``tracking=mlflow``: MLflow is told the report's figures when a run ends."""
+    """``tracking=mlflow``: the report's figures go to MLflow when a run ends."""
 
     kind: Literal["mlflow"]
     uri: str | None
-    """Tracking server, or a store (sqlite:////data/mlflow.db); null is MLFLOW_TRACKING_URI, or mlflow's own."""
+    """Tracking server, or a store (sqlite:////data/mlflow.db); null is MLFLOW_TRACKING_URI, or mlflow's default."""
     experiment: str
-    """Experiment that the run is put into; it is made if there is none."""
+    """Experiment that the run belongs to; created if it does not exist."""
 
 
 TrackingSettings = Annotated[NoTracking | WandbTracking | MlflowTracking, Field(discriminator="kind")]
@@ -459,16 +463,16 @@ class Settings(Group):
     """One evaluation."""
 
     name: Annotated[str, Free]
-    """Name of the run."""
+    """Name of the run, and of its directory."""
     output_dir: Annotated[Path, AfterValidator(lambda path: _is_named(path)), Free]
-    """The run directory; the same one continues the run in it."""
+    """The run directory; the same directory continues the run in it."""
     seed: NonNegativeInt
     """Seeds the sampling of every trial."""
     stages: Annotated[tuple[Literal["rollout", "grade"], ...], AfterValidator(lambda stages: _is_some(stages)), Free]
-    """What to do: rollout leaves predictions, grade their verdicts. grade alone starts no server and grades what is
-    rolled out and has no verdict; where every prediction has one, all of them again."""
+    """rollout leaves predictions, grade their verdicts. grade alone starts no server: it grades the predictions that
+    have no verdict yet, or, where all of them have one, all again."""
     workers: Annotated[int | Literal["auto"], BeforeValidator(lambda given: _is_auto_or_positive(given)), Free]
-    """Rollouts at once; auto has as many as the server has memory for, and says how many where that is not told."""
+    """Rollouts at once; auto runs as many as the server has memory for, or four where it does not tell."""
     grade_workers: Annotated[PositiveInt, Free]
     """Gradings at once."""
     model: ModelSettings
@@ -479,7 +483,7 @@ class Settings(Group):
     agent: AgentSettings
     sandbox: SandboxSettings
     tracking: Annotated[TrackingSettings, Free]
-    """The tracker of experiments that is told the report's figures when a run ends; one that fails costs a line."""
+    """Where the report's figures go when a run ends; a tracker that fails costs a line."""
 
     @property
     def adapters(self) -> tuple[AdapterSettings, ...]:

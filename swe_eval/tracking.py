@@ -1,6 +1,6 @@
-"""The report's figures, told to the tracker of experiments that a team keeps: Weights & Biases, MLflow.
+"""Sends the report's figures to an experiment tracker, Weights & Biases or MLflow, when a run has ended.
 
-They come from the run's files, once it has ended. A tracker that fails costs a line, never the run.
+They are read from the run's files. A tracker that fails costs a line of output, never the run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -23,27 +23,27 @@ from swe_eval.settings import MlflowTracking, Settings, WandbTracking, result_se
 
 STEP = "checkpoint_step"
 TAG = "swe_eval.run"
-"""By this tag a run that is continued finds what it told MLflow before."""
-MOST = {"metrics": 1000, "params": 100, "value": 500}
-"""What MLflow takes at once, and characters of a setting that are told."""
+"""MLflow's tag by which a continued run finds the one that it was before."""
+METRICS_AT_ONCE, PARAMS_AT_ONCE, PARAM_LENGTH = 1000, 100, 500
+"""MLflow's limits: of a batch, and of the characters of a value."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a tracker is told."""
+    """What is sent to a tracker."""
 
     flat: Mapping[str, float]
-    """``<adapter>/resolved``, ``/low`` and ``/high`` (its 95% interval), ``/n``, ``/infra``; of each comparison
-    ``<b>-vs-<a>/difference``, ``/low``, ``/high``, ``/p``, unless the arms may not be compared."""
+    """``<adapter>/resolved``, ``/low`` and ``/high`` (its 95% interval), ``/n``, ``/infra``; for each comparison with a
+    verdict ``<b>-vs-<a>/difference``, ``/low``, ``/high``, ``/p``."""
     by_step: Mapping[int, Mapping[str, float]]
-    """The same of an adapter under its checkpoint's step, in the order of the steps, where the step is known."""
+    """The figures of each adapter whose training step is known, by that step, in ascending order."""
 
 
 def check(settings: Settings) -> None:
-    """Make sure that the tracker can be told.
+    """Make sure that the tracker's package is installed.
 
     Raises:
-        UserError: its package is not installed.
+        UserError: it is not.
     """
     kind = settings.tracking.kind
     if kind != "none" and find_spec(kind) is None:
@@ -51,7 +51,7 @@ def check(settings: Settings) -> None:
 
 
 def track(settings: Settings, run: RunDir) -> None:
-    """Tell the tracker; say in one line if that failed."""
+    """Send the figures to the tracker; if that fails, say so in one line."""
     tracking = settings.tracking
     try:
         if tracking.kind == "wandb":
@@ -64,10 +64,11 @@ def track(settings: Settings, run: RunDir) -> None:
 
 
 def figures(run: RunDir, steps: Mapping[str, int]) -> Figures:
-    """What the run's ``results/`` hold.
+    """The figures in the run's ``results/``.
 
     Args:
-        steps: of the adapters' checkpoints.
+        run: whose results are read.
+        steps: the training step of each adapter that has one.
     """
     found = read_json(run.comparison)
     record = read_json(run.run_json)
@@ -82,8 +83,7 @@ def figures(run: RunDir, steps: Mapping[str, int]) -> Figures:
 def _of_arm(run: RunDir, record: Mapping[str, Any], name: str, told: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     resolved = told["resolved"]
     if resolved["n"]:
-        yield "resolved", resolved["mean"]
-        yield from zip(("low", "high"), resolved["interval"], strict=True)
+        yield from _estimate("resolved", resolved["mean"], resolved["interval"])
     yield "n", resolved["n"]
     samples = record["identity"].get("agent.samples", 1)
     arms = [arm for arm in record["trials"] if Trial.of_arm(arm, "", samples).adapter == name]
@@ -92,9 +92,13 @@ def _of_arm(run: RunDir, record: Mapping[str, Any], name: str, told: Mapping[str
 
 def _of_comparison(told: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     if told["n"] and not told["is_refused"]:
-        yield "difference", told["difference"]
-        yield from zip(("low", "high"), told["interval"], strict=True)
+        yield from _estimate("difference", told["difference"], told["interval"])
         yield "p", told["p_value"]
+
+
+def _estimate(name: str, value: float, interval: Sequence[float]) -> Iterator[tuple[str, float]]:
+    low, high = interval
+    yield from ((name, value), ("low", low), ("high", high))
 
 
 def _steps(settings: Settings) -> dict[str, int]:
@@ -103,7 +107,7 @@ def _steps(settings: Settings) -> dict[str, int]:
 
 
 def _to_wandb(tracking: WandbTracking, settings: Settings, run: RunDir) -> None:
-    os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it would advertise it, and trace what is no call of ours
+    os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # or it advertises Weave, and traces calls that are not ours
     import wandb
 
     told = figures(run, _steps(settings))
@@ -111,7 +115,7 @@ def _to_wandb(tracking: WandbTracking, settings: Settings, run: RunDir) -> None:
         project=tracking.project,
         entity=tracking.entity,
         name=settings.name,
-        id=run.id,  # what is continued is told to the same run
+        id=run.id,  # a continued run stays the same run
         resume="allow",
         mode=tracking.mode,
         dir=run.log(""),
@@ -127,26 +131,33 @@ def _to_wandb(tracking: WandbTracking, settings: Settings, run: RunDir) -> None:
 def _to_mlflow(tracking: MlflowTracking, settings: Settings, run: RunDir) -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own seven take minutes
     import mlflow
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Metric
 
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     client = mlflow.MlflowClient(tracking_uri=tracking.uri)
-    known = client.get_experiment_by_name(tracking.experiment)
-    experiment = known.experiment_id if known else client.create_experiment(tracking.experiment)
-    told_before = client.search_runs([experiment], filter_string=f"tags.`{TAG}` = '{run.id}'", max_results=1)
-    tracked = (
-        told_before[0] if told_before else client.create_run(experiment, run_name=settings.name, tags={TAG: run.id})
-    )
+    run_id = _mlflow_run(client, tracking.experiment, settings, run)
     told, now = figures(run, _steps(settings)), round(time.time() * 1000)
     metrics = [Metric(key, value, now, 0) for key, value in told.flat.items()]
     metrics += [Metric(k, v, now, step) for step, values in told.by_step.items() for k, v in values.items()]
-    params = [Param(key, str(value)[: MOST["value"]]) for key, value in result_settings(settings).items()]
-    for batch in _batches(metrics, MOST["metrics"]):
-        client.log_batch(tracked.info.run_id, metrics=batch)
-    for batch in _batches([] if told_before else params, MOST["params"]):
-        client.log_batch(tracked.info.run_id, params=batch)
-    client.set_terminated(tracked.info.run_id)
+    for batch in _batches(metrics, METRICS_AT_ONCE):
+        client.log_batch(run_id, metrics=batch)
+    client.set_terminated(run_id)
+
+
+def _mlflow_run(client: Any, experiment_name: str, settings: Settings, run: RunDir) -> str:
+    """The id of the run's MLflow run; a new one gets the settings as its params."""
+    from mlflow.entities import Param
+
+    known = client.get_experiment_by_name(experiment_name)
+    experiment = known.experiment_id if known else client.create_experiment(experiment_name)
+    if before := client.search_runs([experiment], filter_string=f"tags.`{TAG}` = '{run.id}'", max_results=1):
+        return str(before[0].info.run_id)
+    run_id = str(client.create_run(experiment, run_name=settings.name, tags={TAG: run.id}).info.run_id)
+    params = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in result_settings(settings).items()]
+    for batch in _batches(params, PARAMS_AT_ONCE):
+        client.log_batch(run_id, params=batch)
+    return run_id
 
 
 def _batches(values: Iterable[Any], most: int) -> Iterator[list[Any]]:

@@ -23,6 +23,9 @@ from swe_eval.errors import UserError
 from swe_eval.resolvers import all_arms
 from swe_eval.settings import BASE, settings_from
 
+DESCRIPTION = """Submit a job for each checkpoint as training writes it. Takes the arguments of the sweep:
+experiment=checkpoints lora.run=... hydra/launcher=slurm. Jobs that are complete or queued are left alone, failed ones
+are submitted again. Ctrl-C, or a file named stop in the sweep's directory, ends the watch; jobs go on."""
 LOOK = 60.0
 """Seconds between two looks at the training run's directory."""
 DAY = 86_400.0
@@ -38,8 +41,14 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m swe_eval.watch", description=__doc__, allow_abbrev=False)
-    made.add_argument("--every", type=float, default=LOOK, metavar="SECONDS", help="look for checkpoints so often")
+    made = argparse.ArgumentParser(prog="python -m swe_eval.watch", description=DESCRIPTION, allow_abbrev=False)
+    made.add_argument(
+        "--every",
+        type=float,
+        default=LOOK,
+        metavar="SECONDS",
+        help=f"between two looks for checkpoints (default: {LOOK:g})",
+    )
     return made
 
 

@@ -22,7 +22,7 @@ from swe_eval.sandbox.sandbox import connect
 from swe_eval.serving.vllm_env import find_python
 from swe_eval.settings import Settings, settings_from
 
-pytest_plugins = ["registry_fixtures", "sandbox_fixtures", "serving_fixtures", "vllm_fixtures"]
+pytest_plugins = ["browser_fixtures", "registry_fixtures", "sandbox_fixtures", "serving_fixtures", "vllm_fixtures"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script, and by what we start

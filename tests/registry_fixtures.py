@@ -11,17 +11,20 @@ import tarfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
+import zstandard
 from test_process import eventually
 
 from swe_eval.serving.supervised import free_port
 
 LOGIN = "me:$2b$05$abcdefghijklmnopqrstuulzd.YqjLDl8lvpSmVj3De/fioSBHnUa"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+PACKERS = {"gzip": partial(gzip.compress, mtime=0), "zstd": zstandard.compress}
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Registry:
     folder: Path
     work: Path
 
-    def publish(self, name: str, *layers: Mapping[str, str | None]) -> str:
+    def publish(self, name: str, *layers: Mapping[str, str | None], packed: str = "gzip") -> str:
         """The name of an image of these layers, the lowest first: contents by path; a folder if it ends with ``/``."""
         layout = self.work / name
         blobs = layout / "blobs" / "sha256"
@@ -56,7 +59,7 @@ class Registry:
             "mediaType": MANIFEST,
             "config": blob(json.dumps(config).encode(), "application/vnd.oci.image.config.v1+json"),
             "layers": [
-                blob(gzip.compress(archive, mtime=0), "application/vnd.oci.image.layer.v1.tar+gzip")
+                blob(PACKERS[packed](archive), f"application/vnd.oci.image.layer.v1.tar+{packed}")
                 for archive in archives
             ],
         }

@@ -11,7 +11,7 @@ from sandbox_fixtures import OVERRIDES, what_is_left
 
 from swe_eval import doctor
 from swe_eval.errors import UserError
-from swe_eval.sandbox import watchdog
+from swe_eval.sandbox import node, watchdog
 from swe_eval.sandbox.auto import AutoSandboxes
 from swe_eval.sandbox.bubblewrap import BubblewrapSandboxes
 from swe_eval.sandbox.node import USERNS, file_system, has_fuse, overlay_that_works
@@ -94,14 +94,31 @@ class TestMachine:
         expected = "sandbox=bubblewrap: no user namespaces (set to 0: sysctl user.max_user_namespaces=0); ask whoever"
         assert expected in done.stderr.splitlines()[-1]
 
-    def test_a_place_where_no_overlay_can_be_is_told(self, tmp_path, monkeypatch):
-        (empty := tmp_path / "bin").mkdir()
-        for tool in ("unshare", "nsenter", "prlimit", "bwrap", "sh", "mkdir", "rm", "true"):
+    @pytest.mark.parametrize(
+        ("may_open", "what", "help"),
+        [
+            (True, "is not installed", "install fuse-overlayfs"),
+            (
+                False,
+                "is not installed and may not open /dev/fuse",
+                "install fuse-overlayfs and let users open /dev/fuse (chmod 666)",
+            ),
+        ],
+    )
+    def test_where_no_overlay_can_be_it_is_told_what_is_missing_and_what_helps(
+        self, tmp_path, monkeypatch, may_open, what, help
+    ):
+        (few := tmp_path / "bin").mkdir()
+        for tool in ("unshare", "nsenter", "prlimit", "bwrap", "sh", "mkdir", "rm", "true"):  # no mount
             found = subprocess.run(["which", tool], capture_output=True, text=True, check=True).stdout.strip()
-            (empty / tool).symlink_to(found)
-        monkeypatch.setenv("PATH", str(empty))
-        with pytest.raises(UserError, match=r"^sandbox=bubblewrap: no overlay on .*; fuse-overlayfs: not installed"):
+            (few / tool).symlink_to(found)
+        monkeypatch.setenv("PATH", str(few))
+        monkeypatch.setattr(node, "has_fuse", lambda: may_open)
+        with pytest.raises(UserError) as error:
             overlay_that_works(tmp_path)
+        line = str(error.value)
+        assert line.startswith(f"sandbox=bubblewrap: no overlay on {tmp_path} (Linux ")
+        assert line.endswith(f"mount: not found, 5.11 can; fuse-overlayfs {what}); {help}, or write sandbox=...")
 
     def test_what_is_not_installed_is_told(self, tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", str(tmp_path))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from swe_eval.help import describe_fields
+from swe_eval.settings import PACKAGE
 
 
 def swe_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -43,11 +48,39 @@ def test_images_unused_for_days_that_are_none_are_not_removed(days, tmp_path):
 
 
 @pytest.mark.parametrize("door", ["swe_eval", "swe_eval.serve", "swe_eval.grade", "swe_eval.doctor"])
-def test_help_tells_the_commands_and_every_field(door, tmp_path):
-    done = swe_eval(door, "--help", cwd=tmp_path)
+def test_help_tells_the_commands_and_every_field_with_its_meaning(door, tmp_path):
+    done = swe_eval(door, "sandbox=auto", "agent.max_turns=7", "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "python -m swe_eval.serve" in done.stdout
-    assert "max_turns: 10" in done.stdout
+    assert re.search(r"  agent\.max_turns=7 +Model calls per trial", done.stdout)
+    assert re.search(r"  sandbox\.docker\.network=none +Network of the agent's container", done.stdout)
+    assert "  name=${benchmark.name}-${model.name}-" in done.stdout
+
+
+def test_help_has_the_fields_of_the_option_that_is_chosen_line_by_line():
+    tree = {"tracking": {"kind": "wandb", "project": "p" * 40, "entity": None, "mode": "offline"}, "seed": 3}
+    assert describe_fields(tree, width=80).splitlines() == [
+        "  seed=3                                    Seeds the sampling of every trial.",
+        "",
+        "tracking=wandb: the report's figures go to Weights & Biases when a run ends.",
+        "  tracking.project=pppppppppppppppppppppppppppppppppppppppp",
+        "                                            Project that the run belongs to.",
+        "  tracking.entity=null                      User or team; null is the owner of",
+        "                                            the key.",
+        "  tracking.mode=offline                     offline keeps the figures in the run",
+        "                                            directory, for a later wandb sync.",
+    ]
+
+
+def test_the_configuration_is_printed_with_its_checkpoints_found(tmp_path):
+    (tmp_path / "grpo").mkdir()
+    (tmp_path / "grpo" / "checkpoint-5").symlink_to(PACKAGE / "benchmark" / "demo" / "adapter")
+    done = swe_eval("swe_eval", "lora=checkpoints", "lora.run=grpo", "--cfg", "job", "--resolve", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert yaml.safe_load(done.stdout)["lora"]["adapters"] == [
+        {"name": "base", "path": None},
+        {"name": "grpo-5", "path": "grpo/checkpoint-5"},
+    ]
 
 
 @pytest.mark.parametrize("door", ["", ".doctor", ".grade", ".images", ".report", ".serve", ".watch"])

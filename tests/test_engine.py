@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -12,11 +13,15 @@ from typing import Any
 import pytest
 import torch
 from engines import GREEDY, complete, complete_all
+from fastapi.testclient import TestClient
 from serving_fixtures import NAMES, random_adapter
 from transformers import AutoModelForCausalLM, MistralConfig, Qwen3Config, Qwen3MoeConfig
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 
+from swe_eval.serving.app import batch, prefix_cache
 from swe_eval.serving.app.engine import Busy, Engine, Stopping
+from swe_eval.serving.app.http import create_app
+from swe_eval.serving.app.sampling import Sampler
 from swe_eval.serving.app.sequence import Piece, Request
 from swe_eval.serving.app.weights import Source, load
 
@@ -142,6 +147,13 @@ def test_other_architectures_say_what_transformers_says(config, talkative, tmp_p
     engine.close()
 
 
+def test_sixteen_bits_do_not_keep_a_rare_token_from_being_drawn():
+    """One in 550: its probability is lost where the sum of all is rounded to 16 bits."""
+    sampler = Sampler(replace(GREEDY, temperature=1, seed=0), torch.device("cpu"))
+    logits = torch.tensor([0, -6.3], dtype=torch.bfloat16)
+    assert 2 <= sum(sampler.draw(logits) for _ in range(5000)) <= 20
+
+
 class TestTrouble:
     def test_out_of_memory_makes_fewer_run(self, engine, forgetful, monkeypatch):
         """What does not fit beside others is computed after them, and nobody notices."""
@@ -166,6 +178,47 @@ class TestTrouble:
             patch.setattr(DeepseekV3MoE, "forward", never)
             complete(engine)
         assert complete(engine).finish_reason == "length"
+
+    @pytest.mark.parametrize("copy", ["selected", "below"])
+    def test_out_of_memory_between_steps_is_noticed_by_nobody_either(self, engine, forgetful, monkeypatch, copy):
+        """Where rows join and leave, all keys and values are copied."""
+        asked = requests(engine)
+        copies = count()
+        original = getattr(batch, copy)
+
+        def scarce(*args: Any) -> Any:
+            if next(copies) in (3, 5):
+                raise torch.OutOfMemoryError("a small device")
+            return original(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(batch, copy, scarce)
+            together = texts(complete_all(engine, *asked))
+        assert next(copies) > 5
+        assert together == [complete_all(forgetful, one)[0].text for one in asked]
+
+    def test_a_prefix_that_does_not_fit_is_not_kept(self, engine, monkeypatch):
+        def never(_: Any) -> Any:
+            raise torch.OutOfMemoryError("a tiny device")
+
+        complete(engine)
+        with monkeypatch.context() as patch:
+            patch.setattr(prefix_cache, "copied", never)
+            assert complete(engine, "sft").finish_reason == "length"
+        assert gauge(engine, "prefix_cache_bytes") == gauge(engine, "prefix_cache_entries") == 0
+
+    def test_a_device_that_has_failed_is_told(self, engine, monkeypatch):
+        """CUDA answers nothing more to a process after such an error: whoever watches it must start it again."""
+
+        def broken(self: Any, hidden_states: torch.Tensor) -> Any:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+        client = TestClient(create_app(engine, "key"))
+        assert client.get("/health").status_code == 200
+        monkeypatch.setattr(DeepseekV3MoE, "forward", broken)
+        with pytest.raises(torch.AcceleratorError):
+            complete(engine)
+        assert client.get("/health").status_code == 503
 
     def test_a_cancelled_request_stops(self, engine):
         answer = SimpleQueue()

@@ -14,7 +14,7 @@ from test_evaluate import TASKS, solve
 from test_trajectories import reported
 from trajectory_fixtures import evaluated
 
-from bench.made import make_run
+from bench.synthetic_runs import make_run
 from swe_eval import command
 from swe_eval.report.export.leaderboard import statements
 from swe_eval.report.export.table import COLUMNS

@@ -20,6 +20,7 @@ from swe_eval.errors import SandboxError
 from swe_eval.sandbox import images as module
 from swe_eval.sandbox.docker import DockerSandboxes
 from swe_eval.sandbox.images import Images
+from swe_eval.sandbox.store.source import opened
 from swe_eval.serving.supervised import free_port
 
 pytestmark = pytest.mark.docker
@@ -27,6 +28,14 @@ pytestmark = pytest.mark.docker
 
 def docker(*arguments: str, data: bytes = b"") -> str:
     return subprocess.run(["docker", *arguments], input=data, capture_output=True, check=True).stdout.decode()
+
+
+def archive_of(name: str) -> bytes:
+    """A file of that name, empty."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    return layer.getvalue()
 
 
 @dataclass
@@ -40,11 +49,8 @@ class Registry:
 
     def publish(self, name: str) -> Instance:
         """An instance whose image, of a single file, is here and not in the engine."""
-        layer = io.BytesIO()
-        with tarfile.open(fileobj=layer, mode="w") as tar:
-            tar.addfile(tarfile.TarInfo(name))
         pushed = f"127.0.0.1:{self.port}/{name}:latest"
-        docker("import", "-", pushed, data=layer.getvalue())
+        docker("import", "-", pushed, data=archive_of(name))
         docker("push", pushed)
         docker("rmi", pushed)
         return Instance({"instance_id": name, "image": f"127.0.0.1:{self.door}/{name}:latest"})
@@ -187,3 +193,19 @@ def test_what_is_in_the_engine_needs_neither_registry_nor_room(images, registry)
     here = registry.publish("here")
     docker("pull", here.image)
     use(images("sandbox.min_free_gb=1e9"), here)
+
+
+def test_an_archive_whose_layers_are_links_is_told(tmp_path):
+    """Docker writes one when an image and what was made from it are saved together."""
+    base, made, archive = "swe_eval-test-base:latest", "swe_eval-test-made:latest", tmp_path / "both.tar"
+    docker("import", "-", base, data=archive_of("file"))
+    docker("build", "--tag", made, "-", data=f"FROM {base}\nCOPY --from={base} /file /copy".encode())
+    try:
+        docker("save", "--output", str(archive), base, made)
+        with pytest.raises(
+            SandboxError, match=r"^skopeo copy \S+: a layer is a link .*; save each in a file of its own"
+        ):
+            for image in (base, made):  # whichever Docker took second
+                opened(f"docker-archive:{archive}:", image, tmp_path, 60).__enter__()
+    finally:
+        docker("rmi", made, base)

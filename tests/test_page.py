@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHROMIUM
+from browser_fixtures import DESK, PHONE, SCREENSHOTS, screenshot, troubles
 from scripted import scripted_endpoint
 from test_evaluate import TASKS, external, solve
 
-from bench.made import instance_ids, make_run
+from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.evaluate import evaluate
 from swe_eval.report.comparison import find
 from swe_eval.report.report import conclude, write_report
 from swe_eval.report.runs import read_run, subject_of
 
 pytestmark = pytest.mark.browser
-SCREENSHOTS = Path(__file__).parents[1] / "outputs" / "screenshots"
-PHONE, DESK = {"width": 375, "height": 812}, {"width": 1280, "height": 900}
-SERIOUS = ("serious", "critical")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A comparison of 500 instances, and a sweep of six checkpoints."""
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     folder = tmp_path_factory.mktemp("runs")
     make_run(folder / "ab", {"sft": 0.24, "rl-900": 0.31}, instance_ids(500))
     for number in range(6):
@@ -48,40 +33,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     subject = subject_of([folder / "sweep"], None, None)
     write_report(subject, find(subject.arms, subject.comparisons))
     return {name: folder / name / "report.html" for name in ("ab", "sweep")}
-
-
-@pytest.fixture
-def opened(browser: Any) -> Iterator[Callable[..., Any]]:
-    """``opened(path, dark=True, size=PHONE)``: the page, which may neither say anything on the console nor fetch."""
-    contexts, said = [], []
-
-    def open_page(path: Path, dark: bool = False, size: dict[str, int] = DESK, query: str = "") -> Any:
-        context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light", offline=True)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or said.append(request.url))
-        page.goto(path.as_uri() + query)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert said == []
-
-
-def screenshot(page: Any, name: str) -> None:
-    """Keep what was seen, for people."""
-    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
-
-
-def troubles(page: Any) -> list[str]:
-    """What axe-core finds serious."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(page).response["violations"]
-    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in SERIOUS]
 
 
 def visible(page: Any) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -40,21 +40,21 @@ def proven(server: Server, settings: Settings) -> Proof:
 
 
 @contextmanager
-def endpoint_that_mixes_up() -> Iterator[dict[str, Endpoint]]:
-    """Scores ``base`` as it scores ``trained`` while that is being computed too."""
+def endpoint_that_scores(score: Callable[[str, list[str]], float]) -> Iterator[dict[str, Endpoint]]:
+    """``base`` and ``trained``: a model's score of a text, by its name and the models that are being asked with it."""
     busy: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             model = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["model"]
             busy.append(model)
-            deadline = time.monotonic() + 1
-            while "trained" not in busy and time.monotonic() < deadline:
+            deadline = time.monotonic() + 0.5
+            while len({*busy}) == 1 and time.monotonic() < deadline:
                 time.sleep(0.01)
-            score = -2.0 if "trained" in busy else -1.0
-            time.sleep(0.4)
+            scored = score(model, busy)
+            time.sleep(0.2)
             busy.remove(model)
-            answer = {"choices": [{"logprobs": {"token_logprobs": [None, score]}}], "usage": {"prompt_tokens": 2}}
+            answer = {"choices": [{"logprobs": {"token_logprobs": [None, scored]}}], "usage": {"prompt_tokens": 2}}
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps(answer).encode())
@@ -101,13 +101,23 @@ def test_arms_on_servers_one_after_the_other_are_told_apart_too(server, arms):
         prover.prove(Given({"rl-step.900": server.endpoints["sft"]}))
 
 
+BASE_AND_TRAINED = serving_settings(Path("unused"), {"base": None, "trained": Path("somewhere")})
+
+
 def test_a_server_that_mixes_up_arms_asked_at_once_stops_the_run():
-    settings = serving_settings(Path("unused"), {"base": None, "trained": Path("somewhere")})
     with (
-        endpoint_that_mixes_up() as endpoints,
+        endpoint_that_scores(lambda _, busy: -2.0 if "trained" in busy else -1.0) as endpoints,
         pytest.raises(Unproven, match="with other arms, base is scored as trained is"),
     ):
-        Prover(settings).prove(Given(endpoints))
+        Prover(BASE_AND_TRAINED).prove(Given(endpoints))
+
+
+def test_two_checkpoints_nearer_to_each_other_than_the_rounding_in_company_are_not_mixed_up():
+    """Seen alone they differ; asked together, all scores move by more than that."""
+    alone = {"base": -1.0, "trained": -1.001}
+    with endpoint_that_scores(lambda model, busy: alone[model] + 0.01 * (len({*busy}) - 1)) as endpoints:
+        [found] = proven(Given(endpoints), BASE_AND_TRAINED).distances
+    assert found.is_real
 
 
 def test_where_no_arm_is_an_adapter_nothing_is_asked():

@@ -7,10 +7,10 @@ from io import StringIO
 
 from rich.console import Console
 
+from swe_eval.report.answer import answer
 from swe_eval.report.comparison import Findings, find
 from swe_eval.report.results import Arm, Verdict, suspicions
 from swe_eval.report.tables import print_tables
-from swe_eval.report.words import answer
 from swe_eval.statistics import Repeated
 
 

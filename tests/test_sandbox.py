@@ -88,12 +88,17 @@ class TestCommands:
         assert sandbox.run('printf %s "$GREETING"', timeout=60, env=env).text == env["GREETING"]
         assert sandbox.run('printf %s "$GREETING"', timeout=60) == Completed(b"", 0)
 
-    def test_secrets_of_the_runner_are_not(self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What is in the runner's environment does not reach a command."""
-        monkeypatch.setenv("SWE_EVAL_API_KEY", "sk-of-the-runner")
-        done = sandbox.run("env; echo $SWE_EVAL_API_KEY", timeout=60)
+    def test_secrets_of_the_runner_are_not(
+        self, backend: Sandboxes, calc: Instance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is in the runner's environment does not reach a command, proxies included."""
+        for name in ("SWE_EVAL_API_KEY", "HTTPS_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, "http://me:hush@127.0.0.1:1")
+        monkeypatch.setenv("no_proxy", "hush")
+        with backend.start(calc, "rollout") as sandbox:
+            done = sandbox.run("env; cat /proc/1/environ; echo $SWE_EVAL_API_KEY", timeout=60)
         assert b"PATH=" in done.output
-        assert b"sk-of-the-runner" not in done.output
+        assert b"hush" not in done.output
 
     @pytest.mark.parametrize("command", ["cat", "read line", "python3 -c 'input()'"])
     @pytest.mark.usefixtures("typing")
@@ -559,6 +564,18 @@ class TestEngine:
         ):
             assert list(pool.map(head, [backend] * 3)) == [own_image.row["base_commit"]] * 3
         assert calls.read_text().split().count("build") == 1
+
+
+@pytest.mark.docker
+def test_proxies_of_dockers_configuration_are_not_for_sandboxes(
+    settings: Callable[..., Settings], calc: Instance, run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are for pulls and builds; the official harness's containers have none."""
+    (tmp_path / "config.json").write_text('{"proxies": {"default": {"httpsProxy": "hush", "noProxy": "hush"}}}')
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "hush")
+    with sandboxes(settings(*OVERRIDES["docker"]), run_id) as backend, backend.start(calc, "grading") as sandbox:
+        assert b"hush" not in sandbox.run("env", timeout=60).output
 
 
 @pytest.mark.docker

@@ -17,14 +17,14 @@ from swe_eval.statistics import (
     Interval,
     Paired,
     Repeated,
+    bca,
     benjamini_hochberg,
     detectable,
     holm,
     leave_one_out,
     needed,
-    over_instances,
-    pass_at,
-    pass_hat,
+    pass_at_k,
+    pass_hat_k,
     select,
     wilson,
 )
@@ -163,17 +163,17 @@ def test_samples_of_an_instance_are_no_instances():
 
 
 @pytest.mark.parametrize("true", [0.213, 0.343])
-def test_the_interval_over_instances_holds_the_mean_19_times_in_20(true):
+def test_the_interval_bca_holds_the_mean_19_times_in_20(true):
     """By enumeration of every outcome of 40 instances that are all or nothing."""
     n = 40
-    intervals = [over_instances([1.0] * wins + [0.0] * (n - wins)) for wins in range(n + 1)]
+    intervals = [bca([1.0] * wins + [0.0] * (n - wins)) for wins in range(n + 1)]
     held = [binom.pmf(wins, n, true) for wins, found in enumerate(intervals) if found.low <= true <= found.high]
     assert sum(held) == pytest.approx(0.95, abs=0.03)
 
 
 def test_where_nothing_varies_the_interval_is_wilsons():
-    assert over_instances([0.0] * 20) == wilson(0, 20)
-    assert over_instances([1.0] * 20) == Interval(pytest.approx(wilson(20, 20).low), 1.0)
+    assert bca([0.0] * 20) == wilson(0, 20)
+    assert bca([1.0] * 20) == Interval(pytest.approx(wilson(20, 20).low), 1.0)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])
@@ -188,8 +188,8 @@ def test_no_instances_say_nothing():
 
 
 @given(st.lists(st.sampled_from([-1.0, -2 / 3, -1 / 3, 0.0, 1 / 3, 2 / 3, 1.0]), min_size=1, max_size=12))
-def test_an_interval_over_instances_is_always_one(values):
-    found = over_instances(values, lowest=-1.0, resamples=99)
+def test_an_interval_bca_is_always_one(values):
+    found = bca(values, lowest=-1.0, resamples=99)
     assert -1.0 - 1e-9 <= found.low <= found.high <= 1.0 + 1e-9
 
 
@@ -235,8 +235,8 @@ def test_more_samples_help_as_far_as_the_samples_differ():
 @pytest.mark.parametrize(("k", "n", "c"), [(1, 5, 2), (3, 5, 2), (3, 3, 3), (2, 6, 0), (4, 5, 4)])
 def test_pass_at_k_and_pass_hat_k_are_means_over_every_choice_of_k(k, n, c):
     choices = list(combinations([True] * c + [False] * (n - c), k))
-    assert pass_at(k, n, c) == pytest.approx(fmean(any(choice) for choice in choices))
-    assert pass_hat(k, n, c) == pytest.approx(fmean(all(choice) for choice in choices))
+    assert pass_at_k(n, c, k) == pytest.approx(fmean(any(choice) for choice in choices))
+    assert pass_hat_k(n, c, k) == pytest.approx(fmean(all(choice) for choice in choices))
 
 
 def test_the_best_of_equals_is_flattered_where_it_was_chosen_alone():

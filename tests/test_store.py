@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import subprocess
 import time
+import tracemalloc
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
@@ -15,6 +16,9 @@ from pathlib import Path
 
 import pytest
 from conftest import DEMO_IMAGES
+from registry_fixtures import PACKERS
+from test_process import eventually
+from test_shell import runs_here
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
@@ -25,6 +29,7 @@ from swe_eval.sandbox.node import USERNS
 from swe_eval.sandbox.store import Store
 from swe_eval.sandbox.store import lease as lease_module
 from swe_eval.sandbox.store.lease import lease
+from swe_eval.sandbox.store.packing import PIECE, unpacked
 from swe_eval.sandbox.store.registry import Reference
 
 pytestmark = pytest.mark.bubblewrap
@@ -83,6 +88,36 @@ def test_an_image_is_its_layers_one_over_the_other(store, registry, tmp_path):
     assert files(store, image, tmp_path) == {"etc/kept": "kept", "opt/b": "b", "locked/in": "in"}
 
 
+def test_layers_may_be_packed_by_zstd(store, registry, tmp_path):
+    image = registry.publish("zstd", BASE, TOP, packed="zstd")
+    pull(store, image)
+    assert files(store, image, tmp_path) == {"etc/kept": "kept", "opt/b": "b", "locked/in": "in"}
+
+
+@pytest.mark.parametrize("packing", sorted(PACKERS))
+class TestPacking:
+    def test_what_is_packed_in_parts_is_all_there(self, packing):
+        """As parallel packers write it: members, or frames."""
+        pack = PACKERS[packing]
+        packed = pack(b"one") + pack(b"") + pack(b"two")
+        assert b"".join(unpacked([packed[:5], b"", packed[5:]])) == b"onetwo"
+
+    def test_a_little_that_becomes_much_is_never_in_memory_whole(self, packing):
+        packed = PACKERS[packing](bytes(200_000_000))
+        assert len(packed) < PIECE
+        tracemalloc.start()
+        size = sum(len(piece) for piece in unpacked([packed]))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert size == 200_000_000
+        assert peak < 10 * PIECE
+
+    def test_damage_is_told(self, packing):
+        packed = PACKERS[packing](bytes(range(256)) * 4000)
+        with pytest.raises(SandboxError, match=r"^a layer is damaged: EOF "):
+            list(unpacked([packed[:9], b"\xff" * 999]))
+
+
 def test_a_record_holds_digest_and_environment(store, registry):
     image = registry.publish("record", BASE)
     pull(store, image)
@@ -115,8 +150,16 @@ def test_a_layer_of_another_content_is_refused(store, registry):
     assert list((store.root / "new").iterdir()) == []
 
 
-def _pull_in_another_process(root: Path, image: str) -> None:
-    pull(Store(root, "docker://"), image)
+def test_much_that_cannot_be_unpacked_is_told_in_a_line(store, registry):
+    """As a full disk has it: tar says so for every file."""
+    image = registry.publish("full", {"no-folder": "", **{f"no-folder/{number}": "" for number in range(2000)}})
+    with pytest.raises(SandboxError, match=r"cannot be unpacked: tar: no-folder/1999: Cannot open: Not a directory$"):
+        pull(store, image)
+    assert list((store.root / "new").iterdir()) == []
+
+
+def _pull_in_another_process(root: Path, image: str, source: str = "docker://") -> None:
+    pull(Store(root, source), image)
 
 
 def test_many_processes_may_want_the_same_image_at_once(store, registry):
@@ -140,6 +183,20 @@ def test_a_pull_that_was_killed_goes_on_where_it_was(store, registry):
     assert (store.record(image), store.sizes([image])) == (None, {})
     pull(store, image)
     assert store.record(image)
+    assert list((store.root / "new").iterdir()) == []
+
+
+def test_a_pull_through_skopeo_that_is_killed_leaves_nothing(store, calc):
+    spawn = multiprocessing.get_context("spawn")
+    pulling = spawn.Process(target=_pull_in_another_process, args=(store.root, calc.image, DEMO_IMAGES))
+    pulling.start()
+    assert eventually(lambda: [*(store.root / "new").glob("*/*")])
+    (copied,) = (store.root / "new").iterdir()
+    pulling.kill()
+    pulling.join()
+    command = f"skopeo --insecure-policy copy --quiet {DEMO_IMAGES}{calc.image} dir:{copied}"
+    assert eventually(lambda: not runs_here(command), 1)
+    store.tidy()
     assert list((store.root / "new").iterdir()) == []
 
 

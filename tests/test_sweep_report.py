@@ -10,7 +10,7 @@ from shutil import rmtree
 import pytest
 from test_evaluate import wait_for
 
-from bench.made import instance_ids, make_run
+from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.errors import UserError
 from swe_eval.report.comparison import find
 from swe_eval.report.curve import curves, reference_of
@@ -31,6 +31,12 @@ def sweep_of(folder: Path, **options: object) -> Subject:
 def concluded(folder: Path) -> None:
     kept = read_run(folder)
     conclude(kept.run, kept.trials, kept.comparisons)
+
+
+def other_settings(folder: Path, settings: dict[str, object]) -> None:
+    """Have a run say that it was made with these."""
+    record = read_json(folder / "run.json")
+    write_json(folder / "run.json", record | {"identity": record["identity"] | settings})
 
 
 def names(subject: Subject) -> list[str]:
@@ -93,27 +99,21 @@ def test_of_a_reference_that_every_job_has_the_first_verdicts_count(tmp_path):
 def test_namesakes_with_other_weights_stay_apart(tmp_path):
     for run in ("one", "two"):
         make_run(tmp_path / run, {"rl-9": 0.4}, IDS)
-    record = read_json(tmp_path / "two/run.json")
-    record["identity"]["adapters.rl-9"] = "other"
-    write_json(tmp_path / "two/run.json", record)
+    other_settings(tmp_path / "two", {"adapters.rl-9": "other"})
     assert names(sweep_of(tmp_path)) == ["one/rl-9", "two/rl-9"]
 
 
 def test_namesakes_in_directories_of_one_name_are_no_samples_of_one_arm(tmp_path):
     for sweep in ("a", "b"):
         make_run(tmp_path / sweep / "0", {"rl-9": 0.4}, IDS)
-    record = read_json(tmp_path / "b/0/run.json")
-    record["identity"]["adapters.rl-9"] = "other"
-    write_json(tmp_path / "b/0/run.json", record)
+    other_settings(tmp_path / "b/0", {"adapters.rl-9": "other"})
     assert names(sweep_of(tmp_path)) == [f"{tmp_path}/a/0/rl-9", f"{tmp_path}/b/0/rl-9"]
 
 
 def test_jobs_of_other_limits_make_no_curve(tmp_path):
     for turns in (50, 100):
         make_run(tmp_path / f"t{turns}", {f"rl-{turns}": 0.4}, IDS)
-    record = read_json(tmp_path / "t50/run.json")
-    record["identity"]["agent.max_turns"] = 50
-    write_json(tmp_path / "t50/run.json", record)
+    other_settings(tmp_path / "t50", {"agent.max_turns": 50})
     with pytest.raises(UserError, match=r"agent\.max_turns: 50 in t50, 100 in t100: .* run both with one of them"):
         sweep_of(tmp_path)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser_fixtures import PHONE, screenshot, troubles
 from scripted import SUBMIT, bash
 from test_evaluate import GOLD
-from test_page import PHONE, browser, opened, screenshot, troubles  # noqa: F401 - fixtures
 from trajectory_fixtures import evaluated
 
-from bench.made import instance_ids, make_run
+from bench.synthetic_runs import instance_ids, make_run
 from bench.trajectories import fill
 from swe_eval.report.runs import read_run
 from swe_eval.report.trajectories.data import Shown
@@ -64,7 +64,7 @@ def listed(page: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("how", ["light", "dark", "phone", "dark-phone"])
-def test_it_can_be_read_by_everyone_everywhere(small, opened, how):  # noqa: F811
+def test_it_can_be_read_by_everyone_everywhere(small, opened, how):
     size = {"size": PHONE} if "phone" in how else {}
     page = opened(small, dark="dark" in how, query=f"#{LRU}", **size)
     arrived(page, LRU)
@@ -75,7 +75,7 @@ def test_it_can_be_read_by_everyone_everywhere(small, opened, how):  # noqa: F81
     screenshot(page, f"trajectories-{how}-turns")
 
 
-def test_it_shows_what_differed(small, opened):  # noqa: F811
+def test_it_shows_what_differed(small, opened):
     page = opened(small, query=f"#{LRU}")
     arrived(page, LRU)
     a, b = (page.inner_text(f".card.{side} >> nth=0") for side in "ab")
@@ -92,14 +92,14 @@ def test_it_shows_what_differed(small, opened):  # noqa: F811
     )
 
 
-def test_a_raw_file_is_a_click_away(small, opened):  # noqa: F811
+def test_a_raw_file_is_a_click_away(small, opened):
     page = opened(small, query=f"#{LRU}")
     arrived(page, LRU)
     page.click(".card.b >> text=trajectory")
     page.wait_for_url("**/trajectories/good/demo__lru-3.traj.json")
 
 
-def test_everything_is_reached_by_keyboard(small, opened):  # noqa: F811
+def test_everything_is_reached_by_keyboard(small, opened):
     page = opened(small)
     arrived(page, CALC)
     page.keyboard.press("j")
@@ -128,7 +128,7 @@ def test_everything_is_reached_by_keyboard(small, opened):  # noqa: F811
     assert len(listed(page)) == 2
 
 
-def test_an_address_names_the_instance_and_the_arms(small, opened):  # noqa: F811
+def test_an_address_names_the_instance_and_the_arms(small, opened):
     page = opened(small, query=f"#{LRU},good,bad")
     arrived(page, LRU)
     assert (page.input_value("#a"), page.input_value("#b")) == ("good", "bad")
@@ -136,7 +136,7 @@ def test_an_address_names_the_instance_and_the_arms(small, opened):  # noqa: F81
 
 
 @pytest.mark.parametrize(("missing", "said"), [("index", "There is no data beside this page"), (CALC, "is not there")])
-def test_data_that_is_missing_is_said_with_the_command_that_makes_it(small, browser, tmp_path, missing, said):  # noqa: F811
+def test_data_that_is_missing_is_said_with_the_command_that_makes_it(small, browser, tmp_path, missing, said):
     shutil.copytree(small.parent / "trajectories.data", tmp_path / "trajectories.data")
     shutil.copy(small, tmp_path)
     (tmp_path / "trajectories.data" / f"{missing}.js").unlink()
@@ -147,7 +147,7 @@ def test_data_that_is_missing_is_said_with_the_command_that_makes_it(small, brow
     page.close()
 
 
-def test_what_a_model_writes_is_text(opened, tmp_path):  # noqa: F811
+def test_what_a_model_writes_is_text(opened, tmp_path):
     run = make_run(tmp_path / "run", {"a": 0.5, "b": 0.5}, ["x__x-1"])
     kept = read_run(run.root)
     fill(run, list(kept.trials), turns=1, characters=100)
@@ -160,7 +160,7 @@ def test_what_a_model_writes_is_text(opened, tmp_path):  # noqa: F811
     assert page.title() == "run: trajectories"
 
 
-def test_500_instances_are_there_at_once_and_stay_fluid(large, opened):  # noqa: F811
+def test_500_instances_are_there_at_once_and_stay_fluid(large, opened):
     page = opened(large)
     arrived(page, listed(page)[0])
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0")
@@ -193,7 +193,7 @@ def served(small) -> Iterator[str]:
         server.shutdown()
 
 
-def test_the_server_shows_the_same_page(served, browser):  # noqa: F811
+def test_the_server_shows_the_same_page(served, browser):
     page = browser.new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))

@@ -198,7 +198,7 @@ def _config_problem(file: Path, field: str, item: Any) -> Problem:
 
 def _read_weights(file: Path, found: list[Problem]) -> dict[str, Tensor] | None:
     try:
-        weights = read_header(file)
+        weights = read_header(file).tensors
     except Damaged as error:
         found.append(Problem("damaged", f"{file} is cut off or damaged ({error}); copy it again"))
         return None

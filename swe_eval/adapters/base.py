@@ -18,6 +18,7 @@ from swe_eval.adapters.tensors import Damaged, Tensor, read_header
 from swe_eval.errors import UserError
 from swe_eval.settings import ModelSettings
 
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 EXPERT = re.compile(r"(?P<container>.+\.experts)\.\d+\.(?P<leaf>\w+)")
 MLP = {"gate_proj", "up_proj", "down_proj"}
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
@@ -61,7 +62,7 @@ def read_base(model: ModelSettings) -> Base:
     if folder is None:
         return Base(unknown=f"{model.base_model} is not on this machine yet")
     config = _json(folder / "config.json")
-    files = _weight_files(folder)
+    files = weight_files(folder)
     if not files:
         return Base(unknown=f"{folder} holds no safetensors")
     if missing := [file.name for file in files if not file.is_file()]:
@@ -90,12 +91,12 @@ def model_folder(model: ModelSettings) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return [folder / name for name in sorted(set(_json(index)["weight_map"].values()))]
-    single = folder / "model.safetensors"
-    return [single] if single.is_file() else []
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers would load, whether they are there or not; empty if there are no safetensors."""
+    if (folder / SINGLE).is_file():  # transformers, too, prefers it
+        return [folder / SINGLE]
+    index = folder / INDEX
+    return [folder / name for name in sorted(set(_json(index)["weight_map"].values()))] if index.is_file() else []
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _header(file: Path) -> dict[str, Tensor]:
     try:
-        return read_header(file)
+        return read_header(file).tensors
     except Damaged as error:
         raise UserError(f"model.base_model: {file} is damaged ({error}); copy it again") from None
 

@@ -24,12 +24,14 @@ _REFUSED = {
     "layer_replication": ("the trained model repeats layers of the base", MERGED),
     "alora_invocation_tokens": ("it acts only after certain tokens (aLoRA)", "no server here can do that"),
 }
-_WITHOUT_EFFECT = {
+WITHOUT_EFFECT = {
     *("peft_version", "revision", "task_type", "auto_mapping", "inference_mode", "parent_library", "runtime_config"),
     *("megatron_core", "megatron_config", "qalora_group_size", "fan_in_fan_out"),
     *("eva_config", "corda_config", "loftq_config", "lora_ga_config"),  # read only when training begins
 }
-_PLAIN_INITS = {"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"}  # leave the base's weights alone
+"""Options that say nothing of what the weights mean."""
+PLAIN_INITS = {"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"}
+"""``init_lora_weights``, in lower case; the others (``pissa``, ``olora``, ...) change the base's weights."""
 
 _EXPERTS = re.compile(r"(?<!shared_)experts")
 
@@ -67,14 +69,14 @@ def some(names: Iterable[str]) -> str:
 def _option_problems(adapter: Adapter) -> Iterator[Problem]:
     config, file = adapter.config, adapter.folder / CONFIG
     for name, value in (config.model_extra or {}).items():
-        if not value or name in _WITHOUT_EFFECT or (name, value) == ("bias", "none"):
+        if not value or name in WITHOUT_EFFECT or (name, value) == ("bias", "none"):
             continue
         if name in _REFUSED:
             meaning, remedy = _REFUSED[name]
             yield Problem(name, f"{file}: {name}={value!r}: {meaning}; {remedy}")
         else:
             yield Problem("unknown option", f"{file}: {name}={value!r}: what that does is not known here; {MERGED}")
-    if str(config.init_lora_weights).lower() not in _PLAIN_INITS:
+    if str(config.init_lora_weights).lower() not in PLAIN_INITS:
         yield Problem(
             "init_lora_weights",
             f"{file}: init_lora_weights={config.init_lora_weights!r} changes the base's weights when it is loaded; "

@@ -122,6 +122,6 @@ def _beside(examined: Examined, others: Iterable[Examined]) -> Examined:
     for other in others:
         if other.verdicts["transformers"].kind == "ok" and other.parameters not in (frozenset(), examined.parameters):
             reason = f"PEFT holds one set of target_parameters per model, and {other.name} has another"
-            merged = {"transformers": Verdict("must be merged", (reason,))}
+            merged = {"transformers": Verdict(MUST_MERGE, (reason,))}
             return replace(examined, verdicts={**examined.verdicts, **merged})
     return examined

@@ -42,9 +42,23 @@ class Tensor:
     def is_float(self) -> bool:
         return self.dtype in _FLOATS
 
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.start
 
-def read_header(file: Path) -> dict[str, Tensor]:
-    """Every tensor of a file by name, without its values.
+
+@dataclass(frozen=True)
+class TensorFile:
+    """What a file's header says of it."""
+
+    path: Path
+    metadata: dict[str, str]
+    tensors: dict[str, Tensor]
+    """By name, in the order of their bytes."""
+
+
+def read_header(file: Path) -> TensorFile:
+    """What a file holds, without the values.
 
     Raises:
         Damaged: it is no safetensors file, or shorter than its header says.
@@ -57,8 +71,9 @@ def read_header(file: Path) -> dict[str, Tensor]:
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(length))
-    header.pop("__metadata__", None)
-    return {name: _tensor(file, 8 + length, name, entry) for name, entry in header.items()}
+    metadata = header.pop("__metadata__", {})
+    tensors = [_tensor(file, 8 + length, name, entry) for name, entry in header.items()]
+    return TensorFile(file, metadata, {each.name: each for each in sorted(tensors, key=lambda each: each.start)})
 
 
 def _tensor(file: Path, data: int, name: str, entry: dict[str, list[int]]) -> Tensor:

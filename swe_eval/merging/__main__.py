@@ -14,6 +14,8 @@ from swe_eval.merging import cache
 from swe_eval.merging.checkpoint import find_checkpoint, open_checkpoint
 from swe_eval.merging.making import merge
 
+DESCRIPTION = "Make one checkpoint of a base model and a LoRA adapter, on disk and without a GPU."
+
 
 def main() -> None:
     """Console entry point; exit code 2 and one line if something cannot be merged."""
@@ -28,17 +30,17 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    main_parser = argparse.ArgumentParser(prog="python -m swe_eval.merging")
+    main_parser = argparse.ArgumentParser(prog="python -m swe_eval.merging", description=DESCRIPTION)
     commands = main_parser.add_subparsers(required=True, metavar="merge|list|clean")
     merging = commands.add_parser("merge", help="make one checkpoint of a base model and a LoRA adapter")
     merging.add_argument("--base", required=True, help="directory or hub id of the base model")
     merging.add_argument("--revision", help="hub revision of the base model")
     merging.add_argument("--adapter", required=True, type=Path, help="directory of the adapter")
-    merging.add_argument("--out", type=Path, help="directory to make; default: one in the cache")
+    merging.add_argument("--out", type=Path, help="directory to make (default: one in the cache)")
     merging.set_defaults(run=_merge)
     commands.add_parser("list", help="show what is in the cache").set_defaults(run=_list)
     cleaning = commands.add_parser("clean", help="remove merged checkpoints from the cache")
-    cleaning.add_argument("--days", type=float, default=0.0, help="only those that were not used for so many days")
+    cleaning.add_argument("--days", type=float, default=0.0, help="only those unused for so many days (default: 0)")
     cleaning.set_defaults(run=_clean)
     return main_parser
 

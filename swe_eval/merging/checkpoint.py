@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from swe_eval.adapters.base import INDEX, SINGLE, weight_files
+from swe_eval.adapters.tensors import Tensor, TensorFile
 from swe_eval.errors import UserError
-from swe_eval.merging.tensors import Tensor, TensorFile, read_header
+from swe_eval.merging.tensors import open_file
 
-CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
 
 WEIGHTS = frozenset([".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".ckpt"])
 """Kinds of files that may hold the weights once more, unmerged: they are left behind."""
@@ -35,7 +36,7 @@ class Checkpoint:
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """By the checkpoint's own names."""
-        return {tensor.name: tensor for shard in self.shards for tensor in shard.tensors}
+        return {name: tensor for shard in self.shards for name, tensor in shard.tensors.items()}
 
     @property
     def others(self) -> list[Path]:
@@ -53,7 +54,7 @@ class Checkpoint:
         for file in self.others:
             digest.update(f"{file}\0".encode() + hashlib.sha256((self.directory / file).read_bytes()).digest())
         for shard in self.shards:
-            header = [(t.name, t.dtype, t.shape, t.start) for t in shard.tensors]
+            header = [(t.name, t.dtype, t.shape, t.start) for t in shard.tensors.values()]
             digest.update(repr((shard.path.name, header, _stamp(shard.path))).encode())
         return digest.hexdigest()
 
@@ -66,7 +67,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """
     if not (directory / CONFIG).is_file():
         raise UserError(f"{directory}: no {CONFIG}; write the directory or the hub id of the base model")
-    return Checkpoint(directory, tuple(read_header(directory / file) for file in _weight_files(directory)))
+    if not (files := weight_files(directory)):
+        raise UserError(f"{directory}: neither {SINGLE} nor {INDEX}; save the model as safetensors")
+    return Checkpoint(directory, tuple(map(open_file, files)))
 
 
 def find_checkpoint(base: str, revision: str | None) -> Path:
@@ -88,15 +91,6 @@ def find_checkpoint(base: str, revision: str | None) -> Path:
 
 def _is_weight(file: Path) -> bool:
     return file.suffix in WEIGHTS or file.name.endswith(".index.json")
-
-
-def _weight_files(directory: Path) -> Iterator[str]:
-    if (directory / SINGLE).is_file():  # transformers, too, prefers it
-        yield SINGLE
-    elif (directory / INDEX).is_file():
-        yield from sorted(set(json.loads((directory / INDEX).read_text())["weight_map"].values()))
-    else:
-        raise UserError(f"{directory}: neither {SINGLE} nor {INDEX}; save the model as safetensors")
 
 
 def _stamp(path: Path) -> str:

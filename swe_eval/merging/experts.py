@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from swe_eval.merging.tensors import Array, Tensor
+from swe_eval.adapters.tensors import Tensor
+from swe_eval.merging.tensors import Array
 
 
 class Factors(NamedTuple):

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from swe_eval import adapters
+from swe_eval.adapters.adapter import LoraConfig
+from swe_eval.adapters.checks import PLAIN_INITS, WITHOUT_EFFECT
+from swe_eval.adapters.tensors import Tensor
 from swe_eval.errors import UserError
 from swe_eval.merging.checkpoint import Checkpoint
 from swe_eval.merging.experts import Factors, find_experts
-from swe_eval.merging.tensors import STORED_AS, Array, Tensor, read_header
+from swe_eval.merging.tensors import STORED_AS, Array, floats, open_file
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -26,21 +30,8 @@ LORA_KEY = re.compile(
 )
 SAVED_KEY = re.compile(r"base_model\.model\.(?P<module>.+?)(\.base_layer)?\.(?P<leaf>[^.]+)")
 
-UNDERSTOOD = frozenset({
-    "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "target_parameters",
-    "peft_version", "bias", "init_lora_weights",
-})  # fmt: skip
-WITHOUT_EFFECT = frozenset({
-    # where it came from and how it was trained; which modules have tensors, the tensors' names say
-    "task_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "lora_dropout", "eva_config",
-    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
-    # parameters of what is switched off, and still there
-    "megatron_core", "megatron_config", "qalora_group_size", "runtime_config",
-    # read when training begins; what they would do to the base, init_lora_weights says
-    "loftq_config", "corda_config", "lora_ga_config",
-})  # fmt: skip
-BASE_UNCHANGED = (True, False, None, "gaussian", "eva", "orthogonal")
-"""``init_lora_weights``; the others (``pissa``, ``olora``, ...) train against another base than the checkpoint."""
+UNDERSTOOD = WITHOUT_EFFECT - {"fan_in_fan_out"} | {"use_dora", "modules_to_save", "bias"}
+"""Options beside those of ``LoraConfig``."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ class _CannotMerge(Exception):
 class _Planner:
     def __init__(self, checkpoint: Checkpoint, adapter: Path) -> None:
         self._config = _read_config(adapter)
-        self._tensors = read_header(adapter / adapters.WEIGHTS).tensors
+        self._tensors = open_file(adapter / adapters.WEIGHTS).tensors
         self._there = dict(checkpoint.tensors)
         self._has_head = HEAD in self._there
         text = checkpoint.config.get("text_config", checkpoint.config)
@@ -112,14 +103,14 @@ class _Planner:
 
     def _require_plain_lora(self) -> None:
         config = self._config
-        for key, value in config.items():
-            if value and key not in UNDERSTOOD | WITHOUT_EFFECT:
-                raise _CannotMerge(f"{key}={value} is not understood")
         if config.get("peft_type") != "LORA":
             raise _CannotMerge(f"peft_type={config.get('peft_type')} is not LORA")
+        for key, value in (self._lora.model_extra or {}).items():
+            if value and key not in UNDERSTOOD:
+                raise _CannotMerge(f"{key}={value} is not understood")
         if config.get("bias", "none") != "none":
             raise _CannotMerge(f"bias={config['bias']}: PEFT does not save every trained bias")
-        if (how := config.get("init_lora_weights")) not in BASE_UNCHANGED:
+        if str(how := config.get("init_lora_weights")).lower() not in PLAIN_INITS:
             advice = "save it with path_initial_model_for_weight_conversion"
             raise _CannotMerge(f"init_lora_weights={how} trains against another base; {advice}")
 
@@ -127,7 +118,7 @@ class _Planner:
         """The parts of each product by module and nesting, and by name the tensors that were saved whole."""
         products: dict[tuple[str, str], dict[str, Tensor]] = defaultdict(dict)
         saved = {}
-        for tensor in self._tensors:
+        for tensor in self._tensors.values():
             if tensor.dtype not in STORED_AS:
                 raise _CannotMerge(f"{tensor.name} is {tensor.dtype}")
             if key := LORA_KEY.fullmatch(tensor.name):
@@ -220,17 +211,19 @@ class _Planner:
         if version is None or (int(version[1]), int(version[2])) < (0, 19):
             raise _CannotMerge(f"{module}: before PEFT 0.19 fused experts were laid out otherwise; save it again")
 
+    @cached_property
+    def _lora(self) -> LoraConfig:
+        try:
+            return LoraConfig.model_validate({"r": 8, "lora_alpha": 8, **self._config})  # PEFT's defaults
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise _CannotMerge(f"{adapters.CONFIG}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
     def _scale(self, key: str, *ranks: float) -> float:
-        rank = self._of_pattern("rank_pattern", key, self._config.get("r", 8))  # 8 is PEFT's default, of both
+        rank = self._lora.rank(key)
         if any(rank != other for other in ranks):
             raise _CannotMerge(f"{key} has rank {ranks[0]:g}, and {rank} in {adapters.CONFIG}")
-        alpha = self._of_pattern("alpha_pattern", key, self._config.get("lora_alpha", 8))
-        return float(alpha) / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
-
-    def _of_pattern(self, pattern: str, key: str, default: float) -> float:
-        """As PEFT's ``get_pattern_key`` finds it: the first that matches whole parts at the end."""
-        tails: dict[str, float] = self._config.get(pattern) or {}
-        return next((value for tail, value in tails.items() if re.match(rf"(.*\.)?({tail})$", key)), default)
+        return self._lora.scale(key)
 
     def _is_parameter(self, name: str) -> bool:
         """Whether PEFT was told to adapt the parameter, not its module: patterns then go by the parameter's name."""
@@ -246,7 +239,7 @@ class _Planner:
 
 
 def _matrix(tensor: Tensor) -> Array:
-    return tensor.floats().reshape(tensor.shape)
+    return floats(tensor).reshape(tensor.shape)
 
 
 def _read_config(adapter: Path) -> dict[str, Any]:

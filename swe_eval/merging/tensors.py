@@ -1,15 +1,15 @@
-"""safetensors files without a framework: headers, and any slice of a tensor as float32 and back, rounded once."""
+"""The values of safetensors files without a framework: any slice as float32 and back, rounded once."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from swe_eval.adapters.tensors import Damaged, Tensor, TensorFile, read_header
 from swe_eval.errors import UserError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -20,62 +20,28 @@ STORED_AS: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("
 LARGEST = {"F32": 3.4028234663852886e38, "F16": 65504.0, "BF16": 3.3895313892515355e38}
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """Where a tensor lies, and what it is."""
-
-    file: Path
-    name: str
-    dtype: str
-    """As safetensors writes it: ``BF16``, ``F32``, ..."""
-    shape: tuple[int, ...]
-    start: int
-    """Offset of its first byte in the file."""
-    nbytes: int
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return math.prod(self.shape)
-
-    def raw(self, first: int, count: int) -> Array:
-        """``count`` bytes from byte ``first`` on."""
-        return np.fromfile(self.file, np.uint8, count, offset=self.start + first)
-
-    def floats(self, first: int = 0, count: int | None = None) -> Array:
-        """``count`` values (None is all) from value ``first`` on, flat, as float32."""
-        stored = STORED_AS[self.dtype]
-        wanted = self.size if count is None else count
-        return widen(np.fromfile(self.file, stored, wanted, offset=self.start + first * stored.itemsize), self.dtype)
-
-
-@dataclass(frozen=True)
-class TensorFile:
-    """A safetensors file's header."""
-
-    path: Path
-    metadata: dict[str, str]
-    tensors: tuple[Tensor, ...]
-    """In the order of their bytes."""
-
-
-def read_header(path: Path) -> TensorFile:
+def open_file(path: Path) -> TensorFile:
     """Read what a file holds, not the values.
 
     Raises:
         UserError: it is no safetensors file, or not all of it is there.
     """
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header: dict[str, Any] = json.loads(file.read(length) if length < path.stat().st_size else b"cut short")
-        tensors = [_tensor(path, name, 8 + length, entry) for name, entry in header.items() if name != "__metadata__"]
-        is_whole = max((t.start + t.nbytes for t in tensors), default=8 + length) == path.stat().st_size
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: no safetensors file: {error or type(error).__name__}") from None
-    if not is_whole:
-        raise UserError(f"{path}: cut short, or damaged: its length is not what its header says; get it again")
-    return TensorFile(path, header.get("__metadata__", {}), tuple(sorted(tensors, key=lambda tensor: tensor.start)))
+        return read_header(path)
+    except Damaged as error:
+        raise UserError(f"{path}: cut short, or damaged ({error}); get it again") from None
+
+
+def raw(tensor: Tensor, first: int, count: int) -> Array:
+    """``count`` bytes of a tensor from byte ``first`` on."""
+    return np.fromfile(tensor.file, np.uint8, count, offset=tensor.start + first)
+
+
+def floats(tensor: Tensor, first: int = 0, count: int | None = None) -> Array:
+    """``count`` values (None is all) from value ``first`` on, flat, as float32."""
+    stored = STORED_AS[tensor.dtype]
+    wanted = math.prod(tensor.shape) if count is None else count
+    return widen(np.fromfile(tensor.file, stored, wanted, offset=tensor.start + first * stored.itemsize), tensor.dtype)
 
 
 def header_bytes(tensors: list[Tensor], metadata: dict[str, str]) -> bytes:
@@ -109,8 +75,3 @@ def narrow(values: Array, dtype: str) -> Array:
         bits = np.ascontiguousarray(values).view(np.uint32)
         return ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)
     return values.astype(STORED_AS[dtype])
-
-
-def _tensor(path: Path, name: str, data: int, entry: dict[str, Any]) -> Tensor:
-    start, end = entry["data_offsets"]
-    return Tensor(path, name, entry["dtype"], tuple(entry["shape"]), data + start, end - start)

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from swe_eval.adapters.base import INDEX, SINGLE
+from swe_eval.adapters.tensors import Tensor, TensorFile
 from swe_eval.errors import UserError
-from swe_eval.merging.checkpoint import CONFIG, INDEX, SINGLE, Checkpoint
+from swe_eval.merging.checkpoint import CONFIG, Checkpoint
 from swe_eval.merging.plan import Change, Plan
-from swe_eval.merging.tensors import Array, Tensor, TensorFile, header_bytes, narrow
+from swe_eval.merging.tensors import Array, floats, header_bytes, narrow, raw
 from swe_eval.run_dir import write_json
 
 BLOCK = 1 << 20
@@ -60,7 +62,7 @@ def _changes_in(shard: TensorFile, plan: Plan) -> bool:
 
 def _contents(shard: TensorFile, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
     """Every tensor of the new file, and the one of the base, of the same shape and type, that it is made of."""
-    for tensor in shard.tensors:
+    for tensor in shard.tensors.values():
         yield tensor, tensor
         for name in (name for name, source in plan.added.items() if source == tensor.name):
             yield replace(tensor, name=name), tensor
@@ -87,7 +89,7 @@ def _write_shard(shard: TensorFile, plan: Plan, target: Path, advance: Advance) 
 
 def _blocks(tensor: Tensor) -> Iterator[Array]:
     for first in range(0, tensor.nbytes, BLOCK):
-        yield tensor.raw(first, min(BLOCK, tensor.nbytes - first))
+        yield raw(tensor, first, min(BLOCK, tensor.nbytes - first))
 
 
 def _merged(tensor: Tensor, change: Change) -> Iterator[Array]:
@@ -98,11 +100,11 @@ def _merged(tensor: Tensor, change: Change) -> Iterator[Array]:
         factors = change.factors(index) if change.factors else None
         for first in range(0, rows, step):
             count = min(step, rows - first)
-            block = source.floats((index * rows + first) * columns, count * columns).reshape(count, columns)
+            block = floats(source, (index * rows + first) * columns, count * columns).reshape(count, columns)
             if factors:
                 block += factors.left[first : first + count] @ factors.right
             if change.magnitude:
-                block *= (change.magnitude.floats(first, count) / np.linalg.norm(block, axis=1))[:, None]
+                block *= (floats(change.magnitude, first, count) / np.linalg.norm(block, axis=1))[:, None]
             yield _narrowed(block, tensor)
 
 

@@ -1,11 +1,12 @@
-"""What a run found. In the order in which each part is made of those above it:
+"""What a run found. Each part is made of the ones above it:
 
-- ``results.py``: a run's files as verdicts, and the official formats; ``turns.py``, ``integrity/`` read trajectories,
-  ``trials.py`` keeps the verdicts so that a sweep is read in seconds.
-- ``runs.py``: which runs a report is about, and which of their arms are one arm.
-- ``rows.py``: an adapter's rates; ``comparison.py``: adapter against adapter. The statistics are ``statistics/``'s.
-- ``tables.py`` says it on the terminal, ``words.py`` in sentences, ``page/`` in a browser, ``curve.py`` in a figure;
-  ``clean.py``, ``load.py`` and ``throughput.py`` add the flags, the server's load and its speed.
-- ``report.py``: all of that at the end of a run. ``__main__.py``: again from the files, and what else becomes of a run
-  (``outputs.py``): ``trajectories/`` side by side, ``export/`` for other tools.
+- ``results.py`` reads a run's files as verdicts and writes the official formats. ``turns.py`` and ``integrity/`` read
+  trajectories; ``trials.py`` keeps the verdicts in a table, so that a sweep is read in seconds.
+- ``runs.py``: which runs a report is about, and which of their arms are the same arm.
+- ``rows.py``: the rates of an adapter. ``comparison.py``: adapter against adapter. Both compute with ``statistics/``.
+- ``numbers.py``: how numbers are written. ``answer.py`` says what was found in sentences, ``tables.py`` on a terminal,
+  ``page/`` in a browser, ``curve.py`` in a figure. ``clean.py`` adds the score without what was flagged, ``load.py``
+  and ``throughput.py`` how the server was used.
+- ``report.py``: all of that at the end of a run. ``__main__.py``: the same again from the files; ``outputs.py`` has
+  what else can be made of them: ``trajectories/`` side by side, ``export/`` for other tools.
 """

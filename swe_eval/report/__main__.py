@@ -17,6 +17,8 @@ from swe_eval.report.report import conclude, show, write_report
 from swe_eval.report.results import Seen
 from swe_eval.report.runs import Kept, Subject, subject_of
 
+DESCRIPTION = """Make the report of a run again, compare the arms of several runs, or show a sweep as one curve. Runs
+may still be at work."""
 DAY = 86_400.0
 """Seconds."""
 OWN = "the run's own command"
@@ -30,13 +32,15 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m swe_eval.report", description=__doc__)
+    made = argparse.ArgumentParser(prog="python -m swe_eval.report", description=DESCRIPTION)
     made.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="outputs/<name>, or a sweep: multirun_outputs/<name>"
     )
-    made.add_argument("--reference", metavar="ARM", help="compare with this arm (else the first; in a sweep, base)")
-    made.add_argument("--out", type=Path, metavar="DIR", help="write the report there, not beside what it is about")
-    made.add_argument("--follow", type=float, metavar="SECONDS", help="make it again, so often, until nothing is owed")
+    made.add_argument("--reference", metavar="ARM", help="compare with this arm (default: the first; in a sweep, base)")
+    made.add_argument("--out", type=Path, metavar="DIR", help="where to write the report (default: beside the runs)")
+    made.add_argument(
+        "--follow", type=float, metavar="SECONDS", help="repeat every so many seconds, until nothing is owed"
+    )
     outputs.add_arguments(made)
     return made
 

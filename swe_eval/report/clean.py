@@ -1,4 +1,4 @@
-"""The clean score: the official one without what a flag can explain. It stands beside the official, never instead."""
+"""The clean score: without what a flag can explain. It stands beside the official score, never in its place."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from swe_eval.report.integrity import MEANING, Flag, contamination
+from swe_eval.report.integrity import MEANING, contamination
+from swe_eval.report.numbers import rate
 from swe_eval.report.results import Arm, Verdict
 from swe_eval.report.rows import Row
-from swe_eval.report.words import interval, percent
 
 SHOWN = 3
-"""Instances that a line names; ``run.json`` has all."""
+"""Instances that a line names, at most; ``run.json`` has all of them."""
 
 
 def is_clean(verdict: Verdict) -> bool:
-    """Whether no flag of it can have shown the fix or decided the verdict."""
+    """Whether no flag on it can have shown the fix, or decided the verdict."""
     return not any(flag["is_disqualifying"] for flag in verdict.flags)
 
 
 def cleaned(row: Row) -> Row:
-    """The row with what is resolved and not clean counted as unresolved."""
+    """The row with resolved trials that are not clean counted as unresolved."""
     return Row(row.name, [replace(arm, verdicts=_cleaned(arm)) for arm in row.arms])
 
 
 def flag_lines(arm: Arm) -> Iterator[str]:
-    """A line for each kind of what its patches touch, and for each kind of flag that its trajectories have."""
+    """A line for each kind of suspicious path in its patches, and for each kind of flag on its trajectories."""
     for kind in sorted({kind for verdict in arm.verdicts.values() for kind in verdict.suspicious}):
         ids = [key for key, verdict in arm.verdicts.items() if kind in verdict.suspicious]
         yield _line(arm, ids, f"patch{'es touch' if len(ids) > 1 else ' touches'} {kind}")
     for kind, meaning in MEANING.items():
-        ids = [key for key, verdict in arm.verdicts.items() if any(_is(flag, kind) for flag in verdict.flags)]
+        ids = [key for key, verdict in arm.verdicts.items() if kind in _of_trajectory(verdict)]
         if ids:
             yield _line(arm, ids, f"trial{'s' * (len(ids) > 1)} {meaning}")
 
@@ -40,15 +40,15 @@ def clean_lines(row: Row) -> Iterator[str]:
     """The clean score, where it differs from the official one."""
     clean = cleaned(row)
     if left := row.count("resolved") - clean.count("resolved"):
-        score = f"{percent(clean.rate)} {interval(clean.rate.interval)}"
-        yield f"{row.name}: clean {score}, without {left} resolved that a flag can explain"
+        yield f"{row.name}: clean {rate(clean.rate)}, without {left} resolved that a flag can explain"
 
 
 def integrity(rows: Iterable[Row], record: Mapping[str, Any]) -> dict[str, Any]:
-    """For ``run.json``: the official and the clean score of every adapter, every flag, and what is known beside.
+    """For ``run.json``: both scores of every adapter, every flag, and what is known about contamination.
 
     Args:
-        record: what is in ``run.json`` so far.
+        rows: the adapters.
+        record: the content of ``run.json`` so far.
     """
     return {
         "contamination": contamination(record),
@@ -76,9 +76,9 @@ def _line(arm: Arm, ids: Sequence[str], what: str) -> str:
     return f"{arm.name}: {len(ids)} {what} ({resolved} resolved): {shown}"
 
 
-def _is(flag: Flag, kind: str) -> bool:
-    """Of a trajectory; what a patch touches the tables name by its files."""
-    return flag["kind"] == kind and flag["turn"] is not None
+def _of_trajectory(verdict: Verdict) -> set[str]:
+    """Kinds of flags that have a turn; those of the patch have lines of their own, by the paths it touches."""
+    return {flag["kind"] for flag in verdict.flags if flag["turn"] is not None}
 
 
 def _flagged(arm: Arm) -> dict[str, list[Any]]:

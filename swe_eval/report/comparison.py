@@ -1,4 +1,4 @@
-"""Adapter against adapter: what differs, how sure that is, and what it hangs on."""
+"""Adapter against adapter: how large the difference is, how sure that is, and how far it depends on one repository."""
 
 from __future__ import annotations
 
@@ -13,39 +13,44 @@ from swe_eval.report.rows import UNEVEN, Rate, Row, rows_of
 from swe_eval.statistics import ALPHA, Paired, Repeated, benjamini_hochberg, holm, leave_one_out, select
 
 Pairs = Mapping[str, Sequence[tuple[bool, bool]]]
-"""By instance: whether A and B resolved it, in each sample for which both have a verdict; one sample at least."""
+"""By instance: whether A and whether B resolved it, for each sample that both have a verdict for; at least one."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Adapter B against adapter A on what both have a verdict for."""
+    """Adapter B against adapter A, on the trials that both have a verdict for."""
 
     a: str
     b: str
     paired: Paired | Repeated
     differences: Mapping[str, float]
-    """By instance: the resolved rate of B less that of A."""
+    """By instance: the resolved rate of B minus that of A."""
     p_holm: float
-    """The p-value, adjusted for all comparisons of the run; ``p_bh`` for the rate of false discoveries among them."""
+    """The p-value adjusted for all comparisons of the report (Holm); ``p_bh`` by Benjamini-Hochberg."""
     p_bh: float
     uneven: float
-    """How far the infra rates of the two are apart."""
+    """By how much the infra rates of the two differ."""
     intention_to_treat: Paired | Repeated | None
-    """With what is owed counted as unresolved; None where nothing is."""
+    """The comparison with what is owed counted as unresolved; None if nothing is owed."""
 
     @property
     def is_refused(self) -> bool:
-        """Whether too much of one adapter alone is missing for a headline."""
+        """Whether too much of one adapter alone is missing for a verdict."""
         return self.uneven > UNEVEN
+
+    @property
+    def has_verdict(self) -> bool:
+        """Whether its difference may be told."""
+        return bool(self.paired.n) and not self.is_refused
 
     @cached_property
     def without(self) -> dict[str, float]:
-        """By repository: the difference on all the others; empty if there are no others."""
+        """By repository: the difference on all other repositories; empty if there is only one."""
         return leave_one_out(self.differences, repository_of)
 
     @property
     def turned_by(self) -> list[str]:
-        """The repositories without any one of which the other adapter is ahead."""
+        """The repositories that decide which adapter is ahead: without any one of them, it is the other."""
         return [repository for repository, left in self.without.items() if left * self.paired.difference < 0]
 
     def as_json(self) -> dict[str, Any]:
@@ -71,17 +76,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Best:
-    """The best of several adapters: chosen on one half of the instances, measured on the other."""
+    """The best of several adapters, chosen on one half of the instances and measured on the other."""
 
     name: str
     of: int
-    """Adapters, the first among them."""
+    """How many adapters it was chosen from."""
     chosen: Rate
-    """Where it was chosen: flattered by the choice."""
+    """Its rate on the half that it was chosen on: flattered by the choice."""
     confirmed: Rate
+    """Its rate on the other half."""
     against: str
+    """The first adapter."""
     paired: Paired | Repeated | None
-    """It and the first adapter, where it was not chosen; None if it is the first."""
+    """It against the first adapter, on the other half; None if it is the first."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -96,7 +103,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a report says: ``comparison.json``, and the tables."""
+    """Everything that a report says, in ``comparison.json``, tables and pages."""
 
     rows: Sequence[Row]
     comparisons: Sequence[Comparison]
@@ -118,7 +125,7 @@ def find(arms: Iterable[Arm], pairs: Iterable[tuple[str, str]]) -> Findings:
 
 
 def compare(rows: Sequence[Row], pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
-    """As ``find``."""
+    """Compare the named pairs, with p-values adjusted for all of them."""
     by_name = {row.name: row for row in rows}
     chosen = [(by_name[a], by_name[b]) for a, b in pairs]
     paired = [_between(a, b) for a, b in chosen]
@@ -128,7 +135,7 @@ def compare(rows: Sequence[Row], pairs: Iterable[tuple[str, str]]) -> list[Compa
 
 
 def best(rows: Sequence[Row]) -> Best | None:
-    """The best of three adapters or more: of those that can be compared with the first, and it; None of fewer."""
+    """The best of the first adapter and those that may be compared with it; None if these are fewer than three."""
     even = [row for row in rows if abs(row.infra_rate - rows[0].infra_rate) <= UNEVEN]
     if len(even) < 3 or not (halves := select({row.name: row.rates for row in even})):
         return None
@@ -141,7 +148,7 @@ def best(rows: Sequence[Row]) -> Best | None:
 
 
 def is_shown(found: Paired | Repeated) -> bool:
-    """Whether the run has shown the difference that it saw, or saw none, or could have shown one as large."""
+    """Whether the difference that was seen is significant, or zero, or one that a run of this size would detect."""
     seen = abs(found.difference)
     return not seen or found.p_value <= ALPHA or (found.detectable is not None and found.detectable <= seen)
 
@@ -151,7 +158,7 @@ def _compare(a: Row, b: Row, paired: Paired | Repeated, p_holm: float, p_bh: flo
         a.name,
         b.name,
         paired,
-        {key: fmean(won - lost for lost, won in tries) for key, tries in _pairs(a, b).items()},
+        {key: fmean(by_b - by_a for by_a, by_b in tries) for key, tries in _pairs(a, b).items()},
         p_holm,
         p_bh,
         uneven=abs(a.infra_rate - b.infra_rate),
@@ -186,5 +193,5 @@ def _as_json(found: Paired | Repeated) -> dict[str, Any]:
 
 
 def repository_of(instance_id: str) -> str:
-    """SWE-bench's names end with the number of the pull request: ``django__django-11099``."""
+    """``django__django`` for ``django__django-11099``: SWE-bench's names end with the number of the pull request."""
     return instance_id.rpartition("-")[0] or instance_id

@@ -1,4 +1,4 @@
-"""What the server went through in a run, from ``logs/load.jsonl`` (see ``admission.py``)."""
+"""The load of the model server during a run, from ``logs/load.jsonl``; see ``scheduling/admission.py``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from statistics import fmean
 from typing import Any
 
 POINTS = 60
-"""Moments that the course of the agents has in ``run.json``, at most."""
+"""Of the number of agents over time, at most, in ``run.json``."""
 
 
 def summary(path: Path) -> dict[str, Any]:
-    """Mean and peak of every gauge, the counts' sums, the course of the agents; empty if there are no lines."""
+    """Mean and peak of every gauge, sums of the counters, the number of agents over time; empty without a log."""
     lines = read_load(path)
     if not lines:
         return {}
@@ -27,7 +27,7 @@ def summary(path: Path) -> dict[str, Any]:
 
 
 def load_line(load: Mapping[str, Any]) -> str:
-    """A summary for people."""
+    """A summary in words."""
     kv, hits = load["kv_use"], load["prefix_hit_rate"]
     preempted = f", {load['preemptions']} preempted" if load["preemptions"] else ""
     parts = [
@@ -45,7 +45,7 @@ def _gauge(values: Sequence[float | None]) -> dict[str, float] | None:
 
 
 def read_load(path: Path) -> list[dict[str, Any]]:
-    """The lines of the file; none if there is none, or it is damaged."""
+    """The lines of the file; none if it is missing or damaged."""
     try:
         return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     except (OSError, ValueError):

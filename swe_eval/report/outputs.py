@@ -19,11 +19,13 @@ FORMATS = ("csv", "parquet", "leaderboard")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options to the command line of ``swe_eval.report``."""
-    parser.add_argument("--serve", action="store_true", help="show trajectories side by side, to this machine alone")
-    parser.add_argument("--port", type=int, default=0, help="of --serve; a free one if left out")
-    parser.add_argument("--trajectories", action="store_true", help="write the same as files: RUN/trajectories.html")
-    parser.add_argument("--export", choices=FORMATS, help="write the run as others read it, in the directory --to")
-    parser.add_argument("--to", type=Path, metavar="DIR", help="where an export goes")
+    parser.add_argument(
+        "--serve", action="store_true", help="show trajectories side by side, in this machine's browser"
+    )
+    parser.add_argument("--port", type=int, default=0, help="port of --serve (default: a free one)")
+    parser.add_argument("--trajectories", action="store_true", help="the same as files: RUN/trajectories.html")
+    parser.add_argument("--export", choices=FORMATS, help="write the trials as a table, or a leaderboard submission")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="directory that the export is written to")
 
 
 def check(given: argparse.Namespace) -> None:

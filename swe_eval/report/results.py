@@ -1,4 +1,4 @@
-"""From the files of a run to its verdicts, and to the files that official tools read."""
+"""A run's files, read as verdicts; and written as the results that official tools read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from swe_eval.run_dir import RunDir, Trial, read_json, write_json
 
 SCORED = ("resolved", "unresolved", "empty_patch")
 DAMAGED = "damaged trajectory"
-"""Stands for how a rollout ended, its turns, tokens and flags, where they cannot be read any more."""
+"""The exit status of a rollout whose trajectory cannot be read; its turns, tokens and flags are then missing."""
 
 
 class Call(NamedTuple):
@@ -29,29 +29,29 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is known of one trial."""
+    """Everything that is known of one trial."""
 
     outcome: str
-    """``resolved``, ``unresolved``, ``empty_patch``, or ``infra``: no verdict yet, owed to the next run."""
+    """``resolved``, ``unresolved``, ``empty_patch``, or ``infra``: there is no verdict yet, the trial is owed."""
     error: str | None = None
-    """Where the official harness reports an error instead of a verdict (a patch that does not apply, ...)."""
+    """Set where the official harness reports an error, not a verdict: the patch does not apply, for example."""
     exit_status: str = ""
-    """How the rollout ended."""
+    """How the rollout ended, in mini-swe-agent's words."""
     suspicious: Mapping[str, list[str]] = field(default_factory=dict)
-    """Paths of the patch that can decide a verdict without a fix, by kind (see ``suspicious.py``)."""
+    """Paths in the patch that can decide the verdict without a fix, by kind; see ``suspicious.py``."""
     flags: Sequence[Flag] = ()
-    """Where it looked for its answer, or its patch decides the verdict (see ``integrity.py``)."""
+    """Signs that the agent looked for the answer, or that its patch decides the verdict; see ``integrity/``."""
     rescued: bool = False
-    """The patch was never submitted; the runner took it from the repository."""
+    """The agent never submitted its patch; the runner took it from the repository."""
     turns: int = 0
     prompt_tokens: int = 0
     cached_tokens: int | None = None
-    """Of the prompts, those that the server's prefix cache knew; None if it does not tell."""
+    """The prompt tokens that came from the server's prefix cache; None if the server does not say."""
     completion_tokens: int = 0
     seconds: float = 0.0
     """Of the rollout."""
     calls: Sequence[Call] = ()
-    """The model's answers of which the duration is known; none where the verdict is read from ``trials.jsonl``."""
+    """The model's answers whose duration is known; empty if the verdict was read from ``trials.jsonl``."""
 
     @property
     def is_scored(self) -> bool:
@@ -60,32 +60,35 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Arm:
-    """The verdicts of one sample of an adapter, by instance_id."""
+    """The verdicts on one sample of an adapter: ``rl``, or ``rl.s2`` for the second of several."""
 
     name: str
     adapter: str
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    """By instance_id."""
 
     def ids(self, *outcomes: str) -> list[str]:
+        """The instances with one of these outcomes."""
         return sorted(key for key, verdict in self.verdicts.items() if verdict.outcome in outcomes)
 
     @property
     def resolved(self) -> dict[str, bool]:
-        """The scored trials alone."""
+        """Whether each scored instance is resolved."""
         return {key: verdict.outcome == "resolved" for key, verdict in self.verdicts.items() if verdict.is_scored}
 
 
 Seen: TypeAlias = dict[Path, tuple[tuple[int, ...], Verdict]]
-"""By a trial's report: when the files that the verdict was read from were changed last, and the verdict."""
+"""What was read before, by the path of a trial's report: when its files had last changed, and its verdict."""
 
 
 def collect(run: RunDir, trials: Iterable[Trial], seen: Seen | None = None) -> list[Arm]:
     """Read the verdicts of these trials; the order of the arms is kept.
 
     Args:
-        run: where.
-        trials: of which.
-        seen: what was read before is not read again; what is read now is added. For who looks at a run at work.
+        run: whose files are read.
+        trials: whose verdicts are wanted.
+        seen: to read a run at work again and again: trials whose files have not changed are taken from it, the others
+            are added to it.
     """
     arms: dict[str, Arm] = {}
     for trial in trials:
@@ -103,7 +106,7 @@ def _remembered(run: RunDir, trial: Trial, seen: Seen) -> Verdict:
 
 
 def last_changed(run: RunDir, trial: Trial) -> tuple[int, ...]:
-    """When the files of a trial were; 0 of what is not there."""
+    """The modification times of a trial's files, in nanoseconds; 0 for a file that is missing."""
     return tuple(map(_changed, (run.trajectory(trial), run.prediction(trial), run.report(trial))))
 
 
@@ -115,14 +118,14 @@ def _changed(path: Path) -> int:
 
 
 def write_results(run: RunDir, trials: Sequence[Trial], arms: Sequence[Arm]) -> None:
-    """Write what official tools read: ``predictions/*.jsonl`` and ``results/``, of every sample apart."""
+    """Write what official tools read, arm by arm: ``predictions/*.jsonl`` and swebench's report in ``results/``."""
     for arm in arms:
         run.write_predictions_jsonl(arm.name, [trial for trial in trials if trial.arm == arm.name])
         write_json(run.results(arm.name), swebench_report(run, arm))
 
 
 def totals(arms: Iterable[Arm]) -> dict[str, dict[str, float | None]]:
-    """Model calls, tokens and seconds of the rollouts, per arm; None for what no server told."""
+    """By arm: model calls, tokens and seconds of the rollouts; None for what the server did not say."""
     return {arm.name: _totals(list(arm.verdicts.values())) for arm in arms}
 
 
@@ -140,28 +143,29 @@ def _totals(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
 
 
 def prefix_hit_rate(verdicts: Iterable[Verdict]) -> float | None:
-    """The part of all prompts that the server's prefix cache knew; None if it does not tell."""
+    """The part of all prompt tokens that came from the server's prefix cache; None if the server does not say."""
     told = [(verdict.cached_tokens, verdict.prompt_tokens) for verdict in verdicts if verdict.cached_tokens is not None]
     of = sum(tokens for _, tokens in told)
     return sum(cached for cached, _ in told) / of if of else None
 
 
 def rollout_seconds(arms: Sequence[Arm]) -> dict[str, float]:
-    """Mean of an instance's rollouts, by id: what tells later runs which to begin with."""
+    """By instance: the mean duration of its rollouts, from which later runs know which to begin with."""
     taken: dict[str, list[float]] = {}
     for arm in arms:
         for instance_id, verdict in arm.verdicts.items():
-            taken.setdefault(instance_id, []).extend([verdict.seconds] if verdict.seconds else [])
-    return {instance_id: fmean(each) for instance_id, each in taken.items() if each}
+            if verdict.seconds:
+                taken.setdefault(instance_id, []).append(verdict.seconds)
+    return {instance_id: fmean(each) for instance_id, each in taken.items()}
 
 
 def suspicions(arms: Iterable[Arm]) -> dict[str, dict[str, Mapping[str, list[str]]]]:
-    """By arm and instance; the official results have no place for them."""
+    """By arm and instance: the suspicious paths, for ``run.json``; official results have no place for them."""
     return {arm.name: {key: v.suspicious for key, v in arm.verdicts.items() if v.suspicious} for arm in arms}
 
 
 def flags_by_instance(arms: Iterable[Arm]) -> dict[str, list[str]]:
-    """The kinds of flags that the trials of an instance have, in any arm."""
+    """By instance: the kinds of flags on its trials, in any arm."""
     found: dict[str, set[str]] = {}
     for arm in arms:
         for key, verdict in arm.verdicts.items():
@@ -176,7 +180,7 @@ def swebench_report(run: RunDir, arm: Arm) -> dict[str, Any]:
 
     with_error = [key for key in arm.ids("unresolved") if arm.verdicts[key].error]
     unresolved = [key for key in arm.ids("unresolved") if key not in with_error]
-    classified = {key: found for key in [*unresolved, *with_error] if (found := _classify(run, arm.name, key))}
+    failures = {key: found for key in [*unresolved, *with_error] if (found := _failure(run, arm.name, key))}
     ids = {
         "completed": arm.ids("resolved") + unresolved,
         "incomplete": arm.ids("infra"),
@@ -184,13 +188,13 @@ def swebench_report(run: RunDir, arm: Arm) -> dict[str, Any]:
         "submitted": arm.ids(*SCORED),
         "resolved": arm.ids("resolved"),
         "unresolved": unresolved,
-        "infra_failure": [key for key, (_, tier) in classified.items() if tier == TIER_ENVIRONMENT],
-        "ambiguous_failure": [key for key, (_, tier) in classified.items() if tier != TIER_ENVIRONMENT],
+        "infra_failure": [key for key, failure in failures.items() if failure.tier == TIER_ENVIRONMENT],
+        "ambiguous_failure": [key for key, failure in failures.items() if failure.tier != TIER_ENVIRONMENT],
         "error": with_error,
     }
     counts = {f"{kind}_instances": len(found) for kind, found in ids.items() if kind != "incomplete"}
     lists = {f"{kind}_ids": sorted(found) for kind, found in ids.items()}
-    reasons = {key: classified[key][0] for key in sorted(classified)}
+    reasons = {key: failures[key].reason for key in sorted(failures)}
     return {"total_instances": len(arm.verdicts), **counts, **lists, "failure_reasons": reasons, "schema_version": 2}
 
 
@@ -233,8 +237,15 @@ def _call(extra: Mapping[str, Any]) -> Call:
     return Call(extra.get("timestamp", 0.0), extra["seconds"], usage.get("completion_tokens", 0))
 
 
-def _classify(run: RunDir, arm: str, instance_id: str) -> tuple[str, str] | None:
+class _Failure(NamedTuple):
+    """Why swebench thinks that tests did not run, and how sure it is."""
+
+    reason: str
+    tier: str
+
+
+def _failure(run: RunDir, arm: str, instance_id: str) -> _Failure | None:
     from swebench.harness.infra_failure import classify_logs
 
-    found: tuple[str, str] | None = classify_logs(run.evaluation(Trial(arm, instance_id)) / "test_output.txt")
-    return found
+    found = classify_logs(run.evaluation(Trial(arm, instance_id)) / "test_output.txt")
+    return _Failure(*found) if found else None

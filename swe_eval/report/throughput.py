@@ -1,4 +1,4 @@
-"""How fast the server wrote, over the run: what it did on the whole, beside the most that it did for a while."""
+"""How fast the server wrote: over the whole run, and in its best stretch."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from swe_eval.report.results import Arm, Call
 
 PARTS = 60
-"""Of the run's time, at most; none of them shorter than ``SHORTEST``."""
+"""The stretches into which the time of a run is divided, at most."""
 SHORTEST = 2.0
-"""Seconds."""
+"""Seconds of a stretch, at least."""
 
 
 def throughput(arms: Iterable[Arm]) -> dict[str, Any]:
-    """Tokens per second that the model wrote while it was asked something; empty if no duration is known.
+    """Tokens per second that the model wrote, while any answer was awaited.
 
     Returns:
-        ``mean``: tokens over the seconds in which at least one answer was awaited. ``best``: in the part of the run in
-        which most were written, a sixtieth of it (two seconds at least); what the server can do at least. ``seconds``:
-        those seconds. ``course``: by part, as ``[seconds since the start, tokens per second]``.
+        ``seconds``: how long at least one answer was awaited. ``mean``: all tokens over these seconds. ``best``: the
+        rate in the best of the run's stretches, which the server is therefore able to do. ``course``: each stretch as
+        ``[seconds since the start, tokens per second]``. Empty if the duration of no answer is known.
     """
     calls = [call for arm in arms for verdict in arm.verdicts.values() for call in verdict.calls if call.ended]
     if not calls or not (busy := _busy(calls)):
@@ -40,14 +40,14 @@ def throughput(arms: Iterable[Arm]) -> dict[str, Any]:
 
 
 def _written(calls: Sequence[Call], moments: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Tokens written before each moment, as if an answer came at an even pace."""
+    """Tokens written before each moment, if every answer was written at an even pace."""
     ended, seconds, tokens = (np.array(column, dtype=float) for column in zip(*calls, strict=True))
     seconds = np.maximum(seconds, 1e-3)
     return np.array([np.sum(tokens * np.clip((at - ended + seconds) / seconds, 0, 1)) for at in moments])
 
 
 def _busy(calls: Iterable[Call]) -> float:
-    """Seconds in which at least one of the calls was under way."""
+    """Seconds during which at least one of the calls was under way."""
     total = until = 0.0
     for begun, ended in sorted((call.ended - call.seconds, call.ended) for call in calls):
         total += max(0.0, ended - max(begun, until))

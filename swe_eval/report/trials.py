@@ -1,8 +1,9 @@
-"""``results/trials.jsonl``: a line per trial with all that the report says of it, so that a sweep is read in seconds.
+"""``results/trials.jsonl``: every trial's verdict as a line, so that the report of a sweep takes seconds.
 
-Of 200 checkpoints on 500 instances the trajectories are tens of gigabytes; the tables are a few dozen megabytes. A
-table is derived like everything in ``results/``: it is written when a run concludes, ``run.json`` says after how many
-calls, and where another call has begun since then, the trial files themselves are read.
+With 200 checkpoints on 500 instances, the trajectories are tens of gigabytes, these tables a few dozen megabytes. Like
+everything in ``results/``, a table is derived. It is written when a run concludes, and ``run.json`` then notes how many
+invocations the run has had: if there has been another one since, the table is out of date and the trials' own files
+are read.
 """
 
 from __future__ import annotations
@@ -17,24 +18,26 @@ from swe_eval.report.results import Arm, Verdict
 from swe_eval.run_dir import RunDir, Trial, write_text
 
 COLUMNS = tuple(column.name for column in fields(Verdict) if column.name != "calls")
-"""Of a trial, beside ``adapter``, ``arm`` and ``instance_id``."""
+"""The fields of a verdict that a line has, beside the trial's ``adapter``, ``arm`` and ``instance_id``."""
 CONCLUDED = "concluded"
-"""The key of ``run.json`` that has how many calls the table tells of."""
+"""The key of ``run.json`` with the number of invocations that the table covers."""
 
 
 def write_trials(run: RunDir, arms: Iterable[Arm]) -> None:
-    """Write the table."""
+    """Write the table of a run."""
     write_text(run.trials_jsonl, "".join(json.dumps(row) + "\n" for row in _rows(arms)))
 
 
 def read_trials(run: RunDir, record: Mapping[str, Any], trials: Sequence[Trial]) -> list[Arm] | None:
-    """The arms of ``trials`` as the table has them, their order kept.
+    """Read the verdicts on ``trials`` from the table; the order of the arms is kept.
 
     Args:
-        record: what is in ``run.json``.
+        run: whose table is read.
+        record: the content of its ``run.json``.
+        trials: whose verdicts are wanted.
 
     Returns:
-        None if there is no table, or the run has gone on since it was written.
+        None if there is no table, it lacks one of the trials, or the run has gone on since it was written.
     """
     if record.get(CONCLUDED) != len(record.get("invocations", [])):
         return None

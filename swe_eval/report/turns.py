@@ -1,4 +1,4 @@
-"""A trajectory as turns: what the model thought, what it had run, what came of it."""
+"""A trajectory as turns: what the model thought, which commands it gave, what they printed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Message = Mapping[str, Any]
 
 @dataclass
 class Action:
-    """One command of a turn."""
+    """A command of a turn."""
 
     command: str
     output: str = ""
-    """All of it, however little of it the model was shown."""
+    """In full, even if the model was shown less."""
     returncode: int | None = None
-    """None if the command ended the rollout: a submission, or the run's limits."""
+    """None if the rollout ended with the command: by a submission, or by a limit."""
     problem: str = ""
-    """What kept it from ending by itself (a time limit), in words."""
+    """Why it did not end by itself, for example a time limit."""
 
 
 @dataclass
@@ -30,18 +30,18 @@ class Turn:
     number: int
     """From 1, as the agent counts its calls."""
     thought: str
-    """What it wrote around its commands, and what a reasoning model thought before."""
+    """What it wrote around its commands, after the reasoning of a reasoning model."""
     actions: list[Action] = field(default_factory=list)
     refused: str = ""
-    """What the agent answered where no command could be read; then there are no actions."""
+    """The agent's complaint about an answer in which it found no command; there are no actions then."""
     seconds: float | None = None
-    """Until the answer was there."""
+    """How long the model took to answer."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 def turns_of(trajectory: Mapping[str, Any]) -> list[Turn]:
-    """The turns of a trajectory in mini-swe-agent's format; none of an empty one."""
+    """The turns of a trajectory in mini-swe-agent's format; an empty trajectory has none."""
     fence = trajectory.get("info", {}).get("config", {}).get("model", {}).get("action_regex")
     turns: list[Turn] = []
     waiting: Iterator[Action] = iter(())
@@ -57,7 +57,7 @@ def turns_of(trajectory: Mapping[str, Any]) -> list[Turn]:
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content, which may come in parts."""
+    """The text of a message's content, which may be a list of parts."""
     if isinstance(content, list):
         return "\n".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
     return str(content or "")
@@ -91,7 +91,7 @@ def _answer(response: Mapping[str, Any]) -> Message:
 
 
 def _calls(said: Message, extra: Mapping[str, Any]) -> str:
-    """Tool calls that could not be read as commands, as the model wrote them."""
+    """Tool calls in which the agent found no command, as the model wrote them."""
     if extra.get("actions"):
         return ""
     functions = [call.get("function") or {} for call in said.get("tool_calls") or []]

@@ -103,6 +103,7 @@ class BubblewrapSandboxes(FromImages):
 
     def remove_all(self) -> None:
         """See ``Sandboxes.remove_all``; what is left of other runs, too, once the process that started it is gone."""
+        self.store.tidy()
         for sandbox in list(self._open):
             sandbox.end()
         for folder in self._scratch.glob(f"{PREFIX}*"):

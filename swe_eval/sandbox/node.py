@@ -49,10 +49,11 @@ def overlay_that_works(scratch: Path, kind: str = "bubblewrap", tools: Mapping[s
         reasons[how] = _overlay_fails(scratch, how)
         if not reasons[how]:
             return how
-    raise UserError(f"sandbox={kind}: no overlay on {scratch} ({_why_no_overlay(scratch, reasons)})")
+    raise UserError(f"sandbox={kind}: no overlay on {scratch} {_why_no_overlay(scratch, reasons)}")
 
 
-_ASK = "ask whoever runs this machine, or write sandbox=..."
+_HELP = "ask whoever runs this machine"
+_ASK = f"{_HELP}, or write sandbox=..."
 
 
 def file_system(path: Path) -> str:
@@ -102,14 +103,20 @@ def _why_no_userns() -> str:
 
 
 def _why_no_overlay(scratch: Path, reasons: dict[str, str]) -> str:
+    """Both reasons, and what would do away with one of them."""
     kind = file_system(scratch)
     if kind in SHARED or kind == "overlay":
-        return f"it is {kind}; write sandbox.scratch=, a directory on a local disk or /dev/shm"
-    kernel = f"Linux {platform.release()} says {reasons['kernel']}; 5.11 can"
-    fuse = reasons["fuse"] if shutil.which("fuse-overlayfs") else "not installed"
+        return f"(it is {kind}); write sandbox.scratch=, a directory on a local disk or /dev/shm"
+    kernel = f"Linux {platform.release()} says {reasons['kernel']}, 5.11 can"
+    lacks, helps = [], []
+    if shutil.which("fuse-overlayfs") is None:
+        lacks.append("is not installed")
+        helps.append("install fuse-overlayfs")
     if not has_fuse():
-        fuse += ", and /dev/fuse cannot be opened"
-    return f"{kernel}; fuse-overlayfs: {fuse}"
+        lacks.append("may not open /dev/fuse")
+        helps.append("let users open /dev/fuse (chmod 666)")
+    fuse = " and ".join(lacks) or f"says {reasons['fuse']}"
+    return f"({kernel}; fuse-overlayfs {fuse}); {' and '.join(helps) or _HELP}, or write sandbox=..."
 
 
 def _overlay_fails(scratch: Path, how: str) -> str:

@@ -22,6 +22,8 @@ from swe_eval.sandbox.shell import ATTACHED_PID_1
 from swe_eval.sandbox.watchdog import Limits, Watchdog, Watched
 from swe_eval.settings import EngineSandbox, nbytes
 
+NO_PROXY = "--http-proxy=false"
+"""Podman hands on those of our environment, as docker those of its configuration."""
 ENDING = 60.0
 """Seconds for a container to be removed."""
 
@@ -43,7 +45,7 @@ class PodmanSandboxes(DockerSandboxes):
     @contextmanager
     def _running(self, sandbox: DockerSandbox, image: str, purpose: Purpose) -> Iterator[None]:
         arguments = [*self._arguments(sandbox.container, purpose), image, "-p", "-c", ATTACHED_PID_1]
-        keeper = Keeper([self._settings.executable, "run", "--interactive", *arguments])
+        keeper = Keeper([self._settings.executable, "run", "--interactive", NO_PROXY, *arguments])
         try:
             try:
                 keeper.wait_until_ready(self._settings.start_timeout)

@@ -2,8 +2,8 @@
 
 A server that drops an adapter answers just as happily, in the base model's words; its log-probabilities give it away.
 Every text is scored by each arm alone, twice: two arms must be further apart than an arm is from itself. Then all arms
-are asked at once, as the rollouts will ask, and each must be nearest to itself: servers have mixed up the rows of a
-batch (vllm-project/vllm pull request 48421: base rows beside LoRA rows).
+are asked at once, as the rollouts will ask, and none may be clearly nearer to another than to itself: servers have
+mixed up the rows of a batch (vllm-project/vllm pull request 48421: base rows beside LoRA rows).
 """
 
 from __future__ import annotations
@@ -172,7 +172,8 @@ def _mixed_up(
 ) -> Iterator[str]:
     for one, other in [*pairs, *((b, a) for a, b in pairs)]:
         own, others = _apart(together[one], alone[one]), _apart(together[one], alone[other])
-        if own >= others:
+        # twice as near: in company 16 bits round otherwise than alone, by more than neighbouring checkpoints may differ
+        if own > 2 * others:
             yield (
                 f"lora.proof: asked together with other arms, {one} is scored as {other} is ({others:.2g} nats per "
                 f"token from it, {own:.2g} from itself): the server mixes up its adapters; serve one at a time"

@@ -49,6 +49,9 @@ HINTS = {
         "it does not fit: quantization=fp8, a smaller model.max_model_len, serving.max_num_seqs or serving.max_loras, "
         "another serving.gpu_memory_utilization, or serving.tensor_parallel_size=2 on two GPUs"
     ),
+    r"must be divisible by tensor parallel size|World size .* is larger than the number": (
+        "serving.tensor_parallel_size must divide the model's attention heads, and so many GPUs must be visible"
+    ),
     r"No module named '?vllm": "serving.python must be a Python that has vLLM: make vllm makes one",
     r"unrecognized arguments|invalid choice|error: argument": "serving.args: this vLLM does not know one of them",
 }

@@ -1,4 +1,4 @@
-"""Several comparisons at once: adjusted p-values, the best of several, what hangs on one group of instances."""
+"""Several comparisons at once: adjusted p-values, the best of several arms, and what one group of instances changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from swe_eval.statistics.interval import SEED
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values of a family of tests, in the order given (Holm 1979, Scand. J. Statist. 6:65)."""
+    """P-values adjusted for the family-wise error rate, in the order given (Holm 1979, Scand. J. Statist. 6:65)."""
     order = np.argsort(p_values, kind="stable")
     stepped = np.maximum.accumulate(np.sort(p_values) * np.arange(len(p_values), 0, -1))
     adjusted = np.empty(len(p_values))
@@ -22,13 +22,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Adjusted for the rate of false discoveries (Benjamini and Hochberg 1995, J. R. Statist. Soc. B 57:289)."""
+    """P-values adjusted for the false discovery rate (Benjamini and Hochberg 1995, J. R. Statist. Soc. B 57:289)."""
     return [float(value) for value in false_discovery_control(p_values)] if p_values else []
 
 
 @dataclass(frozen=True)
 class Selected:
-    """The arm with the highest mean on half of the instances, and the half that had no part in the choice."""
+    """The arm that did best on one half of the instances, and the other half, which had no part in the choice."""
 
     name: str
     chosen_on: list[str]
@@ -36,16 +36,16 @@ class Selected:
 
 
 def select(rates: Mapping[str, Mapping[str, float]]) -> Selected | None:
-    """Choose the best arm, the first of equals, on a seeded half of the instances that all arms have.
+    """Choose the best arm on a random half of the instances that all arms share; of equals, the first.
 
-    Where it was chosen, the best of several looks better than it is; on the other half it does not (Cox 1975,
-    Biometrika 62:441, on splitting data for this).
+    The best of several arms looks better than it is on the instances it was chosen by, but not on others, so data are
+    split for this (Cox 1975, Biometrika 62:441). The split is seeded.
 
     Args:
-        rates: by arm and instance, in [0, 1].
+        rates: resolved rate in [0, 1], by arm and instance.
 
     Returns:
-        None if fewer than two instances are there to be split.
+        None if the arms share fewer than two instances.
     """
     shared = sorted(set.intersection(*(set(found) for found in rates.values()))) if rates else []
     if len(shared) < 2:
@@ -57,9 +57,9 @@ def select(rates: Mapping[str, Mapping[str, float]]) -> Selected | None:
 
 
 def leave_one_out(differences: Mapping[str, float], group: Callable[[str], str]) -> dict[str, float]:
-    """The mean difference without each group of instances in turn: the delete-a-group jackknife's replicates.
+    """By group of instances: the mean difference over all other groups; empty if there is only one group.
 
-    (Kott 2001, J. Official Statistics 17:521). Empty for fewer than two groups.
+    These are the replicates of the delete-a-group jackknife (Kott 2001, J. Official Statistics 17:521).
     """
     groups = {group(key) for key in differences}
     if len(groups) < 2:

@@ -12,46 +12,48 @@ from scipy.stats import binomtest, bootstrap, norm, t
 
 RESAMPLES = 9_999
 BATCH = 250
-"""Of them at a time: a table that stays in the processor's cache."""
+"""Resamples that are drawn at a time: their table then fits into the processor's cache."""
 SEED = 0
-"""What is drawn is the same each time: a report made again says the same."""
+"""Of everything that is drawn, so that a report made again says the same."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval: of a proportion, both ends in [0, 1]; of a difference of two, in [-1, 1]."""
+    """A 95% confidence interval: of a proportion within [0, 1], of a difference of two within [-1, 1]."""
 
     low: float
     high: float
 
 
 @cache
-def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """Score interval of a proportion (Wilson 1927): right near 0 and 1, where resolved rates of small runs live.
+def wilson(successes: int, n: int) -> Interval:
+    """Score interval of a proportion (Wilson 1927, JASA 22:209); [0, 1] for ``n`` = 0.
 
-    ``n`` = 0 says nothing: [0, 1].
+    Unlike the normal approximation it holds near 0 and 1, where the resolved rates of small runs are.
     """
     if n == 0:
         return Interval(0.0, 1.0)
-    found = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    found = binomtest(successes, n).proportion_ci(0.95, method="wilson")
     return Interval(float(found.low), float(found.high))
 
 
-def over_instances(
-    values: Sequence[float], lowest: float = 0.0, highest: float = 1.0, resamples: int = RESAMPLES
-) -> Interval:
-    """95% interval of the mean of one value per instance: BCa bootstrap (Efron 1987, JASA 82:171) over instances.
+def bca(values: Sequence[float], lowest: float = 0.0, resamples: int = RESAMPLES) -> Interval:
+    """Interval of the mean of one value per instance, by the BCa bootstrap (Efron 1987, JASA 82:171).
 
-    It asks for more than 95% where instances are few, by as much as a t interval is wider than one that takes the
-    deviation for known (Hesterberg 2015, The American Statistician 69:371).
+    Instances are independent, the samples of one instance are not: its value is the mean over them. With few instances
+    a bootstrap interval is too narrow, so that a higher level is asked for (Hesterberg 2015, The American Statistician
+    69:371).
 
     Args:
-        values: what is a mean over the samples of an instance; they are not independent, instances are.
-        lowest: the least that a value can be; ``highest`` the most.
-        resamples: of the bootstrap.
+        values: each in [``lowest``, 1].
+        lowest: the least possible value.
+        resamples: how many are drawn.
+
+    Returns:
+        [``lowest``, 1] without values; if all values are equal, see ``_of_equals``.
     """
     if len(set(values)) < 2:
-        return _of_equals(values, lowest, highest)
+        return _of_equals(values, lowest)
     found = bootstrap(
         (np.asarray(values, dtype=float),),
         np.mean,
@@ -64,17 +66,19 @@ def over_instances(
     return Interval(float(found.low), float(found.high))
 
 
-def _of_equals(values: Sequence[float], lowest: float, highest: float) -> Interval:
-    """Where nothing varies a bootstrap sees no doubt; what never occurred in n may still be as often as 3 in n.
+def _of_equals(values: Sequence[float], lowest: float) -> Interval:
+    """Allow for values that were not seen, where those that were are all equal: a bootstrap would find no doubt.
 
-    (Hanley and Lippman-Hand 1983, JAMA 249:1743; here by Wilson's interval of 0 of n), and be any value at all.
+    What did not occur in n instances may still have a frequency of about 3 in n (Hanley and Lippman-Hand 1983, JAMA
+    249:1743; here the upper end of Wilson's interval of 0 in n), and be anything from ``lowest`` to 1.
     """
     if not values:
-        return Interval(lowest, highest)
+        return Interval(lowest, 1.0)
     value, unseen = values[0], wilson(0, len(values)).high
-    return Interval(value - unseen * (value - lowest), value + unseen * (highest - value))
+    return Interval(value - unseen * (value - lowest), value + unseen * (1.0 - value))
 
 
 def _level(n: int) -> float:
+    """The level at which an interval by the normal distribution is as wide as a 95% one by Student's t."""
     level = float(2 * norm.cdf(sqrt(n / (n - 1)) * t.ppf(0.975, n - 1)) - 1)
-    return min(level, 1 - 1e-6)  # of two instances it is 1 to the last digit, which scipy answers with NaN
+    return min(level, 1 - 1e-6)  # for two instances it is 1 to the last digit, which scipy answers with NaN

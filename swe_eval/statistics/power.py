@@ -1,4 +1,4 @@
-"""What a comparison could have shown, and what it would take."""
+"""What a comparison of one sample per instance could have shown, and how many instances it takes to show more."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 ALPHA, POWER = 0.05, 0.8
-"""The conventions: false alarms where nothing differs, and true ones where the detectable difference is there."""
+"""By convention: how often a test may find a difference where there is none, and how often it should find one."""
 
-MOST = 10_000
-"""Pairs; who needs more has no benchmark for it."""
+MOST_PAIRS = 10_000
+"""No benchmark has more."""
 
 
 def detectable(n: int, discordance: float) -> float | None:
-    """The smallest difference for which the exact McNemar test at ``ALPHA`` has power ``POWER``.
+    """The minimum detectable difference: the smallest that the exact McNemar test at ``ALPHA`` finds with ``POWER``.
 
-    The power is a sum over every outcome, no approximation (as Duffy 1984, Biometrics 40:1005).
+    The power is a sum over every outcome, not an approximation (as in Duffy 1984, Biometrics 40:1005).
 
     Args:
         n: pairs.
-        discordance: the fraction of pairs in which the arms disagree, in [0, 1].
+        discordance: the part of the pairs in which the arms disagree, in [0, 1].
 
     Returns:
-        A difference of rates in (0, discordance]; None if even the largest possible one would mostly be missed.
+        A difference of rates in (0, ``discordance``]; None if even the largest one would be missed too often.
     """
     if not discordance or power(n, discordance, discordance) < POWER:
         return None
@@ -35,36 +35,40 @@ def detectable(n: int, discordance: float) -> float | None:
 
 
 def needed(difference: float, discordance: float) -> int | None:
-    """The pairs with which the exact McNemar test at ``ALPHA`` has power ``POWER``; None for more than ``MOST``.
+    """How many pairs it takes until the exact McNemar test at ``ALPHA`` finds the difference with ``POWER``.
 
-    One pair fewer has less. The exact power is a saw, so that some smaller number may have it too.
+    One pair fewer has less power. As a function of the number of pairs, the exact power is a sawtooth: now and then
+    a smaller number has enough, too.
 
     Args:
-        difference: of the rates; its sign does not matter.
-        discordance: the fraction of pairs in which the arms disagree, at least that.
+        difference: of the rates, with either sign.
+        discordance: the part of the pairs in which the arms disagree; at least ``difference``.
+
+    Returns:
+        None if the difference is 0, or more than ``MOST_PAIRS`` are needed.
     """
     if not difference:
         return None
-    found = bisect_left(range(MOST + 1), True, key=lambda n: power(n, discordance, abs(difference)) >= POWER)
-    return found if found <= MOST else None
+    found = bisect_left(range(MOST_PAIRS + 1), True, key=lambda n: power(n, discordance, abs(difference)) >= POWER)
+    return found if found <= MOST_PAIRS else None
 
 
 def power(n: int, discordance: float, difference: float) -> float:
     """How often the exact McNemar test at ``ALPHA`` finds a true difference, in [0, 1]; arguments as above."""
-    fewest, most = binom.interval(1 - 1e-12, n, discordance)  # beyond, no outcome changes a digit that matters
-    disagreeing = np.arange(fewest, most + 1)
-    critical = _critical(max(n, MOST))[disagreeing.astype(int)]
+    fewest, most = binom.interval(1 - 1e-12, n, discordance)  # what lies beyond changes no digit that matters
+    discordant = np.arange(fewest, most + 1)
+    critical = _critical(max(n, MOST_PAIRS))[discordant.astype(int)]
     wins = (discordance + difference) / (2 * discordance)
-    rejected = binom.cdf(critical, disagreeing, wins) + binom.sf(disagreeing - critical - 1, disagreeing, wins)
-    return float(np.sum(binom.pmf(disagreeing, n, discordance) * rejected))
+    rejected = binom.cdf(critical, discordant, wins) + binom.sf(discordant - critical - 1, discordant, wins)
+    return float(np.sum(binom.pmf(discordant, n, discordance) * rejected))
 
 
 @cache
 def _critical(most: int) -> NDArray[np.float64]:
-    """By how many pairs disagree, 0 to ``most``: few enough wins of one arm that the test rejects.
+    """For 0 to ``most`` discordant pairs: the most wins of one arm with which the test still rejects; -1 if it cannot.
 
-    The largest k with 2 P(X <= k) <= ``ALPHA``, or -1.
+    That is the largest k with 2 P(X <= k) <= ``ALPHA``.
     """
-    disagreeing = np.arange(most + 1)
-    critical = binom.ppf(ALPHA / 2, disagreeing, 0.5)
-    return np.asarray(np.where(2 * binom.cdf(critical, disagreeing, 0.5) <= ALPHA, critical, critical - 1))
+    discordant = np.arange(most + 1)
+    critical = binom.ppf(ALPHA / 2, discordant, 0.5)
+    return np.asarray(np.where(2 * binom.cdf(critical, discordant, 0.5) <= ALPHA, critical, critical - 1))

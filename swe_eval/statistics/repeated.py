@@ -1,4 +1,4 @@
-"""Several samples per instance: the instance is what is independent, not the sample."""
+"""Two arms with several samples per instance: instances are independent, samples of the same instance are not."""
 
 from __future__ import annotations
 
@@ -6,31 +6,36 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, comb, lcm, sqrt
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, permutation_test
 
-from swe_eval.statistics.interval import BATCH, RESAMPLES, SEED, Interval, over_instances
+from swe_eval.statistics.interval import BATCH, RESAMPLES, SEED, Interval, bca
 from swe_eval.statistics.power import ALPHA, POWER
 
 FEWEST = 6
-"""Instances that differ, below which no p-value reaches ``ALPHA``: 2 / 2**5 is 0.0625."""
+"""With fewer discordant instances no p-value reaches ``ALPHA``: with five the least is 2 / 2**5 = 0.0625."""
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """Two arms on the same instances: how many samples of each A resolved, B did, and there are."""
+    """Two arms on the same instances. By instance: how many samples A resolved, how many B did, of how many."""
 
     a: Sequence[int]
     b: Sequence[int]
     samples: Sequence[int]
     resamples: int = RESAMPLES
-    """Draws of the interval and of the test."""
+    """How many are drawn for the interval, and for the test."""
+    test: ClassVar[str] = "sign-flip"
+    """What kind of p-value ``p_value`` is."""
+    mid_p: ClassVar[None] = None
+    """Only the test of a two-by-two table has one."""
 
     @classmethod
     def of(cls, tries: Iterable[Sequence[tuple[bool, bool]]]) -> Repeated:
-        """Count, for each instance, its samples (A's verdict, B's)."""
+        """Count the samples of each instance, each as whether A and whether B resolved it."""
         found = list(tries)
         a, b = ([sum(pair[arm] for pair in pairs) for pairs in found] for arm in (0, 1))
         return cls(a, b, [len(pairs) for pairs in found])
@@ -41,13 +46,18 @@ class Repeated:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Instances that A resolved more often, that B did, and the others."""
-        signs = np.sign(self._whole).tolist()
+        """Instances that A resolved more often than B, less often, and as often."""
+        signs = np.sign(self._scaled).tolist()
         return {"a_ahead": signs.count(-1), "b_ahead": signs.count(1), "even": signs.count(0)}
+
+    @property
+    def discordant(self) -> int:
+        """Instances that the arms did not resolve equally often."""
+        return int(np.count_nonzero(self._scaled))
 
     @cached_property
     def differences(self) -> NDArray[np.float64]:
-        """Resolved rate of B less that of A, for each instance."""
+        """By instance: resolved rate of B minus that of A."""
         a, b, samples = (np.asarray(counts, dtype=np.float64) for counts in (self.a, self.b, self.samples))
         return np.asarray((b - a) / samples)
 
@@ -58,61 +68,55 @@ class Repeated:
 
     @cached_property
     def interval(self) -> Interval:
-        """95% interval of the difference, over instances; see ``over_instances``."""
-        return over_instances(self.differences.tolist(), lowest=-1.0, resamples=self.resamples)
+        """95% interval of the difference, by the bootstrap over instances; see ``bca``."""
+        return bca(self.differences.tolist(), lowest=-1.0, resamples=self.resamples)
 
     @cached_property
     def p_value(self) -> float:
         """Two-sided sign-flip permutation test (Fisher 1935, The Design of Experiments, section 21).
 
-        If the arms are equal, an instance's difference is as likely with the other sign. Exact where so few instances
-        differ that their signs have no more than ``resamples`` combinations; drawn, it is 2 / (``resamples`` + 1) at
-        least. Of one sample each it is McNemar's test.
+        If the arms are equal, the difference of an instance is as likely with the opposite sign. The test is exact if
+        the discordant instances have at most ``resamples`` combinations of signs; otherwise combinations are drawn,
+        and p is at least 2 / (``resamples`` + 1). With one sample per instance it is the exact McNemar test.
         """
-        return sign_flip(self._whole, self.resamples)
-
-    @property
-    def mid_p(self) -> None:
-        """Only the test of one sample has it."""
+        return sign_flip(self._scaled, self.resamples)
 
     @property
     def detectable(self) -> float | None:
-        """The difference that these instances, differing this much, show at ``ALPHA`` with ``POWER``.
+        """The difference that these instances, varying as much, show at ``ALPHA`` with ``POWER``.
 
-        (z + z) sd / sqrt(n): Miller 2024 (arXiv:2411.00640), its sample sizes. None where the test could not show any.
+        (z_alpha/2 + z_beta) sd / sqrt(n), after the sample sizes of Miller 2024 (arXiv:2411.00640). None where too few
+        instances are discordant for any p-value to reach ``ALPHA``.
         """
-        return None if self._differing < FEWEST else _Z * float(np.std(self.differences, ddof=1)) / sqrt(self.n)
+        return None if self.discordant < FEWEST else _Z * float(np.std(self.differences, ddof=1)) / sqrt(self.n)
 
     def needed(self, difference: float) -> int | None:
-        """Instances, with as many samples of each, for which ``difference`` is detectable; None for 0."""
-        if not difference or not self._differing or self.n < 2:
+        """How many instances, with as many samples each, would show ``difference``; None for 0."""
+        if not difference or not self.discordant or self.n < 2:
             return None
         likely = _Z**2 * float(np.var(self.differences, ddof=1)) / difference**2
-        return ceil(max(likely, FEWEST * self.n / self._differing))
+        return ceil(max(likely, FEWEST * self.n / self.discordant))
 
     def samples_needed(self, difference: float) -> int | None:
-        """Samples of each of these instances for which ``difference`` is detectable.
+        """How many samples of each of these instances would show ``difference``.
 
-        Miller 2024: the variance of a difference is omega^2 + sigma^2 / K, and K shrinks the latter alone.
+        The variance of an instance's difference is omega^2 + sigma^2 / K, and K samples reduce only the second part
+        (Miller 2024).
 
         Returns:
-            None if no number of samples would do, or too few instances differ to tell.
+            None if no number of samples is enough, or too few instances are discordant to tell.
         """
         k = np.asarray(self.samples, dtype=float)
-        if self._differing < FEWEST or not np.any(k > 1):
+        if self.discordant < FEWEST or not np.any(k > 1):
             return None
         within = sum(_variance(np.asarray(wins, dtype=float), k) for wins in (self.a, self.b))
         between = max(float(np.var(self.differences, ddof=1)) - within * float(np.mean(1 / k)), 0.0)
         left = self.n * (difference / _Z) ** 2 - between
         return max(ceil(within / left), 1) if left > 0 else None
 
-    @property
-    def _differing(self) -> int:
-        return int(np.count_nonzero(self._whole))
-
     @cached_property
-    def _whole(self) -> NDArray[np.float64]:
-        """The differences times what makes all of them whole: equal sums are equal, which thirds are not."""
+    def _scaled(self) -> NDArray[np.float64]:
+        """The differences, multiplied to be whole: as floats, sums of thirds that should be equal are not."""
         return np.rint(self.differences * lcm(*self.samples))
 
 
@@ -120,13 +124,13 @@ _Z = float(norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER))
 
 
 def _variance(wins: NDArray[np.float64], k: NDArray[np.float64]) -> float:
-    """Of one sample of an instance about that instance's rate, unbiased, as a mean over the instances."""
+    """Of one sample about its instance's rate: unbiased, averaged over the instances with several samples."""
     several = k > 1
     return float(np.mean(wins[several] * (k - wins)[several] / (k * (k - 1))[several]))
 
 
 def sign_flip(differences: NDArray[np.float64], resamples: int) -> float:
-    """The p-value of ``Repeated``; what does not differ has no sign to flip."""
+    """The p-value of ``Repeated``; differences of 0 have no sign to flip."""
     some = differences[differences != 0]
     if some.size < 2:
         return 1.0
@@ -142,17 +146,17 @@ def sign_flip(differences: NDArray[np.float64], resamples: int) -> float:
     return float(found.pvalue)
 
 
-def pass_at(k: int, n: int, c: int) -> float:
-    """Probability that one of k samples is resolved, unbiased, from c resolved of n: 1 - C(n-c, k) / C(n, k).
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Unbiased pass@k (Chen et al. 2021, arXiv:2107.03374): the probability that any of k samples is resolved.
 
-    Chen et al. 2021 (arXiv:2107.03374), who call it pass@k.
+    Estimated from ``c`` resolved of ``n`` samples: 1 - C(n-c, k) / C(n, k).
     """
     return 1 - comb(n - c, k) / comb(n, k)
 
 
-def pass_hat(k: int, n: int, c: int) -> float:
-    """Probability that all of k samples are resolved, unbiased, from c resolved of n: C(c, k) / C(n, k).
+def pass_hat_k(n: int, c: int, k: int) -> float:
+    """Unbiased pass^k (Yao et al. 2024, arXiv:2406.12045): the probability that all of k samples are resolved.
 
-    Yao et al. 2024 (arXiv:2406.12045), who call it pass^k.
+    Estimated from ``c`` resolved of ``n`` samples: C(c, k) / C(n, k).
     """
     return comb(c, k) / comb(n, k)

@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
+from swe_eval.report.numbers import score
 from swe_eval.report.results import Arm
 from swe_eval.report.rows import rows_of
 from swe_eval.report.runs import Kept
-from swe_eval.report.tables import rate
 from swe_eval.run_dir import RunDir, Trial, write_json, write_text
 
 OURS = ("outcome", "error", "suspicious", "seconds")
@@ -91,7 +91,7 @@ def _readme(record: Mapping[str, Any], arm: Arm) -> str:
     lines = [
         f"# {arm.name}",
         "",
-        f"Resolved {rate(row)} of {identity.get('benchmark.name')} (95% interval).",
+        f"Resolved {score(row)} of {identity.get('benchmark.name')} (95% interval).",
         *([f"{owed} instances have no verdict yet and are not in it: run the same command again."] if owed else []),
         "",
         *(f"- {name}: {value}" for name, value in _about(record, arm) if value is not None),

@@ -1,9 +1,9 @@
-"""Where a rollout looked for its answer, or its patch decides the verdict: flags with their evidence.
+"""Flags, with their evidence: signs that an agent looked for the answer, or that its patch decides the verdict.
 
-A flag is no verdict: the official score stays as it is, and a clean one stands beside it. Flags are made to be precise
-rather than complete: commands are read as the shell would (``shell_words.py``), and what a careful engineer does every
-day (``git log``, ``git show HEAD``, ``pip install -e .``, a new test) is none. What a script does after it was written
-to a file is not looked into.
+A flag is no verdict: the official score stays, and a clean one stands beside it. Flags are meant to be precise rather
+than complete. Commands are read as the shell would read them (``shell_words.py``), and everyday work is not flagged
+(``git log``, ``git show HEAD``, ``pip install -e .``, a new test). Scripts that are first written to a file are not
+examined.
 """
 
 from swe_eval.report.integrity.contamination import contamination

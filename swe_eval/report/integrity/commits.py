@@ -1,4 +1,4 @@
-"""Looks for commits that HEAD does not lead to: the fix may be in one."""
+"""Searches for commits that are not ancestors of HEAD: the fix may be in one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWS = {
 
 
 def looks_for_later_commits(command: Command, known: Known) -> bool:
-    """Whether it shows what HEAD need not lead to."""
+    """Whether it shows commits that may not be ancestors of HEAD."""
     subcommand, words = git(command)
     if subcommand == "reflog":
         return True
@@ -35,7 +35,7 @@ def looks_for_later_commits(command: Command, known: Known) -> bool:
 
 
 def _is_later(revision: str, seen: set[str]) -> bool:
-    """Whether it names what HEAD need not lead to; a hash does, unless it was seen before."""
+    """Whether it names a commit that may not be an ancestor of HEAD: a remote's, or a hash that was not seen before."""
     if _ELSEWHERE.fullmatch(revision) or _AHEAD.fullmatch(revision):
         return True
     hashes = [each for each in re.split(r"\.{2,3}|[~^]", revision) if SHA.fullmatch(each)]

@@ -1,4 +1,4 @@
-"""What is known of whether a model has seen the answers before."""
+"""Contamination: whether the model may have seen the answers in training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PUBLIC_SINCE = {
 
 
 def contamination(record: Mapping[str, Any]) -> str:
-    """What is known of whether the model has seen the answers before, in words.
+    """What is known about it, in words.
 
     Args:
-        record: ``run.json``.
+        record: the content of ``run.json``.
     """
     since = PUBLIC_SINCE.get(record.get("identity", {}).get("benchmark.name", ""))
     public = f"{since}, its issues and their fixes for longer. " if since else ""

@@ -1,4 +1,4 @@
-"""Looks into another installed copy of the package under test: it may be a later one."""
+"""Looks into another installed copy of the package under test, which may be a later version."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from swe_eval.report.integrity.known import Known
 from swe_eval.report.integrity.shell_words import Command
 
 _OWN_COPY = "/envs/testbed/"
-"""SWE-bench's images install some packages here from the repository itself: that copy is no other."""
+"""Here SWE-bench's images install the package from the repository itself: that is the same code."""
 _LISTS = {"ls", "find", "du", "stat", "rm", "mkdir", "file", "echo", "which", "cd", "test", "["}
 
 
 def reads_a_copy(command: Command, known: Known) -> bool:
-    """Whether it looks into one; a list of files is no look."""
+    """Whether it reads files of another copy; listing their names is not enough."""
     if command.words[0] in _LISTS and "-exec" not in command.words:
         return False
     installed = "|".join(re.escape(name).replace(r"\-", "[-_]") for name in sorted(known.names))

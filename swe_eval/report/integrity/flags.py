@@ -1,4 +1,4 @@
-"""The flags of a trial, each with its evidence."""
+"""All flags on a trial, each with its evidence."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ MEANING = {
 }
 """Every kind of flag, in words."""
 SHOWN = 400
-"""Characters of a command that a flag shows."""
+"""Characters of a command that a flag quotes, at most."""
 
 
 class Flag(TypedDict):
-    """What was seen."""
+    """What was seen, and where."""
 
     kind: str
     """A key of ``MEANING``."""
     turn: int | None
-    """Where in the trajectory; None of a patch."""
+    """Its number in the trajectory; None if the patch is flagged."""
     evidence: str
     """The command, or the paths of the patch."""
     is_disqualifying: bool
-    """Whether it can have shown the fix, or decided the verdict. A download that failed can not; nor can a look for
-    later commits in a repository that holds none (see ``sandbox/history.py``)."""
+    """Whether it can have shown the fix, or decided the verdict. A failed download cannot; nor can a search for later
+    commits in a repository without any (see ``sandbox/history.py``)."""
 
 
 def flags_of(instance_id: str, trajectory: Mapping[str, Any], suspicious: Mapping[str, Sequence[str]]) -> list[Flag]:
@@ -52,7 +52,7 @@ def flags_of(instance_id: str, trajectory: Mapping[str, Any], suspicious: Mappin
 
 
 def scan(instance_id: str, trajectory: Mapping[str, Any]) -> Iterator[Flag]:
-    """The flags of a trajectory, a kind once per command line at most."""
+    """The flags on a trajectory; each kind at most once per command line."""
     known = Known.of(instance_id, trajectory)
     for turn in turns_of(trajectory):
         for action in turn.actions:
@@ -67,7 +67,7 @@ def scan(instance_id: str, trajectory: Mapping[str, Any]) -> Iterator[Flag]:
 
 
 def _found(commands: Sequence[Command], known: Known) -> dict[str, str]:
-    """The evidence of each kind."""
+    """By kind of flag: the first command that raises it."""
     found: dict[str, str] = {}
     for command in commands:
         for kind, looks in _LOOKS.items():
@@ -77,7 +77,7 @@ def _found(commands: Sequence[Command], known: Known) -> dict[str, str]:
 
 
 def _can_have_shown(kind: str, action: Action, commands: int, known: Known) -> bool:
-    if kind == TESTS or (commands == 1 and action.returncode != 0):  # of several, the code is that of the last
+    if kind == TESTS or (commands == 1 and action.returncode != 0):  # with several, the code is the last one's
         return False
     if kind == NETWORK:
         return not known.is_offline and not FAILED.search(action.output)
@@ -101,7 +101,7 @@ _TRIGGER = re.compile(
     r"\b(?:rm|mv|truncate|tee)\b|(?:sed|perl) (?:.* )?(?:-\w*i|--in-)|"
     r"conftest|ini\b|\bcfg\b|toml|customize|\.pth"
 )
-"""What a command line that is worth reading word by word has in it."""
+"""A command line without any of these cannot raise a flag, and is not read word by word."""
 _LOOKS: dict[str, Callable[[Command, Known], bool]] = {
     HISTORY: looks_for_later_commits,
     NETWORK: reaches_out,

@@ -1,4 +1,4 @@
-"""What a trajectory tells of its sandbox and of itself, up to a turn."""
+"""What is known at a turn of a trajectory, by which its commands are judged."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _ALSO = {"scikit-learn": {"sklearn"}, "pytest": {"_pytest"}}
 
 @dataclass
 class Known:
-    """What a command is judged by."""
+    """The sandbox, and what the agent has seen and done so far."""
 
     names: set[str]
-    """Of the package under test."""
+    """What the package under test may be called."""
     is_scrubbed: bool
-    """No later commit was there to be found (see ``sandbox/history.py``)."""
+    """Whether all later commits were taken out of the repository (see ``sandbox/history.py``)."""
     is_offline: bool
-    """The sandbox had no network."""
+    """Whether the sandbox had no network."""
     hashes: set[str] = field(default_factory=set)
-    """The beginnings of those that the issue or an honest look at the history has named: of ancestors."""
+    """The first ``SHORT`` digits of commits that the issue or the ordinary history has named."""
     written: set[str] = field(default_factory=set)
     """Files that the agent has made itself."""
 
@@ -39,23 +39,23 @@ class Known:
         return known
 
     def read(self, text: str) -> None:
-        """Take note of the commits that are named."""
+        """Remember the commits that a text names."""
         self.hashes |= {each[:SHORT] for each in SHA.findall(text)}
 
     def write(self, command: str) -> None:
-        """Take note of the files that a command line is redirected into."""
+        """Remember the files that a command line is redirected into."""
         self.written |= set(_WRITTEN.findall(command))
 
 
 def has_no_network(sandbox: Mapping[str, Any]) -> bool:
-    """Whether an agent's sandbox of these settings reaches nothing; of ``sandbox=auto``, whichever it took."""
+    """Whether an agent's sandbox with these settings has no network; for ``sandbox=auto``, whichever kind it was."""
     if sandbox.get("kind") == "auto":
         return all(has_no_network(each) for each in sandbox.values() if isinstance(each, Mapping))
     return sandbox.get("kind") == "bubblewrap" or sandbox.get("network") == "none"
 
 
 def package_names(instance_id: str) -> set[str]:
-    """What the package under test may be called where it is installed: ``{"scikit-learn", "sklearn"}``."""
+    """What the package under test may be called where it is installed, for example ``{"scikit-learn", "sklearn"}``."""
     name = instance_id.rpartition("-")[0].partition("__")[2].lower().replace("_", "-")
     plain = name.removeprefix("python-").removesuffix("-python")
     return {name, plain, *_ALSO.get(name, ())} - {""}

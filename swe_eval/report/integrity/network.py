@@ -14,7 +14,7 @@ FAILED = re.compile(
     r"bad address|command not found|max retries exceeded|newconnectionerror",
     re.IGNORECASE,
 )
-"""What is printed where nothing was reached: in a pipe or before ``|| true`` the return code does not tell."""
+"""What is printed if nothing was reached; in a pipe, or before ``|| true``, the return code does not tell."""
 _URL = re.compile(r"(?:https?|ftp|git|ssh|git\+\w+)://(?:[^/\s@]*@)?(?P<host>[^/\s:'\"]+)|git@(?P<scp>[^:\s]+):")
 _HOST = re.compile(r"(?:[\w-]+\.)+(?:com|org|io|net|dev|co)(?:/.*)?")
 _OWN = re.compile(
@@ -29,7 +29,7 @@ _DATASET = re.compile(r"load_dataset\([^)]*swe-?_?bench", re.IGNORECASE)
 
 
 def reaches_out(command: Command, known: Known) -> bool:
-    """Whether it asks another machine, but for packages that the one under test depends on."""
+    """Whether it asks another machine for anything but dependencies of the package under test."""
     program, words = command.words[0], command.words[1:]
     if program in ("curl", "wget", "aria2c", "lynx"):
         return any(_is_foreign(word) or (_HOST.fullmatch(word) and not _OWN.fullmatch(word)) for word in words)
@@ -62,7 +62,7 @@ _INSTALLERS = {
 
 
 def _installs(command: Command, names: set[str]) -> bool:
-    """Whether it fetches the package under test, or anything by its address; not what it merely depends on."""
+    """Whether it fetches the package under test, or anything by URL."""
     words = list(command.words)
     if re.fullmatch(r"python[\d.]*", words[0]) and words[1:3] == ["-m", "pip"]:
         words = words[2:]

@@ -1,16 +1,17 @@
-"""What a bash command line runs: its simple commands as words, without what is mere text.
+"""Which simple commands a bash command line runs, as words.
 
-No shell: enough of its grammar that a here-document which writes a file is not taken for commands, and that what is
-quoted, piped, substituted, wrapped (``timeout 9 ...``) or given to ``bash -c`` is found.
+This is not a shell, but it knows enough of the grammar not to take a here-document that is written to a file for
+commands, and to find commands that are quoted, piped, substituted, wrapped (``timeout 9 ...``) or given to ``bash -c``.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 _HEREDOC = re.compile(
     r"(?<!<)<<(?!<)-?\s*(['\"]?)([A-Za-z_]\w*)\1([^\n]*)\n(.*?)(?:^[ \t]*\2[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
@@ -23,7 +24,7 @@ _SHELL = re.compile(r"(?:ba|da|z)?sh")
 _ENDS = set(";|&\n(){}") | {"then", "do", "else", "elif", "if", "while", "until", "!", "fi", "done"}
 _WRAPPERS = {"sudo", "env", "time", "nice", "nohup", "command", "exec", "stdbuf", "timeout", "xargs", "eval"}
 DEPTH = 4
-"""How deep shells in shells are followed."""
+"""How deeply nested shells are followed."""
 
 
 @dataclass(frozen=True)
@@ -31,37 +32,41 @@ class Command:
     """A simple command."""
 
     words: tuple[str, ...]
-    """The program's name without its directory, and its arguments; redirections are left out."""
+    """The program's name without its directory, and its arguments, without redirections."""
     writes: tuple[str, ...] = ()
     """Files that it is redirected into."""
     code: str = ""
-    """The Python that it is given to run."""
+    """Python code that it is given to run."""
 
     def __str__(self) -> str:
         return shlex.join(self.words) + "".join(f" > {shlex.quote(path)}" for path in self.writes)
 
 
 def commands_of(text: str, depth: int = DEPTH) -> Iterator[Command]:
-    """Every simple command, in the order of the text; of what cannot be read, what can be."""
+    """Every simple command, in the order of the text; if a part cannot be parsed, those of the rest."""
     bodies: list[str] = []
     flat = _HEREDOC.sub(lambda found: _kept(found, bodies), text.replace("\\\n", " "))
     for words in _simple(_COMMENT.sub("", flat)):  # an apostrophe in a comment quotes nothing
         yield from _command(words, bodies, depth)
 
 
-def git(command: Command) -> tuple[str, list[str]]:
-    """(subcommand of git, its arguments), without git's own options; nothing of another program."""
-    words = list(command.words)
-    if words[0] != "git":
-        return "", []
-    words = words[1:]
+class GitCommand(NamedTuple):
+    """A git command without git's own options; empty for any other program."""
+
+    subcommand: str
+    words: Sequence[str]
+
+
+def git(command: Command) -> GitCommand:
+    """Read a command as one of git's."""
+    program, *words = command.words
     while words and words[0].startswith("-"):
         words = words[2:] if words[0] in ("-C", "-c", "--git-dir", "--work-tree") else words[1:]
-    return (words[0], words[1:]) if words else ("", [])
+    return GitCommand(words[0], words[1:]) if program == "git" and words else GitCommand("", [])
 
 
 def _kept(found: re.Match[str], bodies: list[str]) -> str:
-    """A here-document as a word that names its body; what follows on its first line stays."""
+    """Replace a here-document by the number of its body; the rest of its first line stays."""
     bodies.append(found[4])
     return f" <<{len(bodies) - 1} {found[3]}\n"
 
@@ -97,28 +102,32 @@ def _command(words: list[str], bodies: list[str], depth: int) -> Iterator[Comman
     if depth:
         for inner in (found[1] or found[2] for word in words for found in _SUBSTITUTION.finditer(word)):
             yield from commands_of(inner, depth - 1)
-    words, writes, given = _without_redirections(words, bodies)
-    words = _unwrapped(words)
+    redirected = _redirected(words, bodies)
+    words = _unwrapped(redirected.words)
     if not words:
         return
     name = PurePosixPath(words[0]).name
-    inline = _after("-c", words)
+    code = "\n".join([*_after("-c", words), *redirected.reads])
     if depth and _SHELL.fullmatch(name):
-        yield from commands_of("\n".join([*inline, *given]), depth - 1)
-    code = "\n".join([*inline, *given]) if _PYTHON.fullmatch(name) else ""
-    yield Command((name, *words[1:]), tuple(writes), code)
+        yield from commands_of(code, depth - 1)
+    yield Command((name, *words[1:]), tuple(redirected.writes), code if _PYTHON.fullmatch(name) else "")
 
 
-def _without_redirections(words: list[str], bodies: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """(words, files that are written, here-documents that are read)."""
-    kept: list[str] = []
-    writes: list[str] = []
-    given: list[str] = []
+class _Redirected(NamedTuple):
+    """The words of a command, the files that it is redirected into, the here-documents that it reads."""
+
+    words: list[str]
+    writes: list[str]
+    reads: list[str]
+
+
+def _redirected(words: Iterable[str], bodies: Sequence[str]) -> _Redirected:
+    kept, writes, reads = found = _Redirected([], [], [])
     rest = iter(words)
     for word in rest:
         if word == "<<":
             number = next(rest, "")
-            given += [bodies[int(number)]] if number.isdigit() and int(number) < len(bodies) else []
+            reads += [bodies[int(number)]] if number.isdigit() and int(number) < len(bodies) else []
         elif set(word) <= set("<>&"):
             target = next(rest, "")
             is_file = ">" in word and target and not target.isdigit() and not target.startswith("/dev/")
@@ -127,11 +136,11 @@ def _without_redirections(words: list[str], bodies: list[str]) -> tuple[list[str
                 kept.pop()
         else:
             kept.append(word)
-    return kept, writes, given
+    return found
 
 
 def _unwrapped(words: list[str]) -> list[str]:
-    """Without assignments before the program and programs that run another."""
+    """Without assignments before the program, and without programs that only run another one."""
     while words:
         if _ASSIGNMENT.fullmatch(words[0]):
             words = words[1:]
@@ -145,7 +154,7 @@ def _unwrapped(words: list[str]) -> list[str]:
 
 
 def _after(flag: str, words: list[str]) -> list[str]:
-    """The word after a flag, which may be one of several letters: ``-lc``."""
+    """The word after a flag, which may be combined with others as in ``-lc``; empty if there is none."""
     for at, word in enumerate(words[:-1]):
         if re.fullmatch(rf"-\w*{flag[1:]}", word):
             return [words[at + 1]]

@@ -1,81 +1,101 @@
-"""The arms and their differences, each with its interval; what an arm is; what a run of this size can show."""
+"""The arms and their differences as forest plots; what each arm is; what a run of this size can show."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from swe_eval.report.comparison import Comparison
+from swe_eval.report.numbers import MINUS, interval, p_value, percent, points, signed_interval
 from swe_eval.report.page import svg
 from swe_eval.report.page.svg import Axis, Series
-from swe_eval.report.rows import Row
+from swe_eval.report.rows import Rate, Row
 from swe_eval.report.runs import BARE, Kept, Subject
-from swe_eval.report.words import interval, percent, points
 from swe_eval.run_dir import ARM
 from swe_eval.statistics import POWER, Interval, Paired, power
 
 GRAIN = 40
-"""Pieces of the line of power."""
+"""Straight pieces that the curve of power is drawn with."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a forest plot."""
+    """A line of a forest plot."""
 
     name: str
     about: str
     drawing: Markup
     value: str
     asides: Sequence[str]
-    """What stands below the value, in small."""
+    """What stands below the value, in small print."""
 
 
-def arm_lines(subject: Subject, rows: Sequence[Row]) -> tuple[list[Line], Markup]:
-    """The resolved rate of each arm, and the axis."""
-    ends = [100 * end for row in rows if row.rate.n for end in (row.rate.interval.low, row.rate.interval.high)]
-    axis = Axis.over([0, *ends])
-    made = [
+@dataclass(frozen=True)
+class Forest:
+    """A forest plot: estimates with their intervals, one below the other, on one axis."""
+
+    lines: Sequence[Line]
+    axis: Markup
+
+
+def arm_forest(subject: Subject, rows: Sequence[Row]) -> Forest:
+    """The resolved rate of each arm that is scored."""
+    axis = axis_of(row.rate.interval for row in rows if row.rate.n)
+    lines = [
         Line(
             row.name,
             about_arm(subject, row),
-            svg.whisker(axis, 100 * (row.rate.mean or 0), in_percent(row.rate.interval), "b" if at else "a"),
+            rate_whisker(axis, row.rate, is_reference=not at),
             percent(row.rate),
             [_aside(row), *(f"{name} {percent(rate)}" for name, rate in row.passes.items())],
         )
         for at, row in enumerate(rows)
         if row.rate.n
     ]
-    return made, svg.scale(axis, "resolved, % of the tasks")
+    return Forest(lines, svg.scale(axis, "resolved, % of the tasks"))
 
 
-def difference_lines(comparisons: Sequence[Comparison]) -> tuple[list[Line], Markup] | None:
-    """Each comparison that may have a headline, and the axis; None if there is none."""
-    told = [each for each in comparisons if each.paired.n and not each.is_refused]
+def difference_forest(comparisons: Sequence[Comparison]) -> Forest | None:
+    """The difference of each comparison that has a verdict; None if none has."""
+    told = [each for each in comparisons if each.has_verdict]
     if not told:
         return None
-    ends = [100 * end for each in told for end in (each.paired.interval.low, each.paired.interval.high)]
-    axis = Axis.over([0, *ends])
-    return [_difference_line(each, axis, len(comparisons) > 1) for each in told], svg.scale(
-        axis, "difference, in points (right: better)"
-    )
+    axis = axis_of(each.paired.interval for each in told)
+    lines = [_difference_line(each, axis, is_family=len(comparisons) > 1) for each in told]
+    return Forest(lines, svg.scale(axis, "difference, in points (right: better)"))
+
+
+def axis_of(intervals: Iterable[Interval]) -> Axis:
+    """In per cent, with 0 and all the intervals on it."""
+    return Axis.over([0, *(100 * end for each in intervals for end in (each.low, each.high))])
+
+
+def rate_whisker(axis: Axis, rate: Rate, is_reference: bool) -> Markup:
+    """A resolved rate on an axis in per cent."""
+    return svg.whisker(axis, 100 * (rate.mean or 0), in_percent(rate.interval), "a" if is_reference else "b")
+
+
+def in_percent(interval: Interval) -> Interval:
+    """Of rates, times a hundred."""
+    return Interval(100 * interval.low, 100 * interval.high)
 
 
 def _difference_line(comparison: Comparison, axis: Axis, is_family: bool) -> Line:
     found = comparison.paired
-    adjusted = f", Holm p {comparison.p_holm:.3g}" if is_family else ""
+    adjusted = f", Holm p {p_value(comparison.p_holm)}" if is_family else ""
     return Line(
-        f"{comparison.b} \N{MINUS SIGN} {comparison.a}",
+        f"{comparison.b} {MINUS} {comparison.a}",
         f"{found.n:,} tasks in common",
         svg.whisker(axis, 100 * found.difference, in_percent(found.interval), "b", zero=True),
         points(found.difference),
-        [f"[{points(found.interval.low)}, {points(found.interval.high)}]", f"p {found.p_value:.3g}{adjusted}"],
+        [signed_interval(found.interval), f"p {p_value(found.p_value)}{adjusted}"],
     )
 
 
 def about_arm(subject: Subject, row: Row) -> str:
-    """What the arm is: the bare base model, or an adapter by the start of its content's hash."""
+    """What the arm is: the base model, or an adapter with the start of its content's hash; empty if not known."""
     if not (digest := _digest(subject, row)):
         return ""
     return "base model, no adapter" if digest == BARE else f"adapter {digest[:10]}"
@@ -98,18 +118,14 @@ def _aside(row: Row) -> str:
     return f"{of} {interval(row.rate.interval)}"
 
 
-def in_percent(interval: Interval) -> Interval:
-    """Of rates, times a hundred."""
-    return Interval(100 * interval.low, 100 * interval.high)
-
-
 def power_graph(comparisons: Sequence[Comparison]) -> Markup | None:
-    """How likely a run like this one notices which true difference; None but for one comparison of one sample each."""
-    if len(comparisons) != 1 or not isinstance(found := comparisons[0].paired, Paired) or not found.n:
+    """The power of a run like this one over the true difference.
+
+    None unless there is a single comparison, of one sample per instance, in which the arms disagree on some.
+    """
+    if len(comparisons) != 1 or not isinstance(found := comparisons[0].paired, Paired) or not found.discordant:
         return None
-    discordance = (found.only_a + found.only_b) / found.n
-    if not discordance:
-        return None
+    discordance = found.discordance
     differences = [discordance * part / GRAIN for part in range(GRAIN + 1)]
     line = [(100 * each, 100 * power(found.n, discordance, each)) for each in differences]
     x, y = Axis.over([0, 100 * discordance]), Axis(0, 100, range(0, 101, 20))

@@ -1,9 +1,10 @@
-"""What it takes to make the numbers again."""
+"""What it takes to reproduce the numbers."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,21 @@ from swe_eval.report.runs import BARE, Kept, Subject
 from swe_eval.run_dir import ARM
 
 FEW = 6
-"""Runs that still have a card each."""
+"""Of more runs, only the first and the last have a card."""
 
 
-def card(subject: Subject) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What it takes to make this again, run by run: headings, each with names and values."""
+@dataclass(frozen=True)
+class Card:
+    """A run, and what produced it, as names and values."""
+
+    run: str
+    facts: Sequence[tuple[str, str]]
+
+
+def cards(subject: Subject) -> list[Card]:
+    """What produced each run."""
     shown = subject.runs if len(subject.runs) <= FEW else [subject.runs[0], subject.runs[-1]]
-    return [(kept.run.root.name, list(_facts(kept))) for kept in shown]
+    return [Card(kept.run.root.name, list(_facts(kept))) for kept in shown]
 
 
 def _facts(kept: Kept) -> Iterator[tuple[str, str]]:
@@ -42,12 +51,12 @@ def _facts(kept: Kept) -> Iterator[tuple[str, str]]:
 
 
 def settings(kept: Kept) -> list[tuple[str, str]]:
-    """Everything that the numbers depend on."""
+    """Every setting that the numbers depend on, as names and values."""
     return [(key, str(value)) for key, value in kept.identity.items() if not key.startswith(ARM)]
 
 
 def command_of(argv: Sequence[str]) -> str:
-    """What was typed."""
+    """The command line, as one types it, of a process that was started with these arguments."""
     door = Path(argv[0]).stem if argv else ""
     module = "swe_eval" if door in ("__main__", "swe-eval") else f"swe_eval.{door}"
     return shlex.join(["python", "-m", module, *argv[1:]])

@@ -1,4 +1,4 @@
-"""How trials ended, and what they took of turns, tokens, time and the server."""
+"""How trials ended, and what they took: turns, tokens, time, and the server's capacity."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from swe_eval.report.rows import Row
 from swe_eval.report.runs import Kept, Subject
 
 OUTCOMES = {"resolved": "resolved", "unresolved": "unresolved", "empty_patch": "empty patch", "infra": "infra"}
-"""With what they are called."""
+"""What they are called on the page."""
 MEANING = {
     "Submitted": "the agent handed in a patch",
     "LimitsExceeded": "too many turns",
@@ -25,7 +25,7 @@ MEANING = {
     "RepeatedFormatError": "several answers in a row without a readable command",
     "ContextWindowExceededError": "a conversation longer than the model can read",
 }
-"""Of mini-swe-agent's exit statuses, in words."""
+"""What mini-swe-agent's exit statuses mean."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,13 @@ class Ended:
 
 
 def ended(rows: Iterable[Row]) -> list[Ended]:
-    """Of each arm: its outcomes and exit statuses."""
-    return [_ended(row) for row in rows]
-
-
-def _ended(row: Row) -> Ended:
-    counts = {outcome: row.count(outcome) for outcome in OUTCOMES}
-    return Ended(row, counts, svg.stacked(list(counts.items())))
+    """The outcomes of each arm."""
+    counted = [(row, {outcome: row.count(outcome) for outcome in OUTCOMES}) for row in rows]
+    return [Ended(row, counts, svg.stacked(list(counts.items()))) for row, counts in counted]
 
 
 def ending_sentences(rows: Sequence[Row]) -> Iterator[str]:
-    """Where two arms end differently: the exit status whose share differs most."""
+    """If two arms ended differently: the exit status whose share differs most, by at least ten points."""
     if len(rows) != 2 or not all(row.verdicts for row in rows):
         return
     a, b = ({status: count / len(row.verdicts) for status, count in row.exits} for row in rows)
@@ -68,20 +64,29 @@ class Effort:
 
     name: str
     cells: Sequence[str]
+    """Under the headings ``EFFORT``."""
     turns: Markup
 
 
+@dataclass(frozen=True)
+class EffortTable:
+    """What the rollouts took, arm by arm, and the axis on which their turns are drawn."""
+
+    rows: Sequence[Effort]
+    axis: Axis
+
+
 EFFORT = ("turns", "prompt tokens", "cached", "written tokens", "seconds", "90th percentile")
-"""Medians of a rollout, but for the cached part of all prompts, and the seconds that one rollout in ten exceeds."""
+"""Medians over the rollouts, except ``cached`` (the part of all prompts) and ``90th percentile`` (of the seconds)."""
 
 
-def effort(rows: Iterable[Row]) -> tuple[list[Effort], Axis] | None:
-    """Of each arm with rollouts of which something is known; None if of none is."""
+def effort(rows: Iterable[Row]) -> EffortTable | None:
+    """What the arms took, as far as anything is known of their rollouts; None if nothing is."""
     known = [(row, found) for row in rows if (found := [verdict for verdict in row.verdicts if verdict.turns])]
     if not known:
         return None
     axis = Axis.over([0, *(verdict.turns for _, found in known for verdict in found)])
-    return [_effort(row.name, found, axis) for row, found in known], axis
+    return EffortTable([_effort(row.name, found, axis) for row, found in known], axis)
 
 
 def _effort(name: str, verdicts: Sequence[Verdict], axis: Axis) -> Effort:
@@ -108,7 +113,7 @@ class Server:
 
 
 def servers(subject: Subject) -> list[Server]:
-    """Of each run that knows; of a sweep's runs there are too many."""
+    """Each run whose server's use is known; none of a sweep, which has too many."""
     found = [_server(kept) for kept in subject.runs] if subject.kind != "sweep" else []
     return [server for server in found if server.sentences]
 

@@ -15,7 +15,7 @@ from swe_eval.report.runs import Subject
 from swe_eval.scheduling.order import DIFFICULTIES
 
 FEW = 6
-"""Comparisons that still have a part each."""
+"""With as many comparisons, only one of them is shown."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Flips:
     comparison: Comparison
     bar: Markup
     groups: Sequence[tuple[str, Sequence[Group]]]
-    """By what they are grouped, and the groups."""
+    """By what the instances are grouped, and the groups."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,16 @@ class Group:
     name: str
     n: int
     a: float
-    """Resolved by A, a part of n; ``b`` likewise."""
+    """The resolved rate of A; ``b`` that of B."""
     b: float
     lost: int
+    """Instances that A resolved more often; ``gained``: that B did."""
     gained: int
     drawing: Markup
 
 
 def flips(subject: Subject, findings: Findings) -> list[Flips]:
-    """Of each comparison; where there are many, of the one with the best arm, or the largest difference."""
+    """Each comparison. Of many, only the one with the best arm; without a best arm, the one with the largest gain."""
     told = [each for each in findings.comparisons if each.paired.n]
     if len(told) >= FEW:
         best = findings.best.name if findings.best else None
@@ -89,13 +90,10 @@ def _grouped(comparison: Comparison, a: Row, b: Row, group_of: Mapping[str, str]
 
 
 def _short(repositories: Mapping[str, str]) -> Mapping[str, str]:
-    """``django`` for ``django__django``, where no other owner has one of that name."""
+    """``django`` for ``django__django``, unless two owners have a repository of the same name."""
     names = {name: name.rpartition("__")[2] for name in set(repositories.values())}
-    return (
-        {key: names[name] for key, name in repositories.items()}
-        if len({*names.values()}) == len(names)
-        else repositories
-    )
+    is_unique = len({*names.values()}) == len(names)
+    return {key: names[name] for key, name in repositories.items()} if is_unique else repositories
 
 
 def _rank(difficulty: str) -> int:

@@ -1,4 +1,4 @@
-"""``report.html``: what was found, for whoever opens it, in one file without a network; ``report.md``: in short."""
+"""``report.html``: everything that was found, in one file that needs no network; ``report.md``: its short form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from swe_eval import __version__
-from swe_eval.report import trajectories, words
+from swe_eval.report import numbers, trajectories
+from swe_eval.report.answer import answer
 from swe_eval.report.clean import clean_lines, flag_lines
 from swe_eval.report.comparison import Comparison, Findings
 from swe_eval.report.integrity import contamination
@@ -21,9 +22,15 @@ from swe_eval.report.runs import Subject
 from swe_eval.report.tables import proof_lines
 from swe_eval.run_dir import now, write_text
 from swe_eval.scheduling.order import DIFFICULTIES
+from swe_eval.statistics import Interval
 
 MANY = 12
-"""Arms whose tables are folded."""
+"""Tables of more arms are folded."""
+WRITERS = (
+    *(numbers.percent, numbers.interval, numbers.rate_of),
+    *(numbers.points, numbers.signed_interval, numbers.difference, numbers.p_value),
+)
+"""What the templates write numbers with."""
 
 
 def write_page(subject: Subject, findings: Findings, refresh: float | None = None) -> None:
@@ -51,10 +58,7 @@ def environment() -> Environment:
         keep_trailing_newline=True,
     )
     made.globals |= {
-        "percent": words.percent,
-        "points": words.points,
-        "rate_of": words.rate_of,
-        "interval": words.interval,
+        **{write.__name__: write for write in WRITERS},
         "signs": tasks.SIGNS,
         "outcomes": effort.OUTCOMES,
         "effort_columns": effort.EFFORT,
@@ -66,40 +70,58 @@ def environment() -> Environment:
 
 def content_of(subject: Subject, findings: Findings) -> dict[str, Any]:
     """Everything that the templates set."""
-    rows, flags = findings.rows, flags_by_instance(subject.arms)
-    is_sweep = subject.kind == "sweep" or len(rows) > tasks.FEW
-    found: dict[str, Any] = {
+    found = {
         "subject": subject,
         "findings": findings,
         "made": now(),
-        "trials": sum(len(row.verdicts) for row in rows),
-        "answer": words.answer(findings),
+        "many": len(findings.rows) > MANY,
+        **_headline(subject, findings),
+        **_results(subject, findings),
+        **_trust(subject, findings),
+        **_table(subject, findings),
+        "cards": card.cards(subject),
+        "settings": card.settings(subject.runs[0]),
+    }
+    return found | {"contents": list(_contents(found))}
+
+
+def _headline(subject: Subject, findings: Findings) -> dict[str, Any]:
+    return {
+        "trials": sum(len(row.verdicts) for row in findings.rows),
+        "answer": answer(findings),
         "facts": list(_facts(subject, findings)),
         "between": list(_between(subject, findings)),
-        "arms": None if is_sweep else arms.arm_lines(subject, rows),
-        "differences": None if is_sweep else arms.difference_lines(findings.comparisons),
+    }
+
+
+def _results(subject: Subject, findings: Findings) -> dict[str, Any]:
+    rows = findings.rows
+    is_sweep = subject.kind == "sweep" or len(rows) > tasks.FEW
+    return {
+        "arms": None if is_sweep else arms.arm_forest(subject, rows),
+        "differences": None if is_sweep else arms.difference_forest(findings.comparisons),
         "swept": sweep.sweep_table(findings) if is_sweep else None,
-        "curve": sweep.sweep_curve(findings),
-        "many": len(rows) > MANY,
         "matrix": sweep.sweep_matrix(findings) if is_sweep else None,
+        "curve": sweep.sweep_curve(findings),
         "flips": flips.flips(subject, findings),
         "ended": effort.ended(rows),
         "effort": effort.effort(rows),
         "servers": effort.servers(subject),
+    }
+
+
+def _trust(subject: Subject, findings: Findings) -> dict[str, Any]:
+    flagged = [*map(flag_lines, subject.arms), *map(clean_lines, findings.rows)]
+    return {
         "proof": list(_proof(subject)),
-        "integrity": [
-            *chain.from_iterable(map(flag_lines, subject.arms)),
-            *chain.from_iterable(map(clean_lines, rows)),
-        ],
+        "integrity": list(chain.from_iterable(flagged)),
         "caveats": list(_caveats(subject, findings)),
         "power": arms.power_graph(findings.comparisons),
-        "card": card.card(subject),
-        "settings": card.settings(subject.runs[0]),
     }
-    return found | _table(subject, findings, flags) | {"contents": list(_contents(found))}
 
 
-def _table(subject: Subject, findings: Findings, flags: Mapping[str, list[str]]) -> dict[str, Any]:
+def _table(subject: Subject, findings: Findings) -> dict[str, Any]:
+    flags = flags_by_instance(subject.arms)
     told = tasks.instances(subject, findings, flags)
     names = [row.name for row in findings.rows]
     a, b = names[0], names[1] if len(names) == 2 else ""
@@ -132,7 +154,7 @@ def _facts(subject: Subject, findings: Findings) -> Iterator[tuple[str, str]]:
 
 
 def _between(subject: Subject, findings: Findings) -> Iterator[str]:
-    """What the arms have in common and what not; and how differently they ended."""
+    """What the arms share, what they differ in, and how differently their rollouts ended."""
     if len(findings.rows) < 2:
         return
     about = [(row.name, arms.about_arm(subject, row)) for row in findings.rows]
@@ -169,12 +191,11 @@ def _hangs_on(comparison: Comparison, name: str) -> Iterator[str]:
         yield f"{name}: no verdict while the arms' infra rates differ by {100 * comparison.uneven:.1f} points."
         return
     if itt := comparison.intention_to_treat:
-        span = words.span(itt.interval.low, itt.interval.high)
-        counted = f"{words.points(itt.difference)} points (likely between {span})"
+        counted = f"{numbers.points(itt.difference)} points (likely between {numbers.span(itt.interval)})"
         yield f"{name}: {counted} if what has no verdict counts as unresolved."
-    if left := comparison.without:
-        low, high = min(left.values()), max(left.values())
-        yield f"{name}: as each repository is left out in turn, the difference stays between {words.span(low, high)}."
+    if left := comparison.without.values():
+        span = numbers.span(Interval(min(left), max(left)))
+        yield f"{name}: as each repository is left out in turn, the difference stays between {span}."
 
 
 def _contents(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
-"""Graphs of the page, as SVG that takes its colours from the page and its width from the screen.
+"""The page's drawings, as SVG that takes its colours from the page and its width from the screen.
 
-Positions are per cent of the drawing, so that text and strokes keep their size on a phone. Every drawing is hidden from
-screen readers: the numbers stand beside it in the table that it illustrates, or in its caption.
+Positions are in per cent of the drawing, so that text and strokes keep their size on a phone. Drawings are hidden from
+screen readers, which find the same numbers in the table or the caption beside them.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from math import ceil, floor, log10
 
 from markupsafe import Markup, escape
 
+from swe_eval.report.numbers import MINUS
 from swe_eval.statistics import Interval
 
 Point = tuple[float, float]
 BINS = 24
-"""Of a histogram."""
+"""A histogram's."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values, and the round ones among them."""
+    """A range of values, and the round values in it that are marked."""
 
     low: float
     high: float
@@ -30,22 +31,22 @@ class Axis:
 
     @classmethod
     def over(cls, values: Iterable[float]) -> Axis:
-        """Round ends that hold all the values."""
+        """An axis with round ends that holds all the values."""
         kept = list(values)
         low, high = min(kept, default=0.0), max(kept, default=1.0)
         high = high if high > low else low + 1
-        step = _round((high - low) / 5)
+        step = _round_up((high - low) / 5)
         first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
         ticks = [round(step * number, 10) for number in range(first, last + 1)]
         return cls(ticks[0], ticks[-1], ticks)
 
     def at(self, value: float) -> float:
-        """Where, in per cent from the low end; what lies outside is put at the end."""
+        """The position of a value, in per cent from the low end; what lies outside is put at the nearer end."""
         return round(100 * min(max((value - self.low) / (self.high - self.low), 0.0), 1.0), 2)
 
 
 def whisker(axis: Axis, value: float, interval: Interval, kind: str, zero: bool = False) -> Markup:
-    """A value with its interval on a line of its own; with a mark at zero."""
+    """A value with its interval, on a line of its own; ``zero`` marks where 0 is."""
     low, high, at = axis.at(interval.low), axis.at(interval.high), axis.at(value)
     grid = [_line(axis.at(tick), 0, axis.at(tick), 100, "grid") for tick in axis.ticks]
     origin = [_line(axis.at(0), 0, axis.at(0), 100, "zero")] if zero else []
@@ -54,13 +55,13 @@ def whisker(axis: Axis, value: float, interval: Interval, kind: str, zero: bool 
 
 
 def scale(axis: Axis, label: str) -> Markup:
-    """The axis of whiskers, below them."""
+    """The labelled axis to be set below whiskers."""
     ticks = [f'<text x="{axis.at(tick)}%" y="12" text-anchor="middle">{_number(tick)}</text>' for tick in axis.ticks]
     return _drawing("scale", [*ticks, f'<text x="50%" y="29" text-anchor="middle">{label}</text>'])
 
 
 def stacked(parts: Sequence[tuple[str, int]]) -> Markup:
-    """A bar of one whole: (class, count) of each part."""
+    """A bar divided into parts, each given as its CSS class and its count."""
     whole, at, drawn = sum(count for _, count in parts) or 1, 0.0, []
     for kind, count in parts:
         width = 100 * count / whole
@@ -71,7 +72,7 @@ def stacked(parts: Sequence[tuple[str, int]]) -> Markup:
 
 
 def balance(lost: int, gained: int, most: int) -> Markup:
-    """What was lost to the left of the middle, what was gained to its right; ``most`` fills a side."""
+    """What was lost as a bar to the left of the middle, what was gained to the right; ``most`` fills a side."""
     left, right = 50 * lost / max(most, 1), 50 * gained / max(most, 1)
     return _drawing(
         "balance",
@@ -84,7 +85,7 @@ def balance(lost: int, gained: int, most: int) -> Markup:
 
 
 def histogram(values: Sequence[float], axis: Axis) -> Markup:
-    """How often which value; the highest bin fills the height."""
+    """How often which value occurs; the highest bin fills the height."""
     counts = [0] * BINS
     for value in values:
         counts[min(int(axis.at(value) / 100 * BINS), BINS - 1)] += 1
@@ -99,7 +100,7 @@ def histogram(values: Sequence[float], axis: Axis) -> Markup:
 
 
 def matrix(rows: Sequence[Sequence[bool]]) -> Markup:
-    """A line for each row, filled where it is true; as high as the drawing, as wide as the screen."""
+    """A line for each row of cells, blue where a cell is true; it stretches to the size of the drawing."""
     drawn = "".join(
         f"M{start} {at}h{length}v.86h-{length}z" for at, row in enumerate(rows) for start, length in _runs(row)
     )
@@ -119,22 +120,22 @@ def _runs(row: Sequence[bool]) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a graph, with the band around it where there is one."""
+    """A line of a graph, and what is drawn around it."""
 
     name: str
     kind: str
-    """Its class."""
+    """Its CSS class."""
     points: Sequence[Point]
     band: Sequence[tuple[float, float, float]] = ()
-    """As (x, low, high)."""
+    """(x, low, high) of each point; empty for none."""
     dots: Sequence[str] = ()
-    """What a mouse over each point says; no dots without it."""
+    """The tooltip of each point's dot; empty for no dots."""
     hollow: Sequence[bool] = ()
-    """Which of the dots are."""
+    """Whether each dot is."""
 
 
 def graph(series: Sequence[Series], x: Axis, y: Axis, x_label: str, y_label: str) -> Markup:
-    """Lines over a grid. The lines stretch with the screen, their strokes and the labels do not."""
+    """Lines over a grid. The lines stretch with the screen; their strokes and the labels keep their size."""
     grid = [_line(0, 100 - y.at(tick), 100, 100 - y.at(tick), "grid") for tick in y.ticks]
     ys = [
         f'<text x="0" dx="-8" y="{100 - y.at(tick)}%" dy="4" text-anchor="end">{_number(tick)}</text>'
@@ -178,11 +179,11 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     return f'<line class="{kind}" x1="{x1}%" y1="{y1}%" x2="{x2}%" y2="{y2}%"/>'
 
 
-def _round(step: float) -> float:
-    """The next larger of 1, 2, 5 times a power of ten."""
+def _round_up(step: float) -> float:
+    """To 1, 2 or 5 times a power of ten."""
     power = 10 ** floor(log10(step))
     return float(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9)))
 
 
 def _number(value: float) -> str:
-    return f"{value:,.10g}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:,.10g}".replace("-", MINUS)

@@ -1,4 +1,4 @@
-"""Every instance as a row: what became of it in each arm."""
+"""The table of every instance: what became of it in each arm."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from swe_eval.report.rows import Row
 from swe_eval.report.runs import Subject
 
 SIGNS = {
-    **{"resolved": "\N{CHECK MARK}", "unresolved": "\N{MULTIPLICATION X}"},
-    **{"empty_patch": "\N{EMPTY SET}", "infra": "!"},
+    "resolved": "\N{CHECK MARK}",
+    "unresolved": "\N{MULTIPLICATION X}",
+    "empty_patch": "\N{EMPTY SET}",
+    "infra": "!",
 }
 FEW = 6
-"""Arms that still have a column each."""
+"""More arms than that have no column each."""
 KINDS = {
     "gained": "only {b} resolved it",
     "lost": "only {a} resolved it",
@@ -25,35 +27,34 @@ KINDS = {
     "none": "no arm resolved it",
     "owed": "without a verdict in some arm",
 }
-"""Of an instance: how the arms' verdicts lie to each other."""
+"""How the verdicts of the arms on an instance compare."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """An instance as a row of the last table."""
+    """An instance as a row of the table."""
 
     instance_id: str
     repository: str
     difficulty: str
     kind: str
-    """Of ``KINDS``."""
+    """A key of ``KINDS``."""
     cells: Sequence[str]
-    """The outcome in each arm, where the arms are few."""
+    """The outcome in each arm; empty if there are more than ``FEW``."""
     resolved: int
-    """By how many arms, of ``of`` that are scored."""
+    """Arms that resolved it, out of ``of`` that have a verdict."""
     of: int
     turns: int
+    """Of all its rollouts together; so are ``seconds``."""
     seconds: float
-    """Of all its rollouts together; ``turns`` likewise."""
     flags: str
 
 
 def instances(subject: Subject, findings: Findings, flags: Mapping[str, Sequence[str]]) -> list[Told]:
-    """Every instance, the ones that tell the arms apart first."""
+    """Every instance; those that tell the arms apart come first."""
     rated = subject.difficulties
     told = [_told(key, findings.rows, rated.get(key, ""), flags.get(key, ())) for key in subject.instance_ids]
-    order = [*KINDS]
-    return sorted(told, key=lambda each: order.index(each.kind))
+    return sorted(told, key=lambda each: [*KINDS].index(each.kind))
 
 
 def _told(instance_id: str, rows: Sequence[Row], difficulty: str, flags: Sequence[str]) -> Told:
@@ -86,7 +87,7 @@ def _kind(rates: Sequence[float | None]) -> str:
 
 
 def _outcome(verdicts: Sequence[Verdict]) -> str:
-    """Of several samples, the one that most have, and ``resolved`` if any is."""
+    """Of several samples: ``resolved`` if any is, else the most frequent outcome."""
     if not verdicts:
         return ""
     outcomes = [verdict.outcome for verdict in verdicts]

@@ -1,4 +1,4 @@
-"""Any two trajectories of an instance side by side: a page, and its data a file per instance or served as asked for."""
+"""Any two trajectories of an instance side by side: a page, whose data are files or are served on request."""
 
 PAGE = "trajectories.html"
-"""In the run's directory, beside the report; each instance is at ``#<instance_id>``."""
+"""In the run's directory, beside the report; ``#<instance_id>`` leads to an instance."""

@@ -1,6 +1,6 @@
-"""What the page shows: a line per instance, and each instance in full, as JSON.
+"""What the page shows, as JSON: the list of instances, and each instance in full.
 
-Whatever is long is cut in its middle; the raw files are a link away.
+Long texts are cut in the middle; the page links to the raw files.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from swe_eval.run_dir import RunDir, Trial, read_json
 SHOWN = 20_000
 """Characters of a text that are shown at most."""
 PATCH = 200_000
-"""As ``SHOWN``, of a patch."""
+"""Characters of a patch that are shown at most."""
 REPORT = "report.html"
-"""Where the report is, from the page."""
+"""The report, relative to the page."""
 NAMED = 200
 """Failed tests that are named at most."""
 TESTS = ("FAIL_TO_PASS", "PASS_TO_PASS")
@@ -28,13 +28,13 @@ TESTS = ("FAIL_TO_PASS", "PASS_TO_PASS")
 
 @dataclass(frozen=True)
 class Shown:
-    """A run as the page shows it."""
+    """What the page needs to know about a run."""
 
     run: RunDir
     trials: Sequence[Trial]
     comparisons: Sequence[tuple[str, str]] = ()
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """The dataset's, by instance_id; where one is missing, so are its issue, its difficulty and the reference patch."""
+    """The dataset's rows by instance_id. Without its row, an instance has no difficulty and no reference patch."""
     notes: Sequence[str] = ()
 
     @property
@@ -47,7 +47,7 @@ class Shown:
 
     @property
     def pair(self) -> list[str]:
-        """The arms that the page begins with: those that the run compares, else the first two."""
+        """The two arms that the page shows first: those that the run compares, or else its first two."""
         adapters = self.comparisons[0] if self.comparisons else ()
         firsts = {trial.adapter: trial.arm for trial in reversed(self.trials)}
         compared = [firsts[adapter] for adapter in adapters if adapter in firsts]
@@ -55,7 +55,7 @@ class Shown:
 
 
 def index_of(shown: Shown, arms: Iterable[Arm]) -> dict[str, Any]:
-    """A line per instance: what to search and filter by."""
+    """The list of instances, with what they can be searched and filtered by."""
     by_instance: dict[str, dict[str, Any]] = {instance_id: {} for instance_id in shown.instance_ids}
     for arm in arms:
         for instance_id, verdict in arm.verdicts.items():
@@ -75,7 +75,9 @@ def instance_of(shown: Shown, instance_id: str, verdicts: Mapping[str, Verdict])
     """One instance with all its trials.
 
     Args:
-        verdicts: by arm.
+        shown: the run.
+        instance_id: which.
+        verdicts: on that instance, by arm.
     """
     row = shown.rows.get(instance_id, {})
     trials = [trial for trial in shown.trials if trial.instance_id == instance_id]
@@ -94,7 +96,7 @@ def instance_of(shown: Shown, instance_id: str, verdicts: Mapping[str, Verdict])
 
 
 def cut(text: str, most: int = SHOWN) -> str:
-    """The text, its middle left out where it is longer than ``most`` characters."""
+    """The text, without its middle if it is longer than ``most`` characters."""
     if len(text) <= most:
         return text
     left_out = f"\n[... {len(text) - most:,} characters are left out here: see the raw file ...]\n"
@@ -137,7 +139,7 @@ def _tests(status: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, dict[
 
 
 def _files(run: RunDir, trial: Trial) -> dict[str, str]:
-    """Links to what is there, from the run's directory."""
+    """The raw files that exist, by name, relative to the run's directory."""
     evaluation = run.evaluation(trial)
     files = {
         **{"trajectory": run.trajectory(trial), "patch": run.prediction(trial)},
@@ -147,6 +149,6 @@ def _files(run: RunDir, trial: Trial) -> dict[str, str]:
 
 
 def _task(trajectories: Iterable[Mapping[str, Any]]) -> str:
-    """What an agent was told, where the dataset is not at hand."""
+    """What the agent was told, in place of the dataset's issue."""
     said = (message for trajectory in trajectories for message in trajectory.get("messages", [])[1:2])
     return next((str(message.get("content") or "") for message in said), "")

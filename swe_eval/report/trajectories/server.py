@@ -1,4 +1,4 @@
-"""``--serve``: a run's page, its data made as it is asked for, and its raw files, to this machine alone."""
+"""``--serve``: a run's page, data made on request, and raw files, served to this machine alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT = ("diff", "txt", "log", "jsonl", "yaml", "md")
 
 
 class Live:
-    """What the page asks for, of a run that may still be at work: a trial is read again when its files change."""
+    """The page's data, for a run that may still be at work: a trial is read again when its files have changed."""
 
     def __init__(self, shown: Shown, known: Iterable[Arm]) -> None:
         self._shown, run = shown, shown.run
@@ -33,7 +33,7 @@ class Live:
         }
 
     def data(self, name: str) -> str | None:
-        """The data file of this name; None if there is no such."""
+        """The data file of this name; None if there is none."""
         if name == INDEX:
             return script(INDEX, index_of(self._shown, self._arms(self._shown.trials)))
         arms = self._arms([trial for trial in self._shown.trials if trial.instance_id == name])
@@ -48,9 +48,9 @@ def make_server(shown: Shown, known: Iterable[Arm] = (), port: int = 0) -> Threa
     """A server on the loopback interface.
 
     Args:
-        shown: what it shows.
-        known: verdicts as the run's files are now; what is missing is read when it is asked for.
-        port: 0 is a free one.
+        shown: the run.
+        known: arms with verdicts that are already known; the others are read on request.
+        port: 0 for any free port.
 
     Raises:
         UserError: the port is taken.
@@ -68,7 +68,7 @@ def make_server(shown: Shown, known: Iterable[Arm] = (), port: int = 0) -> Threa
 
 
 def serve(shown: Shown, known: Iterable[Arm], port: int) -> None:
-    """As ``make_server``, until Ctrl-C."""
+    """Serve until Ctrl-C; arguments as for ``make_server``."""
     with make_server(shown, known, port) as server:
         print(f"http://{HOST}:{server.server_port}/{PAGE} until Ctrl-C", flush=True)
         try:
@@ -99,7 +99,7 @@ class _Handler(SimpleHTTPRequestHandler):
             super().do_GET()
 
     def _is_asked_by_name(self) -> bool:
-        """A page elsewhere can have its own name point here; what it then asks for is not given."""
+        """Guard against DNS rebinding: a page elsewhere could have its own host name point here, and read the run."""
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
         return host in (HOST, "localhost")
 
@@ -113,7 +113,7 @@ class _Handler(SimpleHTTPRequestHandler):
         self.wfile.write(body)
 
     def guess_type(self, path: Any) -> str:
-        """Raw files are shown, not downloaded."""
+        """Have browsers show raw files, not download them."""
         suffix = PurePosixPath(str(path)).suffix[1:]
         return "text/plain; charset=utf-8" if suffix in TEXT else super().guess_type(path)
 

@@ -1,4 +1,4 @@
-"""The page and its data as files: ``trajectories.html`` opens from a disk, without a server and without a network."""
+"""The page and its data as files: ``trajectories.html`` opens from disk, without a server or a network."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from swe_eval.settings import BenchmarkSettings
 
 DATA, INDEX = "trajectories.data", "index"
 PARTS = ("common", "data", "list", "instance", "turns", "keys")
-"""Of the page's script, in the order in which they run."""
+"""The files of the page's script, in the order in which they run."""
 _PAGE = Path(__file__).parent / "page"
 
 
 def write_trajectories(shown: Shown, arms: Sequence[Arm]) -> Path:
-    """Write the page and a data file per instance, one after the other; returns where the page is."""
+    """Write the page and a data file per instance; returns the path of the page."""
     verdicts = {arm.name: arm.verdicts for arm in arms}
     folder = shown.run.root / DATA
     for instance_id in shown.instance_ids:
@@ -39,7 +39,7 @@ def write_trajectories(shown: Shown, arms: Sequence[Arm]) -> Path:
 
 
 def script(kind: str, value: Any) -> str:
-    """A call that gives the page its data, in ASCII."""
+    """A script, in ASCII, that hands the value to the page."""
     return f"trajectories.{kind}({json.dumps(value, separators=(',', ':'))});\n"
 
 
@@ -53,7 +53,7 @@ def page() -> str:
 
 
 def shown_of(kept: Kept) -> Shown:
-    """A run with its dataset's rows; without them where the dataset cannot be loaded, which the page then says."""
+    """A run with the rows of its dataset, or with a note that the dataset could not be loaded."""
     try:
         settings = BenchmarkSettings.model_validate(yaml.safe_load(kept.run.config_yaml.read_text())["benchmark"])
         rows = {each.instance_id: each.row for each in instances.load(settings).instances}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from swe_eval.errors import SandboxError
 from swe_eval.sandbox.capture import capture
+from swe_eval.sandbox.sandbox import Completed
 from swe_eval.sandbox.store.registry import RegistryImage, checked
 
 REGISTRY = "docker://"
@@ -34,7 +36,7 @@ def opened(source: str, image: str, folder: Path, timeout: float) -> AbstractCon
     """The image at ``source``, to which its name is appended as skopeo writes it: ``docker://mirror.site/``.
 
     Raises:
-        SandboxError: skopeo is needed and cannot find it. What it copies is in ``folder`` meanwhile.
+        SandboxError: skopeo is needed and cannot find it. What it copies is in ``folder``, which is there meanwhile.
     """
     if source.startswith(REGISTRY):
         return closing(RegistryImage(f"{source.removeprefix(REGISTRY)}{image}"))
@@ -43,12 +45,34 @@ def opened(source: str, image: str, folder: Path, timeout: float) -> AbstractCon
 
 @contextmanager
 def _copied(name: str, folder: Path, timeout: float) -> Iterator[SourceImage]:
-    with tempfile.TemporaryDirectory(prefix="copied-", dir=folder) as target:
-        done = capture(["skopeo", "--insecure-policy", "copy", "--quiet", name, f"dir:{target}"], timeout=timeout)
+    copy = ["skopeo", "--insecure-policy", "copy", "--quiet", name, f"dir:{folder}"]
+    folder.mkdir()
+    try:
+        done = capture([*_ending_with_us(), *copy], timeout=timeout)
         if done.returncode or done.timed_out:
-            said = done.text.strip().splitlines() or ["no answer in time"]
-            raise SandboxError(f"skopeo copy {name}: {said[-1]}")
-        yield _Copied(Path(target))
+            raise SandboxError(f"skopeo copy {name}: {_why(done)}")
+        yield _Copied(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@cache
+def _ending_with_us() -> list[str]:
+    """What makes the kernel kill a command when the thread dies that started it; setpriv of Red Hat 8 cannot."""
+    setpriv = ["setpriv", "--pdeathsig", "KILL", "--"]
+    try:
+        return [] if capture([*setpriv, "true"], timeout=60).returncode else setpriv
+    except SandboxError:
+        return []
+
+
+def _why(done: Completed) -> str:
+    """What skopeo says, or what it means: of a layer that is a link in an archive, it compares the link's own size."""
+    said = (done.text.strip().splitlines() or ["no answer in time"])[-1]
+    if "Size mismatch" not in said:
+        return said
+    one = "docker save --output FILE IMAGE"
+    return f"a layer is a link to that of another image in the same file; save each in a file of its own ({one})"
 
 
 class _Copied:

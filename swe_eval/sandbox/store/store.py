@@ -21,7 +21,6 @@ import shutil
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -36,6 +35,7 @@ from swe_eval.sandbox import owner
 from swe_eval.sandbox.removal import IN_USERNS, remove_tree
 from swe_eval.sandbox.store import unpack
 from swe_eval.sandbox.store.lease import age, lease
+from swe_eval.sandbox.store.packing import unpacked
 from swe_eval.sandbox.store.source import SourceImage, opened
 
 VERSION = "1"
@@ -118,7 +118,7 @@ class Store:
         """See ``Library.pull``: fetch and unpack the layers that are not here yet."""
         self.tidy()
         deadline = time.monotonic() + timeout
-        with opened(self._source, image, self.root / "new", timeout) as source:
+        with opened(self._source, image, self._fresh(), timeout) as source:
             manifest, digest = source.manifest()
             config = source.config(manifest["config"]["digest"])
             layers = tuple(each.removeprefix("sha256:") for each in config["rootfs"]["diff_ids"])
@@ -184,10 +184,10 @@ class Store:
         self._discard(self.layers / layer)
 
     def tidy(self) -> None:
-        """Remove what processes that are gone were making."""
+        """Remove what processes that are gone were making, if it can be written here."""
         for left in (self.root / "new").iterdir():
             maker = left.name.partition("@")[2].replace("%", "/")
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 if owner.is_gone(maker) or age(left) > FORGOTTEN:
                     remove_tree(left)
 
@@ -201,7 +201,7 @@ class Store:
         with lease(self.root / "leases" / layer, max(1.0, deadline - time.monotonic())):
             if (self.layers / layer).is_dir():
                 return
-            fresh = self.root / "new" / f"{secrets.token_hex(4)}@{owner.this_process().replace('/', '%')}"
+            fresh = self._fresh()
             fresh.mkdir()
             try:
                 with source.blob(blob) as packed:
@@ -211,6 +211,10 @@ class Store:
             finally:
                 if fresh.exists():
                     remove_tree(fresh)
+
+    def _fresh(self) -> Path:
+        """What is made there is told to be ours, and removed by others if we are killed."""
+        return self.root / "new" / f"{secrets.token_hex(4)}@{owner.this_process().replace('/', '%')}"
 
     def _is_sound(self, layer: str) -> bool:
         if not (self.layers / layer).is_dir():
@@ -241,7 +245,7 @@ class Store:
 
     def _discard(self, layer: Path) -> None:
         """At once, and then at leisure."""
-        gone = self.root / "new" / f"{secrets.token_hex(4)}@{owner.this_process().replace('/', '%')}"
+        gone = self._fresh()
         with suppress(FileNotFoundError):
             layer.rename(gone)
             remove_tree(gone)
@@ -266,7 +270,7 @@ def _unpack(packed: Iterable[bytes], folder: Path, layer: str, deadline: float) 
     hashed, said = hashlib.sha256(), b""
     try:
         with suppress(BrokenPipeError):
-            for piece in _decompressed(packed):
+            for piece in unpacked(packed):
                 hashed.update(piece)
                 unpacker.stdin.write(piece)
                 if time.monotonic() > deadline:
@@ -286,32 +290,6 @@ def _unpack(packed: Iterable[bytes], folder: Path, layer: str, deadline: float) 
 
 def _unpacker(*arguments: str | Path) -> list[str]:
     return [*IN_USERNS, sys.executable, "-I", "-S", unpack.__file__, *map(str, arguments)]
-
-
-def _decompressed(packed: Iterable[bytes]) -> Iterator[bytes]:
-    """gzip undone, of one member or of several; what is not packed, as it is.
-
-    Raises:
-        SandboxError: it is packed by something else, or damaged.
-    """
-    pieces = iter(packed)
-    first = next(pieces, b"")
-    if first.startswith(b"\x28\xb5\x2f\xfd"):
-        raise SandboxError("a layer is packed by zstd, which is not read here; write sandbox=docker or sandbox=podman")
-    if not first.startswith(b"\x1f\x8b"):
-        yield first
-        yield from pieces
-        return
-    unzip = zlib.decompressobj(31)
-    try:
-        while first:
-            yield unzip.decompress(first)
-            while unzip.eof and unzip.unused_data:
-                rest, unzip = unzip.unused_data, zlib.decompressobj(31)
-                yield unzip.decompress(rest)
-            first = next(pieces, b"")
-    except zlib.error as error:
-        raise SandboxError(f"a layer is damaged: EOF ({error})") from error
 
 
 def _quoted(image: str) -> str:

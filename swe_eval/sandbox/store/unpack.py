@@ -12,6 +12,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 
 GONE, REPLACES = ".wh.", ".wh..wh..opq"
@@ -20,18 +21,28 @@ TAR = ["tar", "--extract", "--preserve-permissions", "--no-same-owner", "--exclu
 """No user makes device nodes; the sandbox has its own."""
 
 
-def main() -> int:
+def main() -> int | str:
     """See above; exit code 1 and a line if it fails."""
     *option, folder = sys.argv[1:]
     os.umask(0o022)
     if not option:
         os.makedirs(folder)
-        if (code := subprocess.run([*TAR, "--directory", folder]).returncode) != 0:
-            return code
+        if said := _extract(folder):
+            return said
         for path in list(_whiteouts(folder)):
             _convert(path)
     print(*add_up(folder))
     return 0
+
+
+def _extract(folder: str) -> str:
+    """What tar says if it fails: before its last line, which tells that it ends. A full disk makes it say much."""
+    tar = subprocess.Popen([*TAR, "--directory", folder], stderr=subprocess.PIPE, text=True, errors="replace")
+    assert tar.stderr
+    said = deque(tar.stderr, maxlen=2)
+    if tar.wait() == 0:
+        return ""
+    return said[0].strip() if said else f"tar ended with {tar.returncode}"
 
 
 def add_up(folder: str) -> tuple[str, int]:

@@ -7,7 +7,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,12 +69,15 @@ class Head:
 class Answers:
     """The answers to an HTTP request, in pieces, while its client waits for them."""
 
-    def __init__(self, engine: Engine, requests: Iterable[Request]) -> None:
+    def __init__(self, engine: Engine, requests: Collection[Request], prompt_tokens: int) -> None:
         """Queue the requests, all or none.
 
         Raises:
             BadPrompt, Busy, Stopping: see the engine.
         """
+        self.usage = Usage(prompt_tokens)
+        self._began = time.monotonic()
+        self._model = next(iter(requests)).model
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
         self._sequences: list[Sequence] = []
@@ -86,14 +89,17 @@ class Answers:
             raise
 
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
-        """Each with the index of its request; until all are finished."""
+        """Each with the index of its request, until all are finished, which is logged."""
         unfinished = len(self._sequences)
         while unfinished:
             index, piece = await self._pieces.get()
             if isinstance(piece, Exception):
                 raise piece
             yield index, piece
-            unfinished -= piece.finish_reason is not None
+            if piece.finish_reason:
+                self.usage.count(piece)
+                unfinished -= 1
+        self._log()
 
     async def whole(self, http: HttpRequest) -> list[Piece]:
         """Every answer in one piece, for requests that do not stream.
@@ -117,6 +123,11 @@ class Answers:
         """Stop computing what is unfinished."""
         for sequence in self._sequences:
             sequence.cancel()
+
+    def _log(self) -> None:
+        usage, seconds = self.usage, time.monotonic() - self._began
+        counts = usage.prompt, usage.completion, usage.cached
+        logger.info("%s: %d + %d tokens, %d cached, %.2f s", self._model, *counts, seconds)
 
     async def _collect(self) -> list[Piece]:
         by_index = {index: piece async for index, piece in self.pieces()}
@@ -142,12 +153,6 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:  # not in the generator: it may never have begun
             self._answers.cancel()
-
-
-def log_answer(model: str, usage: Usage, began: float) -> None:
-    """One line per request."""
-    seconds = time.monotonic() - began
-    logger.info("%s: %d + %d tokens, %d cached, %.2f s", model, usage.prompt, usage.completion, usage.cached, seconds)
 
 
 async def _lines(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 
-from swe_eval.serving.app.answering import Answers, EventStream, Head, Usage, log_answer
+from swe_eval.serving.app.answering import Answers, EventStream, Head
 from swe_eval.serving.app.engine import Engine
 from swe_eval.serving.app.errors import ApiError
 from swe_eval.serving.app.protocol import ChatRequest, FunctionCall
@@ -46,17 +45,12 @@ class Chat:
 
     async def respond(self, asked: ChatRequest, requests: list[Request], http: HttpRequest) -> Response:
         """The whole answer, or a stream of it."""
-        answers = Answers(self._engine, requests)
-        usage = Usage(len(requests[0].prompt))
+        answers = Answers(self._engine, requests, prompt_tokens=len(requests[0].prompt))
         if asked.stream:
-            return EventStream(answers, self._chunks(asked, answers, usage))
-        began = time.monotonic()
+            return EventStream(answers, self._chunks(asked, answers))
         pieces = await answers.whole(http)
-        for piece in pieces:
-            usage.count(piece)
-        log_answer(asked.model, usage, began)
         choices = [self._choice(asked, index, piece) for index, piece in enumerate(pieces)]
-        return JSONResponse(Head(asked.model, "chat.completion").with_choices(choices, usage=usage.told))
+        return JSONResponse(Head(asked.model, "chat.completion").with_choices(choices, usage=answers.usage.told))
 
     def _choice(self, asked: ChatRequest, index: int, piece: Piece) -> dict[str, Any]:
         parsed = Parsed(piece.text)
@@ -74,21 +68,17 @@ class Chat:
             "logprobs": self._logprobs(piece.logprobs) if asked.logprobs else None,
         }
 
-    async def _chunks(self, asked: ChatRequest, answers: Answers, usage: Usage) -> AsyncIterator[dict[str, Any]]:
+    async def _chunks(self, asked: ChatRequest, answers: Answers) -> AsyncIterator[dict[str, Any]]:
         head = Head(asked.model, "chat.completion.chunk")
         rest = {"usage": None} if asked.stream_options.include_usage else {}
         streams = [self._tool_stream(asked) for _ in range(asked.n)]
-        began = time.monotonic()
         for index in range(asked.n):
             yield head.with_choices([_delta(index, {"role": "assistant", "content": ""})], **rest)
         async for index, piece in answers.pieces():
             for choice in self._deltas(asked, index, piece, streams[index]):
                 yield head.with_choices([choice], **rest)
-            if piece.finish_reason:
-                usage.count(piece)
-        log_answer(asked.model, usage, began)
         if asked.stream_options.include_usage:
-            yield head.with_choices([], usage=usage.told)
+            yield head.with_choices([], usage=answers.usage.told)
 
     def _deltas(self, asked: ChatRequest, index: int, piece: Piece, stream: ToolStream | None) -> list[dict[str, Any]]:
         logprobs = self._logprobs(piece.logprobs) if asked.logprobs else None

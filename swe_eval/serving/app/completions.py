@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 
-from swe_eval.serving.app.answering import Answers, EventStream, Head, Usage, log_answer
+from swe_eval.serving.app.answering import Answers, EventStream, Head
 from swe_eval.serving.app.engine import Engine
 from swe_eval.serving.app.errors import ApiError
 from swe_eval.serving.app.protocol import CompletionRequest
@@ -41,18 +40,14 @@ class Completions:
 
     async def respond(self, asked: CompletionRequest, requests: list[Request], http: HttpRequest) -> Response:
         """The whole answer, or a stream of it."""
-        answers = Answers(self._engine, requests)
-        usage = Usage(sum(len(request.prompt) for request in requests[:: asked.n]))
+        prompt_tokens = sum(len(request.prompt) for request in requests[:: asked.n])
+        answers = Answers(self._engine, requests, prompt_tokens)
         if asked.stream:
-            return EventStream(answers, self._chunks(asked, answers, usage))
-        began = time.monotonic()
+            return EventStream(answers, self._chunks(asked, answers))
         pieces = await answers.whole(http)
-        for piece in pieces:
-            usage.count(piece)
-        log_answer(asked.model, usage, began)
         pairs = enumerate(zip(requests, pieces, strict=True))
         choices = [self._choice(asked, index, request, piece) for index, (request, piece) in pairs]
-        return JSONResponse(Head(asked.model, "text_completion").with_choices(choices, usage=usage.told))
+        return JSONResponse(Head(asked.model, "text_completion").with_choices(choices, usage=answers.usage.told))
 
     def _choice(self, asked: CompletionRequest, index: int, request: Request, piece: Piece) -> dict[str, Any]:
         echoed = self._engine.text(request.prompt) if asked.echo else ""
@@ -64,19 +59,15 @@ class Completions:
             "finish_reason": piece.finish_reason,
         }
 
-    async def _chunks(self, asked: CompletionRequest, answers: Answers, usage: Usage) -> AsyncIterator[dict[str, Any]]:
+    async def _chunks(self, asked: CompletionRequest, answers: Answers) -> AsyncIterator[dict[str, Any]]:
         head = Head(asked.model, "text_completion")
         rest = {"usage": None} if asked.stream_options.include_usage else {}
-        began = time.monotonic()
         async for index, piece in answers.pieces():
             logprobs = None if asked.logprobs is None else self._logprobs(piece.logprobs)
             choice = {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
             yield head.with_choices([choice], **rest)
-            if piece.finish_reason:
-                usage.count(piece)
-        log_answer(asked.model, usage, began)
         if asked.stream_options.include_usage:
-            yield head.with_choices([], usage=usage.told)
+            yield head.with_choices([], usage=answers.usage.told)
 
     def _logprobs(self, scores: list[TokenLogprob]) -> dict[str, list[Any]]:
         texts = [self._engine.token_text(score.token) for score in scores]

@@ -80,6 +80,11 @@ class Engine:
         return self._weights.context
 
     @property
+    def is_broken(self) -> bool:
+        """The device has failed, and nothing will be answered any more."""
+        return self._scheduler.is_broken
+
+    @property
     def chat_template(self) -> str:
         return str(self._weights.tokenizer.chat_template)
 

@@ -37,12 +37,16 @@ def create_app(engine: Engine, api_key: str, tool_parser: ToolParser | None = No
 
     app = FastAPI(title="swe_eval", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     handle_errors(app)
-    app.add_api_route("/health", lambda: {"status": "ok"})
+    app.add_api_route("/health", lambda: _health(engine))
     app.add_api_route(
         "/metrics", lambda: PlainTextResponse(engine.metrics.exposition(), media_type=metrics.CONTENT_TYPE)
     )
     app.include_router(_api(engine, tool_parser), prefix="/v1", dependencies=[Depends(_key_check(api_key))])
     return app
+
+
+def _health(engine: Engine) -> JSONResponse:
+    return JSONResponse({"status": "broken"}, 503) if engine.is_broken else JSONResponse({"status": "ok"})
 
 
 def _key_check(api_key: str) -> Any:

@@ -21,9 +21,11 @@ class _Entry:
 
 
 def sensible_capacity(device: torch.device) -> int:
-    """Bytes: two fifths of what the loaded model leaves of a GPU, a tenth of a machine's memory."""
+    """Bytes: two fifths of what the loaded model leaves of our part of a GPU, a tenth of a machine's memory."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] * 2 // 5
+        free, total = torch.cuda.mem_get_info(device)
+        ours = total * torch.cuda.get_per_process_memory_fraction(device) - torch.cuda.memory_reserved(device)
+        return max(0, int(min(free, ours))) * 2 // 5
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 10
 
 
@@ -54,7 +56,7 @@ class PrefixCache:
         return length, beginning(self._entries[best].kv, length)
 
     def put(self, model: str, tokens: list[int], kv: KV) -> None:
-        """Keep a sequence, in place of those that it continues."""
+        """Keep a sequence, in place of those that it continues; without memory for a copy of it, forget everything."""
         entry = _Entry(model, np.asarray(tokens), kv, sum(keys.nbytes + values.nbytes for keys, values in kv))
         if entry.size > self.capacity:
             return
@@ -63,7 +65,11 @@ class PrefixCache:
                 self._drop(at)
         while self.size + entry.size > self.capacity:
             self._drop(next(iter(self._entries)))
-        self._entries[self._next] = replace(entry, kv=copied(kv))
+        try:
+            self._entries[self._next] = replace(entry, kv=copied(kv))
+        except torch.OutOfMemoryError:
+            self.clear()
+            return
         self._next += 1
         self.size += entry.size
 

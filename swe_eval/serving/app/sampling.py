@@ -58,7 +58,8 @@ class Sampler:
         """A token by its logits, shape [vocabulary]."""
         if self._sampling.is_greedy:
             return int(logits.argmax())
-        likely, tokens = (logits / self._sampling.temperature).softmax(-1).sort(descending=True)
+        # in float32: sums of 16-bit probabilities are rounded to 1 before the rare tokens, which were then never drawn
+        likely, tokens = (logits.float() / self._sampling.temperature).softmax(-1).sort(descending=True)
         outside = likely.cumsum(-1) - likely >= self._sampling.top_p  # never the likeliest: nothing is before it
         return int(tokens[torch.multinomial(likely.masked_fill(outside, 0), 1, generator=self._random)])
 

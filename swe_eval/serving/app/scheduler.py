@@ -46,6 +46,8 @@ class Scheduler:
     def __init__(self, weights: Weights, prefixes: PrefixCache, metrics: Metrics, max_running: int) -> None:
         self.waiting: deque[Sequence] = deque()
         """Any thread may append."""
+        self.is_broken = False
+        """The device has failed: after such an error it answers nothing more to this process."""
         self._weights, self._prefixes, self._metrics = weights, prefixes, metrics
         self._switch = AdapterSwitch(weights.model)
         self._most = self._limit = max_running
@@ -155,19 +157,20 @@ class Scheduler:
         return self._batches.setdefault(key, Batch(self._weights.device))
 
     def _decode(self, batch: Batch[Sequence]) -> None:
-        for row in [row for row in batch.rows if row.is_cancelled]:
-            self._take_out(batch, row)
-        rows = list(batch.rows)
-        if not rows:
-            return
         try:
-            logits = self._forward(rows, **batch.inputs([row.tokens[-1] for row in rows]))[:, -1]
-        except Exception as error:  # and what the batch remembers is half-written
+            self._decode_rows(batch)
+        except Exception as error:  # and what the batch remembers may be half-written
+            rows = list(batch.rows)
             batch.clear()
             self._give_up(rows, len(rows) // 2, error)
-            return
-        for row, own in zip(rows, logits, strict=True):
-            self._go_on(batch, row, own)
+
+    def _decode_rows(self, batch: Batch[Sequence]) -> None:
+        for row in [row for row in batch.rows if row.is_cancelled]:
+            self._take_out(batch, row)
+        if rows := list(batch.rows):
+            logits = self._forward(rows, **batch.inputs([row.tokens[-1] for row in rows]))[:, -1]
+            for row, own in zip(rows, logits, strict=True):
+                self._go_on(batch, row, own)
 
     def _go_on(self, batch: Batch[Sequence], row: Sequence, logits: torch.Tensor) -> None:
         try:
@@ -197,6 +200,7 @@ class Scheduler:
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         logger.error("%s: a request failed", sequence.request.model, exc_info=error)
+        self.is_broken |= isinstance(error, torch.AcceleratorError)
         self._count(sequence, "error")
         sequence.deliver(error)
 

@@ -1,4 +1,4 @@
-"""What was found, in sentences that need no statistics to be read; each has its numbers beside it."""
+"""The answer in sentences, for readers who know no statistics; every claim has its numbers beside it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from swe_eval.report.comparison import Best, Comparison, Findings, is_shown
-from swe_eval.report.rows import Rate, Row
-from swe_eval.statistics import ALPHA, MOST, Interval, Paired, Repeated
+from swe_eval.report.numbers import instances_needed, p_value, percent, points, rate_of, span, tasks
+from swe_eval.report.rows import Row
+from swe_eval.statistics import ALPHA, Paired, Repeated
 
 LUCK = 0.2
-"""A p-value over this is no hint of a difference."""
+"""A p-value above this does not even hint at a difference."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer, and what it rests on."""
+    """The headline of a report, and the sentences that support it."""
 
     headline: str
     sentences: Sequence[str]
     tone: str = "open"
-    """``better``, ``worse``, or ``open``: of the last arm against the first."""
+    """How the other arm does against the first: ``better``, ``worse`` or ``open``."""
 
 
 def answer(findings: Findings) -> Answer:
@@ -34,28 +35,8 @@ def answer(findings: Findings) -> Answer:
     return Answer(_headline(comparison), list(_sentences(comparison, findings.rows)), _tone(comparison))
 
 
-def points(difference: float) -> str:
-    """A difference of rates: ``+4.8`` points."""
-    return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def percent(rate: Rate) -> str:
-    """``28.2%``, and ``-`` where nothing is scored."""
-    return "-" if rate.mean is None else f"{rate.mean:.1%}"
-
-
-def interval(found: Interval) -> str:
-    """Of a rate, in per cent: ``[24.4, 32.3]``."""
-    return f"[{100 * found.low:.1f}, {100 * found.high:.1f}]"
-
-
-def instances_needed(found: Paired | Repeated) -> str | None:
-    """To notice a difference like the one seen four times in five; None where there is too little to tell."""
-    return str(found.needed(found.difference) or (f"over {MOST:,}" if isinstance(found, Paired) else "")) or None
-
-
 def chance(p: float) -> str:
-    """How often luck alone does as much."""
+    """A p-value in words: how often luck alone would do as much."""
     if p < 1e-4:
         return "less than once in 10,000 runs"
     if p > 0.67:
@@ -63,16 +44,11 @@ def chance(p: float) -> str:
     return "in half of all runs" if p > 0.4 else f"about once in {round(1 / p):,} runs"
 
 
-def span(low: float, high: float) -> str:
-    """An interval of differences: ``+1.2 and +18.8 points``."""
-    return f"{points(low)} and {points(high)} points"
-
-
 def _alone(rows: Sequence[Row]) -> str:
     scored = [row for row in rows if row.rate.n]
     if not scored:
         return "Nothing is scored yet."
-    return " ".join(f"{row.name} resolves {percent(row.rate)} of {_tasks(row.rate.n)}." for row in scored)
+    return " ".join(f"{row.name} resolves {percent(row.rate)} of {tasks(row.rate.n)}." for row in scored)
 
 
 def _headline(comparison: Comparison) -> str:
@@ -115,26 +91,25 @@ def _sentences(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
 def _counts(comparison: Comparison, rows: Sequence[Row]) -> str:
     a, b, found = comparison.a, comparison.b, comparison.paired
     if isinstance(found, Paired):
-        resolved = f"{b} resolved {found.both + found.only_b} and {a} resolved {found.both + found.only_a}"
+        resolved = f"{b} resolved {found.resolved_b} and {a} resolved {found.resolved_a}"
         apart = f"{found.only_b} {_were(found.only_b)} resolved by {b} alone, {found.only_a} by {a} alone"
-        return f"Of {_tasks(found.n)} that both were scored on, {resolved}: {apart}."
+        return f"Of {tasks(found.n)} that both were scored on, {resolved}: {apart}."
     by_name = {row.name: row for row in rows}
     rates = f"{b} resolved {percent(by_name[b].rate)} and {a} {percent(by_name[a].rate)} of all tries"
     ahead = f"{b} was ahead on {found.counts['b_ahead']} and {a} on {found.counts['a_ahead']}"
-    return f"Over {_tasks(found.n)}, {rates}; {ahead}."
+    return f"Over {tasks(found.n)}, {rates}; {ahead}."
 
 
 def _how_sure(found: Paired | Repeated) -> Iterator[str]:
     if not found.difference and found.p_value == 1:
-        yield f"The true difference is likely (95%) between {span(found.interval.low, found.interval.high)}."
+        yield f"The true difference is likely (95%) between {span(found.interval)}."
         return
-    kind = "exact p" if isinstance(found, Paired) else "sign-flip p"
     said = "which is rare enough to believe it" if found.p_value <= ALPHA else "which is too often to believe it"
     yield (
         f"If both were equally good, luck alone would set them at least this far apart {chance(found.p_value)} "
-        f"({kind} = {found.p_value:.3g}), {said}: the limit is once in {round(1 / ALPHA)}."
+        f"({found.test} p = {p_value(found.p_value)}), {said}: the limit is once in {round(1 / ALPHA)}."
     )
-    likely = span(found.interval.low, found.interval.high)
+    likely = span(found.interval)
     yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) between {likely}."
     if found.p_value > ALPHA and not found.interval.low <= 0 <= found.interval.high:
         yield "That interval leaves 0 out, but on so few tasks the test is the stricter of the two, and decides."
@@ -142,8 +117,7 @@ def _how_sure(found: Paired | Repeated) -> Iterator[str]:
 
 def _power(found: Paired | Repeated) -> Iterator[str]:
     if found.detectable is None:
-        apart = sum(found.counts[kind] for kind in ("only_a", "only_b", "a_ahead", "b_ahead") if kind in found.counts)
-        few = f"the arms disagree on only {_tasks(apart)}"
+        few = f"the arms disagree on only {tasks(found.discordant)}"
         yield f"Not even the largest true difference would be noticed in four of five runs like this one: {few}."
     else:
         least = f"{100 * found.detectable:.1f} points"
@@ -158,7 +132,7 @@ def _fragile(comparison: Comparison) -> Iterator[str]:
 
 
 def _of_many(findings: Findings) -> Answer:
-    judged = [comparison for comparison in findings.comparisons if not comparison.is_refused and comparison.paired.n]
+    judged = [comparison for comparison in findings.comparisons if comparison.has_verdict]
     tones = Counter(map(_tone, judged))
     kinds = {"better": "more", "worse": "fewer"}
     shown = [f"{tones[tone]} {_resolve(tones[tone])} {compared}" for tone, compared in kinds.items() if tones[tone]]
@@ -192,8 +166,8 @@ def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterato
 def _best(best: Best, arms: int) -> Iterator[str]:
     against, among = "", f" of the {best.of} arms that owe as little" if best.of < arms else ""
     if best.paired:
-        low, high = best.paired.interval.low, best.paired.interval.high
-        against = f", {points(best.paired.difference)} points against {best.against} (likely between {span(low, high)})"
+        likely = f"likely between {span(best.paired.interval)}"
+        against = f", {points(best.paired.difference)} points against {best.against} ({likely})"
     yield (
         f"Best{among} is {best.name}. The best of several always looks better than it is, so it was chosen on one half "
         f"of the tasks ({percent(best.chosen)} there) and measured on the other: {rate_of(best.confirmed)}{against}."
@@ -204,15 +178,6 @@ def _missing(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         if row.rate.n:
             yield f"{row.name}: {rate_of(row.rate)}. The interval is where the true rate is likely (95%) to be."
-
-
-def rate_of(rate: Rate) -> str:
-    """``28.2% [24.4, 32.3] of 500 tasks``."""
-    return f"{percent(rate)} {interval(rate.interval)} of {_tasks(rate.n)}"
-
-
-def _tasks(n: int) -> str:
-    return f"{n:,} task{'s' * (n != 1)}"
 
 
 def _resolve(n: int) -> str:

@@ -1,4 +1,4 @@
-"""Run directories with made results, for measuring what reads them: in the files and the formats of a real run."""
+"""Run directories with invented results, in the files and formats of real ones, to measure what reads them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPOSITORIES = {
     **{"scikit-learn__scikit-learn": 32, "astropy__astropy": 22, "pydata__xarray": 22, "pytest-dev__pytest": 19},
     **{"pylint-dev__pylint": 10, "psf__requests": 8, "mwaskom__seaborn": 2, "pallets__flask": 1},
 }
-"""Instances of each in SWE-bench Verified."""
+"""How many instances SWE-bench Verified has of each."""
 IDENTITY = {
     **{"seed": 0, "model.name": "made", "model.base_model": "made/base-10B", "model.dtype": "bfloat16"},
     **{"quantization.kind": "none", "benchmark.name": "verified", "benchmark.fingerprint": "f" * 64},
@@ -32,19 +32,19 @@ TURNS = 3
 
 
 def instance_ids(n: int) -> list[str]:
-    """As many, of the repositories of Verified in their proportions."""
+    """So many instance_ids, at most 500, of Verified's repositories in about their proportions."""
     everything = [f"{name}-{10_000 + number}" for name, count in REPOSITORIES.items() for number in range(count)]
     return sorted(random.Random(0).sample(everything, min(n, len(everything))))
 
 
 def make_run(folder: Path, arms: Mapping[str, float], ids: Sequence[str], seed: int = 0, samples: int = 1) -> RunDir:
-    """Write the files that rollouts and gradings leave; the report's own are not among them.
+    """Write the files that rollouts and gradings leave, but not those of the report.
 
     Args:
-        folder: of the run.
-        arms: by name, the mean chance of an instance to be resolved.
-        ids: of the instances, which are the easier for all arms the earlier their hash says so.
-        seed: of what is drawn.
+        folder: the run's.
+        arms: by name, the mean probability that an instance is resolved; instances are easy or hard for all arms alike.
+        ids: the instance_ids.
+        seed: of the verdicts.
         samples: of each instance.
     """
     run = RunDir(folder)
@@ -110,6 +110,6 @@ def _write(path: Path, value: Any) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Without the care of a real run, for there are hundreds of thousands."""
+    """Not atomically, as a real run would: there are hundreds of thousands of files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
