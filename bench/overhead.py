@@ -59,6 +59,8 @@ COMMANDS = 20
 SCRIPT = [*["true"] * COMMANDS, "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"]
 NO_MODEL = ["model.base_model=scripted", "lora=none"]
 BARE_HYDRA = "import hydra; hydra.main(config_path={!r}, config_name='config', version_base='1.3')(print)()"
+BARE_HELP = "hydra.help.template='$APP_CONFIG_GROUPS $CONFIG'"
+"""Ours tells what every field means, which Hydra does not know."""
 
 
 def answer(_task: str, number: int) -> Message:
@@ -170,7 +172,7 @@ def measure(rounds: int, tasks: int, starts: int) -> Taken:
     helps, bare_helps, imports = in_turn(
         starts,
         lambda: wall_time(python, "-m", "swe_eval", "--help"),
-        lambda: wall_time(python, "-c", BARE_HYDRA.format(str(conf_dir())), "--help"),
+        lambda: wall_time(python, "-c", BARE_HYDRA.format(str(conf_dir())), "--help", BARE_HELP),
         lambda: wall_time(python, "-c", "import hydra"),
     )
     steps, mini_steps = [pace.step for pace in ours], [pace.step for pace in mini]

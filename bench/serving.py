@@ -139,24 +139,24 @@ def theirs(model: Path) -> Iterator[Server]:
 @contextmanager
 def _running(argv: list[str], port: int) -> Iterator[None]:
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "SWE_EVAL_API_KEY": KEY}
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.NamedTemporaryFile() as log:
         process = subprocess.Popen(argv, env={**os.environ, **quiet}, stdout=log, stderr=log)
         try:
-            _await_health(process, port, lambda: f"{log.seek(0)}{log.read()[-2000:]}")
+            _await_health(process, port, Path(log.name))
             yield
         finally:
             process.terminate()
             process.wait()
 
 
-def _await_health(process: subprocess.Popen[bytes], port: int, log: Callable[[], str]) -> None:
+def _await_health(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + STARTUP
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(httpx.HTTPError):
             if httpx.get(f"http://localhost:{port}/health").status_code == 200:
                 return
         time.sleep(0.2)
-    raise RuntimeError(f"{process.args} does not serve:\n{log()}")
+    raise RuntimeError(f"{process.args} does not serve:\n{log.read_text()[-2000:]}")
 
 
 @dataclass(frozen=True)

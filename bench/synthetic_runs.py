@@ -12,20 +12,44 @@ from swe_eval.run_dir import RunDir, Trial
 from swe_eval.scheduling.order import DIFFICULTIES
 
 REPOSITORIES = {
-    **{"django__django": 231, "sympy__sympy": 75, "sphinx-doc__sphinx": 44, "matplotlib__matplotlib": 34},
-    **{"scikit-learn__scikit-learn": 32, "astropy__astropy": 22, "pydata__xarray": 22, "pytest-dev__pytest": 19},
-    **{"pylint-dev__pylint": 10, "psf__requests": 8, "mwaskom__seaborn": 2, "pallets__flask": 1},
+    "django__django": 231,
+    "sympy__sympy": 75,
+    "sphinx-doc__sphinx": 44,
+    "matplotlib__matplotlib": 34,
+    "scikit-learn__scikit-learn": 32,
+    "astropy__astropy": 22,
+    "pydata__xarray": 22,
+    "pytest-dev__pytest": 19,
+    "pylint-dev__pylint": 10,
+    "psf__requests": 8,
+    "mwaskom__seaborn": 2,
+    "pallets__flask": 1,
 }
 """How many instances SWE-bench Verified has of each."""
 IDENTITY = {
-    **{"seed": 0, "model.name": "made", "model.base_model": "made/base-10B", "model.dtype": "bfloat16"},
-    **{"quantization.kind": "none", "benchmark.name": "verified", "benchmark.fingerprint": "f" * 64},
-    **{"agent.max_turns": 100, "agent.temperature": 0.7, "agent.samples": 1, "sandbox.kind": "docker"},
+    "seed": 0,
+    "model.name": "made",
+    "model.base_model": "made/base-10B",
+    "model.dtype": "bfloat16",
+    "quantization.kind": "none",
+    "benchmark.name": "verified",
+    "benchmark.fingerprint": "f" * 64,
+    "agent.max_turns": 100,
+    "agent.temperature": 0.7,
+    "agent.samples": 1,
+    "sandbox.kind": "docker",
 }
 CALL = {
-    **{"started": "2026-11-25T08:00:00+00:00", "swe_eval": "0.1.0", "commit": "0" * 40, "python": "3.11.7"},
-    **{"command": ["swe_eval/__main__.py", "model=hf", "lora=ab"], "packages": {"swebench": "5.0.2"}},
-    **{"platform": "Linux", "host": "made", "cpus": 64, "gpus": ["NVIDIA H100, 81559 MiB"]},
+    "started": "2026-11-25T08:00:00+00:00",
+    "swe_eval": "0.1.0",
+    "commit": "0" * 40,
+    "python": "3.11.7",
+    "command": ["swe_eval/__main__.py", "model=hf", "lora=ab"],
+    "packages": {"swebench": "5.0.2"},
+    "platform": "Linux",
+    "host": "made",
+    "cpus": 64,
+    "gpus": ["NVIDIA H100, 81559 MiB"],
 }
 TURNS = 3
 """In each trajectory; real ones have dozens."""

@@ -87,9 +87,9 @@ def _verify(library: Library) -> int:
         raise UserError("verify: an engine looks after its own images; write sandbox=bubblewrap")
     damaged = {image: bad for image in library.ours() if (bad := library.verify(image))}
     for image, layers in damaged.items():
-        print(f"{image}: {len(layers)} layers are damaged or missing; the next pull fetches them again")
-        for layer in layers:
-            library.repair(layer)
+        used = [layer for layer in layers if not library.repair(layer)]
+        next_step = "a run uses it: verify again when that is over" if used else "the next pull fetches them again"
+        print(f"{image}: {len(layers)} layers are damaged or missing; {next_step}")
     print(f"{len(library.ours()) - len(damaged)} images are what they were when they came, {len(damaged)} are not")
     return command.FAILED if damaged else command.OK
 

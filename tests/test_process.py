@@ -19,7 +19,7 @@ from swe_eval.benchmark.demo.model import tiny_model
 from swe_eval.errors import ServingError
 from swe_eval.serving.endpoint import Endpoint, is_healthy
 from swe_eval.serving.process import ServerProcess
-from swe_eval.serving.supervised import Launch, SupervisedServer, free_port, supervise
+from swe_eval.serving.supervised import Launch, SupervisedServer, free_port
 
 
 def python(code: str) -> list[str]:
@@ -37,7 +37,7 @@ def failure(tmp_path: Path, code: str, **options: float) -> str:
     """What is said of a program that does not become a server."""
     with (
         pytest.raises(ServingError) as error,
-        supervise(launch(lambda _: python(code), **options), tmp_path / "log", print),
+        SupervisedServer(launch(lambda _: python(code), **options), tmp_path / "log", print),
     ):
         pass
     return str(error.value)
@@ -114,7 +114,7 @@ class TestFailures:
             tries.append(port)
             return python("raise SystemExit('Address already in use')") if len(tries) == 1 else [*app, f"--port={port}"]
 
-        with supervise(launch(argv), tmp_path / "log", print) as server:
+        with SupervisedServer(launch(argv), tmp_path / "log", print) as server:
             assert server.endpoints["base"].base_url == f"http://127.0.0.1:{tries[-1]}/v1"
         assert len(tries) > 1
 
@@ -140,7 +140,7 @@ class TestEnd:
         def argv(port: int) -> list[str]:
             return python("import os, time; print(os.getpid(), flush=True); time.sleep(60)")
 
-        with pytest.raises(KeyboardInterrupt), supervise(launch(argv), tmp_path / "log", interrupt):
+        with pytest.raises(KeyboardInterrupt), SupervisedServer(launch(argv), tmp_path / "log", interrupt):
             pass
         assert not is_running(int((tmp_path / "log").read_text().splitlines()[-1]))
 
@@ -208,7 +208,7 @@ class TestRestart:
         """One that answers, and the lines said of it."""
         self.said: list[str] = []
         small = replace(launch(lambda port: [*python(ANSWERING), str(port)]), env={"NAMES": "base"})
-        with supervise(small, tmp_path / "log", self.said.append) as server:
+        with SupervisedServer(small, tmp_path / "log", self.said.append) as server:
             yield server
 
     def kill(self, server: SupervisedServer) -> Endpoint:
@@ -242,6 +242,6 @@ class TestRestart:
         neighbour = ServerProcess([*python(ANSWERING), str(port)], {"NAMES": "base"}, tmp_path / "theirs", {})
         assert eventually(lambda: is_healthy(Endpoint(f"http://127.0.0.1:{port}/v1", "any", "base", None)))
         ours = replace(launch(lambda _: python("import time; time.sleep(60)"), port, timeout=2), name="ours-1f")
-        with pytest.raises(ServingError, match="not ready after 2 s"), supervise(ours, tmp_path / "log", print):
+        with pytest.raises(ServingError, match="not ready after 2 s"), SupervisedServer(ours, tmp_path / "log", print):
             pass
         neighbour.stop()

@@ -242,6 +242,20 @@ def test_damage_is_found_and_repaired(store, registry, capsys, monkeypatch):
     assert verify() == (0, "1 images are what they were when they came, 0 are not")
 
 
+def test_a_damaged_layer_is_not_taken_from_under_a_sandbox(store, registry, capsys, monkeypatch):
+    image = registry.publish("stood-on", BASE)
+    pull(store, image)
+    (layer,) = store.record(image).layers
+    (store.layers / layer / "files/etc/kept").write_text("kopt")
+    with store.held(image):
+        code, said = images(monkeypatch, capsys, "verify", f"sandbox.store={store.root}")
+    line = f"{image}: 1 layers are damaged or missing; a run uses it: verify again when that is over"
+    assert (code, said[0]) == (1, line)
+    assert (store.layers / layer / "files/etc/kept").is_file()
+    assert store.repair(layer)
+    assert store.record(image) is None
+
+
 def test_a_store_that_others_have_filled_needs_no_registry_and_is_not_written_to(settings, registry, tmp_path):
     image = registry.publish("filled", BASE)
     root = tmp_path / "filled"
@@ -257,6 +271,17 @@ def test_a_store_that_others_have_filled_needs_no_registry_and_is_not_written_to
     finally:
         for folder in (root, *root.iterdir()):
             folder.chmod(0o755) if folder.is_dir() else None
+
+
+def test_a_store_that_cannot_be_written_is_told(store, registry, monkeypatch, capsys):
+    image = registry.publish("unwritable", BASE)
+    pull(store, image)
+    store.root.joinpath("leases").chmod(0o555)
+    line = rf"^sandbox\.store={store.root}: Permission denied$"
+    for write in (lambda: pull(store, image), lambda: store.remove(image)):
+        with pytest.raises(SandboxError, match=line):
+            write()
+    assert store.record(image)
 
 
 def test_the_command_fills_a_store_tells_what_is_in_it_and_empties_it(monkeypatch, capsys, tmp_path):

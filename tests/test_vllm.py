@@ -45,11 +45,18 @@ class TestCommandLine:
         composed = settings("serving=vllm", *arms(folders))
         given = lora_arguments(composed, {"r4": "r4-1", "r24": "r24-2"})
         assert given[:3] == ["--enable-lora", "--max-lora-rank=32", "--max-loras=3"]
-        assert given[3:] == [
+        assert given[5:] == [
             "--lora-modules",
             f'{{"name": "r4-1", "path": "{folders["r4"]}"}}',
             f'{{"name": "r24-2", "path": "{folders["r24"]}"}}',
         ]
+
+    @pytest.mark.parametrize(("names", "told"), [("o_proj|q_proj", ["o_proj", "q_proj"]), (r"o_proj|\.experts\.", [])])
+    def test_no_room_is_made_at_experts_that_no_adapter_changes(self, names, told, tmp_path, settings):
+        """At every expert, it would be many times that of all other modules."""
+        folder = Made(modules(names)).write(tmp_path / "adapter")
+        _, *given = lora_arguments(settings("serving=vllm", *arms({"a": folder})), {})[2:]
+        assert given == (["--lora-target-modules", *told] if told else [])
 
     def test_the_model_and_all_gpus_that_are_visible(self, settings):
         told = settings("serving=vllm", "lora=none", "model.tool_call_parser=hermes", "model.max_model_len=4096")

@@ -1,7 +1,7 @@
-"""LoRA adapters: is what is on disk one, does it fit the base model, and who can serve it exactly.
+"""LoRA adapters: whether a directory holds one, whether it fits the base model, and which servers apply it exactly.
 
-Every popular way of serving drops part of some adapters with a warning or without one. Here that is known before
-anything is started, from headers: no torch, no weights of the base.
+Every popular way of serving drops part of some adapters, often without a warning. Here that is found out before
+anything is started, from the files' headers: no torch, no weights of the base.
 """
 
 from swe_eval.adapters.adapter import CONFIG, WEIGHTS, Problem, content_hash

@@ -193,7 +193,7 @@ def _config_problem(file: Path, field: str, item: Any) -> Problem:
     text = item["msg"].removeprefix("Value error, ")
     if field == "peft_type":
         return Problem("not LoRA", f"{file}: peft_type is {item['input']!r}; only LORA adapters can be evaluated")
-    return Problem("bad config", f"{file}: {field} is {item['input']!r}: {text}; put right what wrote it")
+    return Problem("bad config", f"{file}: {field} is {item['input']!r}: {text}; correct what wrote it")
 
 
 def _read_weights(file: Path, found: list[Problem]) -> dict[str, Tensor] | None:

@@ -1,4 +1,4 @@
-"""What each way of serving does with a sound adapter: applies it exactly, or loses part of it without a word.
+"""What each way of serving does with a sound adapter: applies it exactly, or silently loses part of it.
 
 Measured with PEFT 0.21.2 on transformers 5.23 and with vLLM 0.32, against deltas added to the weights by hand.
 """

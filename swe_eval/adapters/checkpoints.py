@@ -1,4 +1,4 @@
-"""The checkpoints of a training run: which of them are adapters, and whole."""
+"""The checkpoints of a training run: which of them are complete adapters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Checkpoint:
 
 
 def find_checkpoints(run: Path) -> tuple[list[Checkpoint], list[str]]:
-    """The whole ones below a training run's directory, by step, and a line for each that is not whole (yet).
+    """The complete ones in a training run's directory, by step, and a line for each that is not (yet) complete.
 
     Raises:
         UserError: there is no such directory.

@@ -1,4 +1,4 @@
-"""Examine the adapters of a run together, and stop it if one of them would not be measured as it was trained."""
+"""Examine the adapters of a run together, and stop it if one of them would not be served as it was trained."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Content = Literal["finite", "zero", "not finite"]
 
 
 class Damaged(Exception):
-    """A file that is not what its header says; the text ends a sentence that names the file."""
+    """A file that is not what its header says; the text is the reason, without the file's name."""
 
 
 @dataclass(frozen=True)

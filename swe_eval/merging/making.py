@@ -1,4 +1,4 @@
-"""Making a merged checkpoint: by one process at a time, with room for it on the disk, seen whole or not at all."""
+"""Making a merged checkpoint: one process at a time, only if the disk has room, visible only when it is complete."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _locked(target: Path, on_busy: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _aside(target: Path) -> Iterator[Path]:
-    """An empty directory beside ``target``, which must be locked; gone afterwards, unless renamed."""
+    """An empty directory beside ``target``, which must be locked; removed afterwards, unless it was renamed."""
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # whoever made it was killed: the lock was free
     part.mkdir()
@@ -115,7 +115,7 @@ def _aside(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _room(needed: int, folder: Path) -> Iterator[None]:
-    """See that there are ``needed`` bytes, and say so too if they turn out not to be there (a quota)."""
+    """Refuse to begin without ``needed`` free bytes; a disk (or quota) that is full later is reported alike."""
     if shutil.disk_usage(folder).free < needed:
         raise _no_room(needed, folder)
     try:

@@ -57,9 +57,15 @@ class Comparison:
         found = self.paired
         samples = {"samples": found.samples_needed(found.difference)} if isinstance(found, Repeated) else {}
         return {
-            **{"a": self.a, "b": self.b, **_as_json(found), "p_holm": self.p_holm, "p_bh": self.p_bh},
-            **{"detectable": found.detectable, "needed": {"instances": found.needed(found.difference), **samples}},
-            **{"infra_rates_differ_by": self.uneven, "is_refused": self.is_refused},
+            "a": self.a,
+            "b": self.b,
+            **_as_json(found),
+            "p_holm": self.p_holm,
+            "p_bh": self.p_bh,
+            "detectable": found.detectable,
+            "needed": {"instances": found.needed(found.difference), **samples},
+            "infra_rates_differ_by": self.uneven,
+            "is_refused": self.is_refused,
             "intention_to_treat": _as_json(self.intention_to_treat) if self.intention_to_treat else None,
             "leave_one_repository_out": self._sensitivity(),
             "only_a_ids": [key for key, difference in self.differences.items() if difference < 0],
@@ -186,9 +192,12 @@ def _between(a: Row, b: Row, owed: bool | None = None, only: Collection[str] | N
 
 def _as_json(found: Paired | Repeated) -> dict[str, Any]:
     return {
-        **{"n": found.n, **found.counts, "difference": found.difference if found.n else None},
+        "n": found.n,
+        **found.counts,
+        "difference": found.difference if found.n else None,
         "interval": [found.interval.low, found.interval.high],
-        **{"p_value": found.p_value, "mid_p": found.mid_p},
+        "p_value": found.p_value,
+        "mid_p": found.mid_p,
     }
 
 

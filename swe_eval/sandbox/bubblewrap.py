@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -32,6 +33,7 @@ from swe_eval.sandbox.shell import PID_1, ShellSandbox
 from swe_eval.sandbox.store import Store
 from swe_eval.sandbox.store.store import Record
 from swe_eval.sandbox.watchdog import Limits, Watchdog, Watched
+from swe_eval.sandbox.writing import writing
 from swe_eval.settings import StoreSandbox as StoreSettings
 from swe_eval.settings import nbytes
 
@@ -42,6 +44,8 @@ STARTING = 30.0
 """Seconds for what takes a tenth of one."""
 ENDING = 60.0
 """Seconds for the files of a sandbox to be removed."""
+ROOM = 1 << 20
+"""Bytes that are free on a scratch disk that is not full."""
 PREFIX, OWNER, HOSTNAME = "swe_eval-", "owner", "sandbox"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
@@ -59,7 +63,8 @@ class BubblewrapSandbox(ShellSandbox):
 
     def end(self) -> None:
         """With everything in it, whatever it is at; its files are gone when this returns."""
-        _end(self._keeper, self.folder)
+        self._keeper.end(ENDING)
+        _remove(self.folder)
 
     def kill_all(self) -> None:
         """Every process in it but its first.
@@ -93,8 +98,8 @@ class BubblewrapSandboxes(FromImages):
     def start(self, instance: Instance, purpose: Purpose) -> Iterator[BubblewrapSandbox]:
         """See ``Sandboxes.start``. A missing image is fetched."""
         with self.images.using(instance):
-            record = self.store.record(instance.image)
-            assert record
+            if (record := self.store.record(instance.image)) is None:
+                raise SandboxError(f"image {instance.image} was removed from {self.store.root}")
             with self._started(record, purpose) as sandbox:
                 yield sandbox
 
@@ -118,11 +123,14 @@ class BubblewrapSandboxes(FromImages):
         folder = self._scratch / f"{PREFIX}{self._run_id}-{secrets.token_hex(8)}"
         has_network = self._has_network(purpose)
         by = f"{self._run_id}\n{owner.this_process()}\n"
-        _make(folder, f"{by}\n", has_network)
         with ExitStack() as stack:
+            stack.callback(_remove, folder)
+            with writing("sandbox.scratch", self._scratch):
+                _make(folder, f"{by}\n", has_network)
             keeper = Keeper(self._keep(record, folder, purpose, has_network), CLEAN)
-            stack.callback(_end, keeper, folder)
-            (folder / OWNER).write_text(f"{by}{owner.name_of(keeper.pid)}\n")
+            stack.callback(keeper.end, ENDING)
+            with writing("sandbox.scratch", self._scratch):
+                (folder / OWNER).write_text(f"{by}{owner.name_of(keeper.pid)}\n")
             pid_1 = self._pid_1(keeper, record.image)
             sandbox = BubblewrapSandbox(folder, keeper, pid_1, self._enter(record, folder, purpose, keeper.pid, pid_1))
             stack.callback(sandbox.close)
@@ -130,6 +138,14 @@ class BubblewrapSandboxes(FromImages):
             self._open.add(sandbox)
             stack.callback(self._open.discard, sandbox)
             yield sandbox
+            self._check_room()
+
+    def _check_room(self) -> None:
+        """What came of a sandbox that met a full disk is neither the model's doing nor the tests'."""
+        if shutil.disk_usage(self._scratch).free < ROOM:
+            raise SandboxError(
+                f"sandbox.scratch={self._scratch}: the disk is full; make room, or write another directory"
+            )
 
     def _keep(self, record: Record, folder: Path, purpose: Purpose, has_network: bool) -> list[str]:
         """The command that makes the sandbox and keeps it."""
@@ -229,16 +245,10 @@ def environment(record: Record) -> dict[str, str]:
     return variables | dict(each.split("=", 1) for each in record.env if "=" in each)
 
 
-def _end(keeper: Keeper, folder: Path) -> None:
-    """Its files are gone when this returns."""
-    keeper.end(ENDING)
-    if folder.exists():
-        _remove(folder)
-
-
 def _remove(folder: Path) -> None:
-    """Last of all what says whose it is: if this is killed, it is still known."""
-    remove_tree(folder / "upper", folder / "work", folder)
+    """What is left of it; last of all what says whose it is: if this is killed, it is still known."""
+    if folder.exists():
+        remove_tree(folder / "upper", folder / "work", folder)
 
 
 def counts_per_namespace() -> bool:

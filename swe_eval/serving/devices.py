@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def visible_devices() -> list[str]:
-    """What names each in ``CUDA_VISIBLE_DEVICES``; where that is set (SLURM does), nothing else is used."""
+    """Their names, as ``CUDA_VISIBLE_DEVICES`` takes them; if it is set (SLURM sets it), those in it alone."""
     if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
     try:
@@ -19,5 +19,5 @@ def visible_devices() -> list[str]:
 
 
 def only(devices: Sequence[str] | None) -> dict[str, str]:
-    """Environment that keeps a server to these devices; None leaves it all that are visible."""
+    """Environment that restricts a server to these devices; None does not restrict it."""
     return {} if devices is None else {"CUDA_VISIBLE_DEVICES": ",".join(devices)}

@@ -1,4 +1,4 @@
-"""One served model: where it is, and how to get a real answer out of it."""
+"""One served model: its address, and requests that only a working model answers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def listed_models(base_url: str, api_key: str, timeout: float = QUICK) -> dict[s
 
 
 def ask_one_token(endpoint: Endpoint, timeout: float) -> None:
-    """Have the model really answer, by one token: being listed proves nothing.
+    """Have the model generate one token: that it is listed does not prove that it answers.
 
     Raises:
         httpx.HTTPError: nobody answers within ``timeout`` seconds, or the answer is not 2xx.
@@ -68,7 +68,7 @@ def post(endpoint: Endpoint, path: str, body: Mapping[str, object], timeout: flo
 
 
 def is_healthy(endpoint: Endpoint) -> bool:
-    """False if nobody listens any more, or the server says that it cannot answer; slow is not ill."""
+    """False if nothing listens any more, or the server reports an error; a slow answer counts as healthy."""
     root = endpoint.base_url.removesuffix("/v1")
     try:
         with open_client(root, endpoint.api_key, QUICK) as client:
@@ -84,7 +84,7 @@ def prompt_logprobs(endpoint: Endpoint, prompt: str, timeout: float) -> list[flo
 
     Raises:
         httpx.HTTPError: nobody answers within ``timeout`` seconds, or the answer is not 2xx.
-        ServingError: the answer does not score the prompt, or with what is no number.
+        ServingError: the answer has no scores of the prompt, or one that is not a finite number.
     """
     # one token is generated and left out again: not every server takes max_tokens=0
     request = {"model": endpoint.model, "prompt": prompt, "max_tokens": 1, "echo": True, "logprobs": 1}
@@ -112,8 +112,8 @@ def reason(error: httpx.HTTPError) -> str:
 
 
 def open_client(base_url: str, api_key: str, timeout: float) -> httpx.Client:
-    """Sends the key; takes no proxy to this very machine. ``timeout`` is in seconds."""
-    # A cluster's HTTP_PROXY would send a request for this very node out to the proxy.
+    """A client that sends the key, and uses no proxy to reach this machine. ``timeout`` is in seconds."""
+    # With a cluster's HTTP_PROXY, requests to this node itself would go out to the proxy.
     is_local = httpx.URL(base_url).host in ("127.0.0.1", "localhost", "::1")
     headers = {"Authorization": f"Bearer {api_key}"}
     return httpx.Client(base_url=base_url, headers=headers, timeout=timeout, trust_env=not is_local)

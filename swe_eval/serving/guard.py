@@ -23,7 +23,7 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Told(Exception):
-    """To end."""
+    """We have received SIGTERM."""
 
 
 def main() -> int:
@@ -60,7 +60,7 @@ def _told(*_: object) -> None:
 
 
 def _kill_what_is_left() -> None:
-    """Until there is nothing: what a killed process leaves is ours next."""
+    """Until there are none: the children of a killed process become ours."""
     deadline = time.monotonic() + GRACE
     while (children := list(_children())) and time.monotonic() < deadline:
         for pid in children:
@@ -70,7 +70,7 @@ def _kill_what_is_left() -> None:
 
 
 def _children() -> Iterator[int]:
-    """Of this process, what the server left behind among them; the dead are buried first."""
+    """Of this process, among them what the server left behind; zombies are reaped first."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

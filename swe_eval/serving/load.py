@@ -1,4 +1,4 @@
-"""What a model server tells of its load, in Prometheus' text format at ``/metrics``: vLLM's names, or our server's."""
+"""The load that a model server reports at ``/metrics`` in Prometheus' text format: vLLM's names, or our server's."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from swe_eval.serving.endpoint import Endpoint, open_client
 
 @dataclass(frozen=True)
 class Load:
-    """Of all engines of all servers together; what is counted is counted since they started."""
+    """Of all engines of all servers together; counters run since the servers started."""
 
     running: int
     """Requests being computed."""
     waiting: int
     """Requests in the queue."""
     kv_use: float | None
-    """Part of the KV cache that requests being computed take, the mean of the engines; None if it is not told."""
+    """Fraction of the KV cache in use, the mean over the engines; None if it is not reported."""
     preemptions: int
-    """Requests that were begun again for want of memory."""
+    """Requests that were started again because memory had run out."""
     prefix_hits: int
     """Tokens of prompts that the prefix cache knew."""
     prefix_queries: int
-    """Tokens of prompts that were looked up in it."""
+    """Tokens of prompts that were looked up in the prefix cache."""
 
 
 NAMES = (
@@ -52,15 +52,15 @@ NAMES = (
 
 
 class LoadReader:
-    """Asks the servers behind the endpoints, each once however many of them it has, over connections that stay open."""
+    """Asks each server behind the endpoints once, however many endpoints it has, over connections that stay open."""
 
     def __init__(self, endpoints: Callable[[], Iterable[Endpoint]], timeout: float = 5.0) -> None:
-        """``endpoints`` is asked each time: a server that is started anew is elsewhere. ``timeout`` is in seconds."""
+        """``endpoints`` is called at every reading: a restarted server has another port. ``timeout`` is in seconds."""
         self._endpoints, self._timeout = endpoints, timeout
         self._clients: dict[str, httpx.Client] = {}
 
     def read(self) -> Load | None:
-        """The load as of now; None if a server does not tell it, or not in time."""
+        """The load as of now; None if a server does not report it, or not in time."""
         keys = {at.base_url.removesuffix("/v1"): at.api_key for at in self._endpoints()}
         try:
             return load_of([self._text(root, key) for root, key in keys.items()])
@@ -79,7 +79,7 @@ class LoadReader:
 
 
 def load_of(texts: Iterable[str]) -> Load | None:
-    """The load that the servers' texts tell together; None if they do not."""
+    """The load that the servers' texts add up to; None if they do not report it."""
     found: dict[str, list[float]] = {}
     for text in texts:
         for name, value in _samples(text):

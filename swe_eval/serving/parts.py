@@ -1,6 +1,6 @@
-"""Which arms share a server: all that it can apply beside the base model; an adapter that must be merged has its own.
+"""Which arms share a server: the base model and every adapter it can apply; one that must be merged has its own.
 
-Servers run one after another, or at once where there are devices for it.
+Servers run one after another, or at once where there are enough GPUs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from swe_eval.serving.devices import visible_devices
 from swe_eval.serving.endpoint import Endpoint
 from swe_eval.serving.external import connect_external
 from swe_eval.serving.server import Server
-from swe_eval.serving.transformers import start_transformers
-from swe_eval.serving.vllm import start_vllm
+from swe_eval.serving.transformers import transformers_server
+from swe_eval.serving.vllm import VllmServer
 from swe_eval.serving.vllm_env import TESTED, find_python, vllm_version
 from swe_eval.settings import AdapterSettings, ManyLora, Settings
 
@@ -54,7 +54,7 @@ def with_arms(settings: Settings, arms: Sequence[AdapterSettings]) -> Settings:
 
 
 def takes_turns(together: Round) -> bool:
-    """Whether an arm may have to wait there until no trial uses another one's adapter."""
+    """Whether an arm may have to wait until no trial uses another arm's adapter any more."""
     return any(
         part.serving.kind == "vllm" and part.serving.slots < sum(arm.path is not None for arm in part.adapters)
         for part in together
@@ -141,8 +141,8 @@ def _start(
 
 _Start = Callable[[Settings, "Sequence[str] | None", Path, Callable[[str], None]], AbstractContextManager[Server]]
 _SERVERS: dict[str, _Start] = {
-    "transformers": start_transformers,
-    "vllm": start_vllm,
+    "transformers": transformers_server,
+    "vllm": VllmServer,
     "external": connect_external,
 }
 """``devices`` are those that a server is to keep to; None leaves it all that is visible."""

@@ -1,4 +1,4 @@
-"""A model server as a child of ours: what became of it, in words, and never left behind."""
+"""A model server as a child process: how it ended, in words, and nothing of it left behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from swe_eval.serving import guard
 
 TAIL_LINES = 15
 TAIL_BYTES = 65_536
-"""In which a hint is looked for: behind the reason, servers print what their own shutdown thought of it."""
+"""Of the log's end, searched for hints: after the reason, servers print pages about their own shutdown."""
 
 TAKEN = r"address already in use"
 HINTS = {
@@ -40,7 +40,7 @@ class PortTaken(ServingError):
 
 
 class ServerProcess:
-    """A server under a guard (``guard.py``), which ends all of it at the latest with the thread that started it."""
+    """A server under a guard (``guard.py``), which kills all its processes when the thread that started it ends."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path, hints: Mapping[str, str]) -> None:
         """``hints`` go before ``HINTS``: what to do, by a pattern of the log."""

@@ -35,7 +35,7 @@ TEXTS = (
 TIMEOUT = 600.0
 """Seconds per text: the first pass of a new shape may compile."""
 FLOOR = 1e-6
-"""Nats per token; less than this no two models differ by, noise or none."""
+"""Nats per token; two models that differ by less are the same, whatever the noise."""
 TOLERANCE = {"float32": 0.02}
 """Nats per token that a server may be off transformers' own scores, by ``model.dtype``."""
 TOLERANCE_16_BIT = 0.05
@@ -46,7 +46,7 @@ Scores = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Unproven(ServingError):
-    """What is served is not what was trained, or the server does not let us see."""
+    """What is served is not what was trained, or the server does not show its log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Proof:
 
 
 class Prover:
-    """Proves one server after the other, and holds the arms of a later one against those of the earlier ones."""
+    """Proves one server after another, and compares the arms of a later one with those of the earlier ones."""
 
     def __init__(self, settings: Settings) -> None:
         """``settings`` are the whole run's; ``lora.proof`` says how much is asked."""
@@ -91,7 +91,7 @@ class Prover:
         self._noise: dict[str, float] = {}
 
     def prove(self, server: Server) -> Proof | None:
-        """Score the texts under every arm, and the base model if the server has it besides; None if there is no proof.
+        """Score the texts under every arm, and under the base model if the server has it; None if there is no proof.
 
         Raises:
             Unproven: two arms that should differ do not, an arm is not what transformers makes of it, or the endpoint
@@ -122,7 +122,7 @@ class Prover:
 
 
 def keep_proof(run: RunDir, proof: Proof) -> None:
-    """In ``run.json``, beside that of servers before this one."""
+    """Write it to ``run.json``, together with that of earlier servers."""
     kept, made = read_json(run.run_json), proof.as_json()
     before = kept.get("proof") or {}
     pairs = {(each["a"], each["b"]): each for each in [*before.get("distances", ()), *made["distances"]]}

@@ -1,4 +1,4 @@
-"""What transformers itself makes of a model: an adapter is merged on disk, the checkpoint scored in a process apart.
+"""The log-probabilities that transformers itself computes: the adapter is merged on disk, the checkpoint scored apart.
 
 On the CPU, because the device belongs to the server that is being proven; and in a process that ends, because the
 model's memory does not come back otherwise.

@@ -1,4 +1,4 @@
-"""The seam: adapters go in, an endpoint for each of them comes out, whoever serves it."""
+"""The seam: adapters go in, an endpoint for each of them comes out, whatever serves it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More adapters than a server holds at once: each is loaded when it is wanted, in the place of one that nobody uses."""
+"""More adapters than a server holds at once: each is loaded when it is needed, in place of one that is not in use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from swe_eval.errors import ServingError
 
 
 class Slots:
-    """Who holds which adapter. Thread-safe.
+    """Which adapters are loaded, and how many users each has. Thread-safe.
 
     A slot goes to whoever waits for it as soon as its adapter's last user lets go: trials in the order of their arms
     (``evaluate.plan``) load each adapter once.
@@ -20,7 +20,7 @@ class Slots:
         """``load`` and ``unload`` take an arm and raise ServingError."""
         self._size, self._load, self._unload = size, load, unload
         self._users: dict[str, int] = {}
-        """Of what is loaded, the longest unused first."""
+        """Users of each loaded adapter, the least recently used first."""
         self._changed = threading.Condition()
         self._epoch = 0
         self._closed = False
@@ -39,14 +39,14 @@ class Slots:
             self._give_back(arm, epoch)
 
     def forget(self) -> None:
-        """The server is a new one, with nothing loaded."""
+        """The server was restarted and has nothing loaded."""
         with self._changed:
             self._users.clear()
             self._epoch += 1
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody waits any longer."""
+        """Wake everyone who waits, with an error."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

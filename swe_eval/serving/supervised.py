@@ -7,9 +7,9 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,9 +23,9 @@ from swe_eval.serving.server import Server
 RETRIES = 2
 PROGRESS = 5.0
 SAME_CRASHES, CRASHES = 3, 10
-"""So many are the end: of one kind, and in all."""
+"""After so many the server is given up: of the same kind, or in all."""
 DYING = 20.0
-"""Seconds that a server may take to end once it says that it is not well; then it is ended."""
+"""Seconds that a server has to exit by itself once /health reports an error; then it is killed."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Launch:
     startup_timeout: float
     """Seconds."""
     later: Mapping[str, str] = field(default_factory=dict)
-    """Of arms that the server is given later."""
+    """Served model id by arm, of adapters that are loaded after the start."""
     name: str | None = None
     """A model id that no other server lists: it tells ours from a neighbour's that took the port."""
     phases: Mapping[str, str] = field(default_factory=dict)
-    """What the server is doing, by a pattern of its log; the last line that matches one says it."""
+    """What the server is doing, by a pattern of its log; the last line that matches any of them decides."""
     hints: Mapping[str, str] = field(default_factory=dict)
     """What to do about a failure, by a pattern of its log."""
 
 
 class SupervisedServer(Server):
-    """See ``Server``. Thread-safe."""
+    """See ``Server``. It runs, and every model has answered, for as long as its context is open. Thread-safe."""
 
     def __init__(self, launch: Launch, log: Path, say: Callable[[str], None]) -> None:
         self.endpoints: Mapping[str, Endpoint] = {}
@@ -67,9 +67,20 @@ class SupervisedServer(Server):
         # The kernel ends a server when the thread that started it ends (PR_SET_PDEATHSIG): one that lives long enough.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="server")
 
+    def __enter__(self) -> SupervisedServer:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     @property
     def pid(self) -> int:
-        """Of the process group."""
+        """Of the server's process group."""
         assert self._process, "not started"
         return self._process.pid
 
@@ -91,15 +102,15 @@ class SupervisedServer(Server):
     def recovered(self, arm: str, failed: Endpoint) -> bool:
         with self._lock:
             if self.endpoints[arm] is not failed:
-                return True  # another one whom it failed was here first
+                return True  # another thread has restarted it already
             if not self._has_died():
                 return False
-            self._bury()
+            self._record_crash()
             self.start()
             return True
 
     def stop(self) -> None:
-        """End it, also while it is being started by another thread."""
+        """End it, even while another thread is starting it."""
         self._stopped = True
         if self._process:
             self._process.stop()
@@ -122,7 +133,7 @@ class SupervisedServer(Server):
         return self._process
 
     def _has_died(self) -> bool:
-        """An engine that died takes its server with it, which says so meanwhile (vLLM: 503 on /health)."""
+        """Whether the process has ended; a server whose engine died says so first (503 on /health) and then exits."""
         assert self._process
         endpoint, deadline = next(iter(self.endpoints.values())), time.monotonic() + DYING
         while self._process.is_running():
@@ -133,9 +144,9 @@ class SupervisedServer(Server):
             time.sleep(0.2)
         return True
 
-    def _bury(self) -> None:
+    def _record_crash(self) -> None:
         assert self._process
-        self._process.stop()  # what it left, too
+        self._process.stop()  # and what is left of its children
         end = f"{self._process.end}: {hint}" if (hint := self._process.hint()) else self._process.end
         self._crashes[end] += 1
         if self._stopped or self._crashes[end] >= SAME_CRASHES or self._crashes.total() >= CRASHES:
@@ -160,7 +171,7 @@ class SupervisedServer(Server):
         return endpoints
 
     def _await_list(self, process: ServerProcess, base_url: str) -> dict[str, int | None]:
-        """The served models, once they can be asked for; with our key and names, so that no neighbour's are taken."""
+        """The served models, once all are listed; our key and our name tell this server from another on the port."""
         began = said = time.monotonic()
         ours = {*self._launch.models.values(), *filter(None, [self._launch.name])}
         while True:
@@ -187,23 +198,8 @@ class SupervisedServer(Server):
 
 
 def _context(listed: Mapping[str, int | None], model: str) -> int | None:
-    """vLLM tells the base model's alone."""
+    """A model's context; vLLM lists only the base model's, which its adapters share."""
     return listed.get(model) or max(filter(None, listed.values()), default=None)
-
-
-@contextmanager
-def supervise(launch: Launch, log: Path, say: Callable[[str], None]) -> Iterator[SupervisedServer]:
-    """A started server, whose every model has answered, for as long as the context is open.
-
-    Raises:
-        ServingError: see ``SupervisedServer.start``.
-    """
-    server = SupervisedServer(launch, log, say)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
 
 
 def free_port(host: str) -> int:

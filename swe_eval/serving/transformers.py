@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from swe_eval.serving.devices import only
-from swe_eval.serving.supervised import Launch, SupervisedServer, supervise
+from swe_eval.serving.supervised import Launch, SupervisedServer
 from swe_eval.settings import Settings, TransformersServing
 
 
-@contextmanager
-def start_transformers(
+def transformers_server(
     settings: Settings, devices: Sequence[str] | None, log: Path, say: Callable[[str], None]
-) -> Iterator[SupervisedServer]:
-    """Run the server for as long as the context is open.
-
-    Raises:
-        ServingError: it does not start; with the end of ``log`` and a hint.
-    """
+) -> SupervisedServer:
+    """The server, not yet started."""
     serving = settings.serving
     assert isinstance(serving, TransformersServing)
     api_key = (serving.api_key and serving.api_key.get_secret_value()) or secrets.token_urlsafe()
@@ -34,8 +28,7 @@ def start_transformers(
         models={name: name for name in [*base_names(settings), *(a.name for a in settings.adapters if a.path)]},
         startup_timeout=serving.startup_timeout,
     )
-    with supervise(launch, log, say) as server:
-        yield server
+    return SupervisedServer(launch, log, say)
 
 
 def _argv(settings: Settings) -> list[str]:
@@ -62,5 +55,5 @@ def _argv(settings: Settings) -> list[str]:
 
 
 def base_names(settings: Settings) -> list[str]:
-    """Of the arms without an adapter; if there are none, the base model's own: the proof holds adapters against it."""
+    """Names of the bare base model: those arms' without an adapter, else its own id, for the proof to compare with."""
     return [a.name for a in settings.adapters if a.path is None] or [settings.model.base_model]

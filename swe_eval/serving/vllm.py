@@ -57,26 +57,12 @@ HINTS = {
 }
 
 
-@contextmanager
-def start_vllm(
-    settings: Settings, devices: Sequence[str] | None, log: Path, say: Callable[[str], None]
-) -> Iterator[SupervisedServer]:
-    """Run the server for as long as the context is open.
+class VllmServer(SupervisedServer):
+    """A vLLM that knows adapters by name and content, so that none of its caches answers for other weights.
 
     Raises:
         UserError: no vLLM is installed where the settings say.
-        ServingError: it does not start; with the end of ``log`` and a hint.
     """
-    server = VllmServer(settings, devices, log, say)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
-class VllmServer(SupervisedServer):
-    """A vLLM whose adapters are known to it by name and content, so that no cache answers for other weights."""
 
     def __init__(
         self, settings: Settings, devices: Sequence[str] | None, log: Path, say: Callable[[str], None]
@@ -109,7 +95,7 @@ class VllmServer(SupervisedServer):
         super().stop()
 
     def _load(self, arm: str) -> None:
-        """Under its content's name, never in place: vLLM's prefix cache knows an adapter by name (vllm#42125)."""
+        """Under a name that its content decides, never in place: vLLM's prefix cache goes by the name (vllm#42125)."""
         path = self._adapters[arm].path
         refuse_changed(self._adapters[arm], self._names[arm])
         self._ask(arm, "load", {"lora_name": self._names[arm], "lora_path": path})
@@ -128,15 +114,14 @@ class VllmServer(SupervisedServer):
         assert isinstance(serving, VllmServing)
         api_key = (serving.api_key and serving.api_key.get_secret_value()) or secrets.token_urlsafe()
         own_name = f"swe_eval-{secrets.token_hex(4)}"
-        command = shlex.split(serving.command) if serving.command else [find_python(serving), *API_SERVER]
         at_start = {} if self._slots else self._names
         own = visible_devices() if devices is None else devices
-        options = [*arguments(settings, own_name, own), *lora_arguments(settings, at_start)]
+        command = [*program(serving), *arguments(settings, own_name, own), *lora_arguments(settings, at_start)]
 
         def argv(port: int) -> list[str]:
             for arm, name in at_start.items():
                 refuse_changed(self._adapters[arm], name)
-            return [*command, *options, f"--host={serving.host}", f"--port={port}", *serving.args]
+            return [*command, f"--host={serving.host}", f"--port={port}", *serving.args]
 
         return Launch(
             argv=argv,
@@ -155,6 +140,15 @@ class VllmServer(SupervisedServer):
             phases=PHASES,
             hints=HINTS,
         )
+
+
+def program(serving: VllmServing) -> list[str]:
+    """What runs vLLM's API server.
+
+    Raises:
+        UserError: no vLLM is installed where the settings say.
+    """
+    return shlex.split(serving.command) if serving.command else [find_python(serving), *API_SERVER]
 
 
 def served_name(arm: AdapterSettings) -> str:
@@ -196,13 +190,14 @@ def arguments(settings: Settings, own_name: str, devices: Sequence[str]) -> list
 
 
 def lora_arguments(settings: Settings, at_start: Mapping[str, str]) -> list[str]:
-    """Room for the adapters, and those that are loaded at the start: served name by arm."""
+    """Options that make room for the adapters; ``at_start`` (served name by arm) are loaded before it serves."""
     serving = settings.serving
     assert isinstance(serving, VllmServing)
     arms = [arm for arm in settings.adapters if arm.path is not None]
     if not arms:
         return []
-    rank = max(each.ranks[-1] for each in adapters.examine(arms, settings.model))
+    found = adapters.examine(arms, settings.model)
+    rank = max(each.ranks[-1] for each in found)
     modules = [json.dumps({"name": at_start[arm.name], "path": arm.path}) for arm in arms if arm.name in at_start]
     slots = min(serving.slots, len(arms))
     return [
@@ -210,5 +205,17 @@ def lora_arguments(settings: Settings, at_start: Mapping[str, str]) -> list[str]
         f"--max-lora-rank={min(allowed for allowed in adapters.LORA_RANKS if allowed >= rank)}",
         # one more: with as many slots as adapters, rows of the base model were given an adapter's delta (vllm#48421)
         f"--max-loras={slots + 1}",
+        *_target_modules(found, settings),
         *(["--lora-modules", *modules] if modules else []),
     ]
+
+
+def _target_modules(found: Sequence[adapters.Examined], settings: Settings) -> list[str]:
+    """The modules that adapters change, of a mixture of experts in which they change no expert.
+
+    vLLM would make room for every adapter at every expert: 6.6 GB each at rank 64 for Qwen3-Coder-30B (calculated).
+    """
+    modules = {module for each in found if each.adapter for module in each.adapter.pairs}
+    if not adapters.read_base(settings.model).is_moe or any(".experts" in module for module in modules):
+        return []
+    return ["--lora-target-modules", *sorted({module.rpartition(".")[2] for module in modules})]

@@ -1,4 +1,4 @@
-"""Where vLLM is: it pins torch and much else, so it has an environment of its own."""
+"""Finds vLLM, which has an environment of its own because it pins torch and much else."""
 
 from __future__ import annotations
 

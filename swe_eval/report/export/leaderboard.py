@@ -77,8 +77,12 @@ def _metadata(identity: Mapping[str, Any], name: str) -> str:
         "info": {"name": name.partition("_")[2] or name, "authors": None, "site": None, "report": None, "logo": None},
         "assets": {"logs": f"{where}/logs", "trajs": f"{where}/trajs"},
         "tags": {
-            **{"checked": False, "model": [identity.get("model.base_model")], "org": None},
-            **{"os_model": None, "os_system": True, "system": {"attempts": "1"}},
+            "checked": False,
+            "model": [identity.get("model.base_model")],
+            "org": None,
+            "os_model": None,
+            "os_system": True,
+            "system": {"attempts": "1"},
         },
     }
     return "# What is null only the submitter knows.\n" + yaml.safe_dump(tree, sort_keys=False)

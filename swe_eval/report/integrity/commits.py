@@ -13,10 +13,10 @@ _ELSEWHERE = re.compile(
 )
 _AHEAD = re.compile(r"HEAD\.\.\.?(?!HEAD)\S+")
 _ALL = re.compile(r"--(all|remotes|branches)(=.*)?|-g|--walk-reflogs|--reflog")
-_SHOWS = {
-    *("log", "show", "diff", "checkout", "cherry-pick", "restore", "merge", "rebase", "grep", "ls-tree", "cat-file"),
-    *("archive", "worktree", "reset", "switch", "format-patch", "whatchanged", "range-diff", "rev-list"),
-}
+_SHOWS = re.compile(
+    r"log|show|diff|checkout|cherry-pick|restore|merge|rebase|grep|ls-tree|cat-file|archive|worktree|reset|switch|"
+    r"format-patch|whatchanged|range-diff|rev-list"
+)
 
 
 def looks_for_later_commits(command: Command, known: Known) -> bool:
@@ -31,7 +31,7 @@ def looks_for_later_commits(command: Command, known: Known) -> bool:
     if subcommand in ("log", "rev-list", "whatchanged", "shortlog") and any(map(_ALL.fullmatch, words)):
         return True
     revisions = [word.removeprefix("--source=").partition(":")[0] for word in words[: _index("--", words)]]
-    return subcommand in _SHOWS and any(_is_later(word, known.hashes) for word in revisions)
+    return bool(_SHOWS.fullmatch(subcommand)) and any(_is_later(word, known.hashes) for word in revisions)
 
 
 def _is_later(revision: str, seen: set[str]) -> bool:

@@ -55,9 +55,16 @@ def _is_foreign(word: str) -> bool:
 
 
 _INSTALLERS = {
-    **{"pip": ("install", "download", "wheel"), "uv": ("install", "add"), "conda": ("install", "create")},
-    **{"mamba": ("install", "create"), "pipx": ("install", "run"), "npm": ("install", "i", "view", "pack")},
-    **{"easy_install": (), "gem": ("install", "fetch"), "cargo": ("install", "add"), "yarn": ("add",)},
+    "pip": ("install", "download", "wheel"),
+    "uv": ("install", "add"),
+    "conda": ("install", "create"),
+    "mamba": ("install", "create"),
+    "pipx": ("install", "run"),
+    "npm": ("install", "i", "view", "pack"),
+    "easy_install": (),
+    "gem": ("install", "fetch"),
+    "cargo": ("install", "add"),
+    "yarn": ("add",),
 }
 
 

@@ -61,7 +61,10 @@ def index_of(shown: Shown, arms: Iterable[Arm]) -> dict[str, Any]:
         for instance_id, verdict in arm.verdicts.items():
             by_instance[instance_id][arm.name] = _line(verdict)
     return {
-        **{"run": shown.run.root.name, "arms": shown.arms, "pair": shown.pair, "meaning": MEANING},
+        "run": shown.run.root.name,
+        "arms": shown.arms,
+        "pair": shown.pair,
+        "meaning": MEANING,
         "report": REPORT if (shown.run.root / REPORT).is_file() else None,
         "notes": [*shown.notes, contamination(read_json(shown.run.run_json))],
         "instances": [
@@ -142,8 +145,10 @@ def _files(run: RunDir, trial: Trial) -> dict[str, str]:
     """The raw files that exist, by name, relative to the run's directory."""
     evaluation = run.evaluation(trial)
     files = {
-        **{"trajectory": run.trajectory(trial), "patch": run.prediction(trial)},
-        **{"test output": evaluation / "test_output.txt", "report": evaluation / "report.json"},
+        "trajectory": run.trajectory(trial),
+        "patch": run.prediction(trial),
+        "test output": evaluation / "test_output.txt",
+        "report": evaluation / "report.json",
     }
     return {name: path.relative_to(run.root).as_posix() for name, path in files.items() if path.is_file()}
 

@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ from swe_eval.sandbox.store import unpack
 from swe_eval.sandbox.store.lease import age, lease
 from swe_eval.sandbox.store.packing import unpacked
 from swe_eval.sandbox.store.source import SourceImage, opened
+from swe_eval.sandbox.writing import writing
 
 VERSION = "1"
 LAYERS = 3
@@ -117,18 +118,8 @@ class Store:
     def pull(self, image: str, timeout: float) -> None:
         """See ``Library.pull``: fetch and unpack the layers that are not here yet."""
         self.tidy()
-        deadline = time.monotonic() + timeout
-        with opened(self._source, image, self._fresh(), timeout) as source:
-            manifest, digest = source.manifest()
-            config = source.config(manifest["config"]["digest"])
-            layers = tuple(each.removeprefix("sha256:") for each in config["rootfs"]["diff_ids"])
-            env = tuple(config.get("config", {}).get("Env") or ())
-            with lease(self.root / "leases" / "records", timeout):
-                write_json(self._file(image), asdict(Record(image, digest, env, layers)))
-            blobs = dict(zip(layers, (each["digest"] for each in manifest["layers"]), strict=True))
-            with ThreadPoolExecutor(LAYERS) as pool:
-                for _ in pool.map(lambda layer: self._get(source, layer, blobs[layer], deadline), blobs):
-                    pass
+        with self._writing(), opened(self._source, image, self._fresh(), timeout) as source:
+            self._pull(source, image, timeout)
 
     @contextmanager
     def held(self, image: str) -> Iterator[None]:
@@ -161,7 +152,7 @@ class Store:
         Whoever starts a sandbox makes its mark and then reads the record, and here it is the other way round: so one
         of the two sees the other.
         """
-        with lease(self.root / "leases" / "records", patience=600):
+        with self._writing(), lease(self.root / "leases" / "records", patience=600):
             record = self._read(self._file(image))
             self._file(image).unlink(missing_ok=True)
             if record and self._is_held(image):
@@ -179,9 +170,18 @@ class Store:
         record = self._read(self._file(image))
         return [layer for layer in record.layers if not self._is_sound(layer)] if record else []
 
-    def repair(self, layer: str) -> None:
-        """Forget a layer, so that it is fetched again."""
-        self._discard(self.layers / layer)
+    def repair(self, layer: str) -> bool:
+        """Forget a layer, so that it is fetched again; False if a sandbox stands on it."""
+        with self._writing(), lease(self.root / "leases" / "records", patience=600):
+            place, gone = self.layers / layer, self._fresh()
+            if not place.is_dir():
+                return True
+            place.rename(gone)
+            if is_used := any(layer in record.layers and self._is_held(record.image) for record in self._records()):
+                gone.rename(place)
+            else:
+                remove_tree(gone)
+        return not is_used
 
     def tidy(self) -> None:
         """Remove what processes that are gone were making, if it can be written here."""
@@ -195,6 +195,19 @@ class Store:
         """overlayfs's ``lowerdir``, seen from ``layers``: the highest first, and none of them twice."""
         return ":".join(f"{layer}/files" for layer in dict.fromkeys(reversed(record.layers)))
 
+    def _pull(self, source: SourceImage, image: str, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        manifest, digest = source.manifest()
+        config = source.config(manifest["config"]["digest"])
+        layers = tuple(each.removeprefix("sha256:") for each in config["rootfs"]["diff_ids"])
+        env = tuple(config.get("config", {}).get("Env") or ())
+        with lease(self.root / "leases" / "records", timeout):
+            write_json(self._file(image), asdict(Record(image, digest, env, layers)))
+        blobs = dict(zip(layers, (each["digest"] for each in manifest["layers"]), strict=True))
+        with ThreadPoolExecutor(LAYERS) as pool:
+            for _ in pool.map(lambda layer: self._get(source, layer, blobs[layer], deadline), blobs):
+                pass
+
     def _get(self, source: SourceImage, layer: str, blob: str, deadline: float) -> None:
         if (self.layers / layer).is_dir():
             return
@@ -206,11 +219,21 @@ class Store:
             try:
                 with source.blob(blob) as packed:
                     write_json(fresh / "sum.json", _unpack(packed, fresh / "files", layer, deadline)._asdict())
-                with suppress(FileExistsError, OSError):
-                    fresh.rename(self.layers / layer)
+                self._put(fresh, layer)
             finally:
                 if fresh.exists():
                     remove_tree(fresh)
+
+    def _put(self, fresh: Path, layer: str) -> None:
+        """Whoever held the lease at the same time may have been faster."""
+        try:
+            fresh.rename(self.layers / layer)
+        except OSError:
+            if not (self.layers / layer).is_dir():
+                raise
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing("sandbox.store", self.root)
 
     def _fresh(self) -> Path:
         """What is made there is told to be ours, and removed by others if we are killed."""
@@ -237,8 +260,7 @@ class Store:
         return False
 
     def _remove_layers(self) -> None:
-        records = [self._read(self._file(image)) for image in self.ours()]
-        needed = {layer for record in records if record for layer in record.layers}
+        needed = {layer for record in self._records() for layer in record.layers}
         for layer in self.layers.iterdir():
             if layer.name not in needed:
                 self._discard(layer)
@@ -249,6 +271,9 @@ class Store:
         with suppress(FileNotFoundError):
             layer.rename(gone)
             remove_tree(gone)
+
+    def _records(self) -> list[Record]:
+        return [record for image in self.ours() if (record := self._read(self._file(image)))]
 
     def _read(self, file: Path) -> Record | None:
         try:

@@ -7,11 +7,12 @@ import logging
 import os
 import socket
 import sys
+from dataclasses import fields
 
 PARSERS = ["auto", "hermes", "qwen3_coder", "gigachat3", "none"]
 
 GRACE = 5
-"""Seconds that requests have, after SIGTERM, to be answered; who started us may kill us after ten."""
+"""Seconds to finish requests after SIGTERM; whoever started the server may kill it after ten (``guard.GRACE``)."""
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """Taken before anything is loaded: a port that is in use is known at once."""
+    """Bound before anything is loaded, so that a port in use is reported at once."""
     try:
         return socket.create_server((host, port))
     except OSError as error:
@@ -41,16 +42,7 @@ def _serve(args: argparse.Namespace, key: str, listener: socket.socket) -> None:
     from swe_eval.serving.app.tools import parser_named
     from swe_eval.serving.app.weights import CannotServe, Source, load
 
-    source = Source(
-        model=args.model,
-        revision=args.revision,
-        dtype=args.dtype,
-        max_model_len=args.max_model_len,
-        device=args.device,
-        quantization=args.quantization,
-        gpu_memory_utilization=args.gpu_memory_utilization,
-        trust_remote_code=args.trust_remote_code,
-    )
+    source = Source(**{field.name: getattr(args, field.name) for field in fields(Source)})
     adapters = dict(args.adapter)
     try:
         weights = load(source, adapters, args.base_name or ([] if adapters else [args.model]))

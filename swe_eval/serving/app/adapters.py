@@ -15,9 +15,9 @@ BASE = ""
 class AdapterSwitch:
     """Sets the adapters of a model's rows.
 
-    PEFT's own way, ``model(..., adapter_names=...)``, hangs hooks on every layer for each pass and, after an exception,
-    leaves them there, which breaks all later passes (0.21.2). These hooks hang once and for all, and whatever
-    state a failed pass left behind is set anew by the next.
+    PEFT's own way, ``model(..., adapter_names=...)``, adds hooks to every layer for each pass and, after an exception,
+    leaves them there, which breaks all later passes (0.21.2). These hooks are added once, and every pass sets all of
+    the state that a failed one may have left behind.
     """
 
     def __init__(self, model: Any) -> None:

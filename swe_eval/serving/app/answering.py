@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has disconnected."""
 
 
 @dataclass
@@ -36,13 +36,13 @@ class Usage:
     cached: int = 0
 
     def count(self, last: Piece) -> None:
-        """Add an answer; of several to the same prompt, what was cached for one was cached."""
+        """Add an answer; of several to one prompt, the largest number of cached tokens counts."""
         self.completion += last.completion_tokens
         self.cached = max(self.cached, last.cached_tokens)
 
     @property
     def told(self) -> dict[str, Any]:
-        """As OpenAI tells it."""
+        """In OpenAI's form."""
         return {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
@@ -53,7 +53,7 @@ class Usage:
 
 @dataclass
 class Head:
-    """What all parts of an answer begin with."""
+    """The fields that all parts of an answer share."""
 
     model: str
     kind: str

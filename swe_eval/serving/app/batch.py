@@ -12,7 +12,7 @@ Row = TypeVar("Row")
 
 
 class Batch(Generic[Row]):
-    """Rows with their keys and values, aligned at their ends: one shorter than the longest has padding before it.
+    """Rows with their keys and values, aligned at their ends: shorter ones are padded at the front.
 
     row 0   . . . a b c d     padding 3
     row 1   e f g h i j k     padding 0
@@ -26,7 +26,7 @@ class Batch(Generic[Row]):
         self._cache = cache_of(())
 
     def join(self, row: Row, kv: KV) -> None:
-        """Add a row that remembers ``kv``."""
+        """Add a row whose tokens so far have these keys and values."""
         mine = kv_of(self._cache)
         self._cache = cache_of(below(mine, kv) if mine else kv)
         longer = length_of(kv) - length_of(mine) if mine else 0
@@ -34,7 +34,7 @@ class Batch(Generic[Row]):
         self.rows.append(row)
 
     def leave(self, row: Row) -> None:
-        """Remove a row, and the padding that only it was the reason for."""
+        """Remove a row, and the padding that is no longer needed without it."""
         stay = [index for index, other in enumerate(self.rows) if other is not row]
         if not stay:
             self.clear()
@@ -50,7 +50,7 @@ class Batch(Generic[Row]):
         self._cache = cache_of(())
 
     def kv(self, row: Row) -> KV:
-        """What a row remembers."""
+        """The keys and values of a row."""
         index = self.rows.index(row)
         return selected(kv_of(self._cache), [index], self._padding[index])
 

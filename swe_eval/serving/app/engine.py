@@ -1,4 +1,4 @@
-"""Prompts in, answers out: the one thread that computes, and the queue before it."""
+"""Prompts in, answers out: the one thread that computes, and the queue in front of it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class ApiError(Exception):
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """What the engine raised or delivered."""
+    """The API's form of an error that the engine raised or delivered."""
     if isinstance(error, ContextOverflow):
         return ApiError(400, str(error), "context_length_exceeded")
     if isinstance(error, BadPrompt):

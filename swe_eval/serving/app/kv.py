@@ -1,4 +1,4 @@
-"""Keys and values: what attention remembers of the tokens it has read."""
+"""Keys and values: what attention keeps of the tokens it has read."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from transformers.cache_utils import Cache, DynamicLayer
 KV = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 """Layer by layer, keys and values, each of shape [rows, heads, tokens, size]; never written to.
 
-Multi-head latent attention (DeepSeek-V3, GigaChat3) has its compressed latents there, about a twentieth of the bytes.
+Multi-head latent attention (DeepSeek-V3, GigaChat3) keeps its compressed latents here, a twentieth of the bytes.
 """
 
 SPARE = 64
-"""Tokens that a layer makes room for in advance, at least."""
+"""The least number of tokens that a layer allocates in advance."""
 
 
 def cache_of(kv: KV) -> Cache:
-    """A cache for the model to go on from; empty if ``kv`` is."""
+    """A cache from which the model continues; empty if ``kv`` is."""
     if not kv:
         return Cache(layer_class_to_replicate=_RoomyLayer)
     return Cache(layers=[_RoomyLayer(keys, values) for keys, values in kv])
 
 
 def kv_of(cache: Cache) -> KV:
-    """What a cache holds."""
+    """The content of a cache."""
     return tuple((layer.keys, layer.values) for layer in cache.layers)
 
 
 def length_of(kv: KV) -> int:
-    """In tokens; of every row the same, padding included."""
+    """In tokens, padding included; the same for every row."""
     return int(kv[0][0].shape[-2]) if kv else 0
 
 
 def below(rows: KV, row: KV) -> KV:
-    """``rows`` with another one, all aligned at their ends, the shorter padded with zeros before their beginnings."""
+    """``rows`` and one more below them, aligned at their ends; the shorter are padded with zeros at the front."""
     return tuple(
         (_stacked(keys, more_keys), _stacked(values, more_values))
         for (keys, values), (more_keys, more_values) in zip(rows, row, strict=True)
@@ -51,7 +51,7 @@ def beginning(kv: KV, length: int) -> KV:
 
 
 def copied(kv: KV) -> KV:
-    """Apart from the storage that it is a view of."""
+    """In storage of its own, no longer a view."""
     return tuple((keys.clone(), values.clone()) for keys, values in kv)
 
 

@@ -21,9 +21,9 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
 
 
 def attend_to_latents(model: PreTrainedModel) -> None:
-    """Make the model's latent attention, if it has any, do so."""
+    """Replace the forward pass of the model's latent attention, if it has any."""
     if model.config._attn_implementation not in ("sdpa", "eager"):
-        return  # the masks of others are not of this form
+        return  # other implementations have masks of another form
     for module in model.modules():
         if type(module) is DeepseekV3Attention:
             module.forward = partial(_forward, module, module.forward)
@@ -39,7 +39,7 @@ def _forward(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     is_one_token = hidden_states.shape[1] == 1 and past_key_values is not None
-    if not is_one_token or type(attention.kv_b_proj) is not nn.Linear:  # but LoRA's, or a quantized one
+    if not is_one_token or type(attention.kv_b_proj) is not nn.Linear:  # LoRA's, or quantized
         return original(  # type: ignore[no-any-return]
             hidden_states,
             position_embeddings=position_embeddings,
@@ -81,7 +81,7 @@ def _attend(
     k_rots: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """All heads as rows of one matrix, for all of them read the same latents: [rows, 1, heads * size]."""
+    """[rows, 1, heads * size]. All heads are rows of one matrix, because they read the same latents."""
     expand = attention.kv_b_proj.weight.view(attention.num_heads, -1, attention.kv_lora_rank)
     to_keys, to_values = expand.split([attention.qk_nope_head_dim, attention.v_head_dim], dim=1)
     q_latent = torch.einsum("bhqn,hnr->bqhr", q_pass, to_keys)

@@ -1,4 +1,4 @@
-"""What the server has done and is doing, for Prometheus."""
+"""Counts and gauges for Prometheus."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GAUGES = {
 
 
 def host_memory_peak() -> int:
-    """Bytes, of this process; Linux alone tells."""
+    """Bytes, of this process; 0 where there is no Linux to tell."""
     with suppress(OSError):
         if peak := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
             return 1024 * int(peak[1])
@@ -52,7 +52,7 @@ class Metrics:
         self._counts[counter, _labels(labels)] += by
 
     def watch(self, **gauges: Callable[[], int]) -> None:
-        """Say where to read ``GAUGES``."""
+        """Set the functions that read ``GAUGES``."""
         self._gauges |= gauges
 
     def exposition(self) -> str:

@@ -1,4 +1,4 @@
-"""What earlier prompts and answers left in memory, so that the next turn of a conversation reads only what is new."""
+"""Keys and values of earlier prompts and answers, so that a conversation's next turn reads only what is new."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sensible_capacity(device: torch.device) -> int:
 class PrefixCache:
     """Sequences by model id and tokens; the least recently used leave when they take more than ``capacity`` bytes.
 
-    They are where the model is: the tensors of a long conversation are too large to be carried to the host every turn.
+    They stay on the model's device: a long conversation's tensors are too large to be copied to the host every turn.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -45,15 +45,15 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, model: str, tokens: list[int]) -> tuple[int, KV]:
-        """The longest common beginning of ``tokens`` and a sequence of this model: its length, its keys and values."""
+    def find(self, model: str, tokens: list[int]) -> KV:
+        """Keys and values of the longest beginning that ``tokens`` share with a sequence of this model."""
         wanted = np.asarray(tokens)
         lengths = {at: _common(entry.tokens, wanted) for at, entry in self._entries.items() if entry.model == model}
         best = max(lengths, key=lengths.__getitem__, default=None)
         if best is None or not (length := lengths[best]):
-            return 0, ()
+            return ()
         self._entries.move_to_end(best)
-        return length, beginning(self._entries[best].kv, length)
+        return beginning(self._entries[best].kv, length)
 
     def put(self, model: str, tokens: list[int], kv: KV) -> None:
         """Keep a sequence, in place of those that it continues; without memory for a copy of it, forget everything."""

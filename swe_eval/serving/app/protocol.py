@@ -1,4 +1,4 @@
-"""The part of OpenAI's requests that this server honours; the rest is refused, never ignored."""
+"""The part of OpenAI's requests that this server supports; the rest is refused, never ignored."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class FunctionCall(BaseModel):
     arguments: str = "{}"
 
     def for_template(self) -> dict[str, Any]:
-        """With the arguments as an object, which chat templates expect; as they are if they are none."""
+        """With the arguments as an object, as chat templates expect them; unchanged if they are not one."""
         try:
             arguments = json.loads(self.arguments)
         except ValueError:
@@ -127,7 +127,7 @@ class Tool(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells besides text."""
+    """What a stream contains besides text."""
 
     include_usage: bool = False
 
@@ -188,7 +188,7 @@ class ChatRequest(_Generation):
 
     @property
     def most_calls(self) -> int | None:
-        """In one answer; None is any number."""
+        """The most calls in one answer; None is any number."""
         return None if self.parallel_tool_calls else 1
 
     def sampling(self, index: int) -> Sampling:

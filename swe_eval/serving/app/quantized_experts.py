@@ -48,7 +48,7 @@ def move(model: nn.Module, device: str) -> None:
     """Move a model with quantized weights."""
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):
-            if isinstance(weight, (Int8Params, Params4bit)):  # of which torch's own ``to`` moves the data alone
+            if isinstance(weight, (Int8Params, Params4bit)):  # torch's own ``to`` would move only their data
                 module._parameters[name] = weight.to(device)
     model.to(device)
 
@@ -72,7 +72,7 @@ def _replace_8bit(module: nn.Module, name: str) -> None:
 
 
 def _with_cache(forward: Any, *args: Any, **kwargs: Any) -> Any:
-    # PEFT (0.21.2) enables the cache and reads the second parameter before its LoRA is added: it would stay without
+    # PEFT (0.21.2) enables the cache and reads the second parameter before adding its LoRA, which would then be missing
     parametrize._cache.clear()
     with parametrize.cached():  # the loop over experts reads the whole parameter for each
         return forward(*args, **kwargs)
@@ -93,7 +93,7 @@ class _Rows(nn.Module):
 
 
 class _Factors(peft_layer._LoraParameterProxy):
-    """PEFT's own, made to be found again.
+    """PEFT's own proxy, made so that PEFT finds it again.
 
     After a pass PEFT (0.21.2) takes its proxy off a parameter that has other parametrizations too by looking for a
     ``_LoraParameterProxy``; its newer ``_LoraFactorsProxy`` is none, so every pass would add the adapter once more.
@@ -107,13 +107,13 @@ class _Factors(peft_layer._LoraParameterProxy):
 
 
 def left_out(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters of three dimensions that are stored in full: experts of an architecture that names them otherwise."""
+    """Parameters of three dimensions that are not quantized: experts that an architecture names otherwise."""
     named = ((name, weight) for name, weight in model.named_parameters() if "conv" not in name)
     return {name: weight for name, weight in named if weight.ndim == 3 and weight.is_floating_point()}
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """What the model takes, with all that is needed to dequantize it; without LoRA's weights."""
+    """Bytes of the model and of all that is needed to dequantize it, without LoRA's weights."""
     tensors = [weight for name, weight in model.named_parameters() if ".lora_" not in name] + list(model.buffers())
     states = [getattr(each, "quant_state", None) for each in [*model.modules(), *model.parameters()]]
     kept = {id(state): state for state in states if state is not None}
@@ -130,7 +130,7 @@ def _tensors(state: QuantState) -> Iterator[torch.Tensor]:
 
 
 def full_bytes(model: PreTrainedModel) -> int:
-    """What the parameters of such a model take that is not quantized."""
+    """Bytes of the parameters of the same model, not quantized."""
     with torch.device("meta"):
         bare = type(model)(model.config)
     size: int = sum(weight.numel() for weight in bare.parameters()) * model.dtype.itemsize

@@ -1,4 +1,4 @@
-"""How a sequence chooses its next token: its own parameters, its own randomness, whoever else is computed beside it."""
+"""How a sequence chooses its next token: by its own parameters and randomness, whatever is computed beside it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Sampling:
     stop: tuple[str, ...]
     """The text ends before the first of these."""
     logprobs: int | None = None
-    """Tell the log-probability of every token, and of so many of the likeliest at its place."""
+    """Return the log-probability of every token, and of so many of the likeliest tokens in its place."""
     prompt_logprobs: bool = False
     """The same for the prompt."""
 
@@ -65,7 +65,7 @@ class Sampler:
 
 
 def score(logits: torch.Tensor, tokens: list[int], alternatives: int) -> list[TokenLogprob]:
-    """Of each token by the logits at its place, shape [tokens, vocabulary]."""
+    """Log-probability of each token by the logits in its place, shape [tokens, vocabulary]."""
     logprobs = logits.float().log_softmax(-1)
     own = logprobs[torch.arange(len(tokens)), tokens].tolist()
     top = logprobs.topk(alternatives)

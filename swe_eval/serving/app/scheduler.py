@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 
 from swe_eval.serving.app.adapters import AdapterSwitch
 from swe_eval.serving.app.batch import Batch
-from swe_eval.serving.app.kv import KV, cache_of, kv_of
+from swe_eval.serving.app.kv import KV, cache_of, kv_of, length_of
 from swe_eval.serving.app.metrics import Metrics
 from swe_eval.serving.app.prefix_cache import PrefixCache
 from swe_eval.serving.app.sequence import Sequence
@@ -33,12 +33,15 @@ class _Reading:
 
     sequence: Sequence
     cache: Cache
-    done: int
-    """Tokens read."""
+
+    @property
+    def done(self) -> int:
+        """Tokens read."""
+        return int(self.cache.get_seq_length())
 
 
 class Scheduler:
-    """Sequences wait, are read chunk by chunk, each alone, and are then decoded together until each is finished.
+    """Sequences wait, then each is read alone, chunk by chunk; then all are decoded together until each is finished.
 
     Rows of all models share one batch where their adapters allow it; else there is a batch per model.
     """
@@ -61,7 +64,7 @@ class Scheduler:
 
     @property
     def queued(self) -> int:
-        """Sequences that wait and are waited for."""
+        """Sequences that wait and whose clients still do."""
         return sum(not sequence.is_cancelled for sequence in list(self.waiting))
 
     @property
@@ -69,7 +72,7 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def step(self) -> None:
-        """Let some newcomers in, read some of their prompts, and give every answer under way one more token."""
+        """Admit some sequences, read part of their prompts, and add one token to every answer under way."""
         self._admit()
         self._read_prompts()
         for key, batch in list(self._batches.items()):
@@ -97,14 +100,14 @@ class Scheduler:
                 self._readings.append(self._begun(sequence))
 
     def _begun(self, sequence: Sequence) -> _Reading:
-        model, known = sequence.request.model, 0
+        model = sequence.request.model
         kv: KV = ()
         if not sequence.request.sampling.prompt_logprobs:  # those need every token read
-            known, kv = self._prefixes.find(model, sequence.tokens[:-1])  # the last one is read for its logits
+            kv = self._prefixes.find(model, sequence.tokens[:-1])  # the last one is read for its logits
             self._metrics.count("prefix_cache_queries_total", len(sequence.tokens), model=model)
-            self._metrics.count("prefix_cache_hits_total", known, model=model)
-        sequence.cached_tokens = min(known, len(sequence.request.prompt))
-        return _Reading(sequence, cache_of(kv), known)
+            self._metrics.count("prefix_cache_hits_total", length_of(kv), model=model)
+        sequence.cached_tokens = min(length_of(kv), len(sequence.request.prompt))
+        return _Reading(sequence, cache_of(kv))
 
     def _read_prompts(self) -> None:
         left = READ_PER_STEP
@@ -113,7 +116,7 @@ class Scheduler:
             left += reading.done
             try:
                 is_over = self._read(reading)
-            except Exception as error:  # this request's trouble, whatever it is, is no other's
+            except Exception as error:  # whatever went wrong with this request concerns no other
                 self._readings.popleft()
                 self._give_up([reading.sequence], self.running, error)
                 return
@@ -135,7 +138,6 @@ class Scheduler:
             past_key_values=reading.cache,
             logits_to_keep=len(chunk) if is_scored else 1,
         )[0]
-        reading.done += len(chunk)
         if is_scored:
             sequence.score_prompt(logits, start)
         if reading.done < len(sequence.tokens):
@@ -159,7 +161,7 @@ class Scheduler:
     def _decode(self, batch: Batch[Sequence]) -> None:
         try:
             self._decode_rows(batch)
-        except Exception as error:  # and what the batch remembers may be half-written
+        except Exception as error:  # the batch's keys and values may be half-written
             rows = list(batch.rows)
             batch.clear()
             self._give_up(rows, len(rows) // 2, error)

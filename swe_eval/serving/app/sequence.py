@@ -1,4 +1,4 @@
-"""One answer in the making."""
+"""One answer while it is generated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Request:
-    """What to answer, as whom, and how."""
+    """What to answer, by which model, and how."""
 
     model: str
     """A served model id."""
@@ -48,7 +48,7 @@ Deliver = Callable[[Piece | Exception], None]
 
 
 class Sequence:
-    """The tokens of a request and its answer, and all that decides how they go on."""
+    """The tokens of a request and its answer, and everything that decides the next one."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Sequence:
         self._logprobs: list[TokenLogprob] = []
 
     def cancel(self) -> None:
-        """Nobody waits for the answer any more; may be called in any thread."""
+        """Stop: the answer is not needed any more. May be called in any thread."""
         self.is_cancelled = True
 
     @property
@@ -80,7 +80,7 @@ class Sequence:
         return len(self.tokens) - len(self.request.prompt)
 
     def choose(self, logits: torch.Tensor) -> None:
-        """Go on by one token, by its logits, shape [vocabulary]; sets ``finish_reason`` if it is the last."""
+        """Add a token chosen by these logits, shape [vocabulary]; sets ``finish_reason`` if it is the last."""
         token = self._sampler.draw(logits)
         self.tokens.append(token)
         if (alternatives := self.request.sampling.logprobs) is not None:
@@ -95,7 +95,7 @@ class Sequence:
             self._deliver_piece()
 
     def score_prompt(self, logits: torch.Tensor, start: int) -> None:
-        """Note how likely the prompt's tokens after ``start`` were; logits of shape [tokens, vocabulary]."""
+        """Record the log-probabilities of the prompt's tokens after ``start``; logits of shape [tokens, vocabulary]."""
         if start == 0:
             self.prompt_logprobs = [TokenLogprob(self.tokens[0], None)]
         told = self.request.prompt[start + 1 : start + 1 + len(logits)]

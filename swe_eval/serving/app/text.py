@@ -1,4 +1,4 @@
-"""Tokens to text while they come, cut at stop strings."""
+"""Tokens to text as they are generated, cut at stop strings."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class TextStream:
             self._extend(window)
 
     def close(self) -> None:
-        """There are no more tokens: what is unfinished stays so."""
+        """There are no more tokens: an unfinished character stays unfinished."""
         if not self.is_stopped:
             self._extend(self._decode(self._before, None))
         self._stop = ()
 
     def take(self) -> str:
-        """What is new and certain: text that may be the start of a stop string is held back."""
+        """New text that will not change: what may be the start of a stop string is held back."""
         certain = len(self._text) - held_back(self._text, () if self.is_stopped else self._stop)
         new = self._text[self._sent : certain]
         self._sent += len(new)
@@ -57,7 +57,7 @@ class TextStream:
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, tokens: list[int], keep_special: bool) -> str:
-    """Text of tokens, every space kept: the usual clean-up takes spaces out before punctuation, fatal to code."""
+    """Text of tokens with every space: the usual clean-up removes spaces before punctuation, which breaks code."""
     return str(tokenizer.decode(tokens, skip_special_tokens=not keep_special, clean_up_tokenization_spaces=False))
 
 

@@ -1,4 +1,4 @@
-"""Tool calls in a model's text, in the forms that models write them."""
+"""Tool calls in a model's text, in the formats that models use."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ PARSERS: dict[str, ToolParser | None] = {
 
 
 class ToolStream:
-    """An answer that may hold tool calls, while it comes."""
+    """An answer that may contain tool calls, while it is generated."""
 
     def __init__(self, parser: ToolParser, tools: list[dict[str, Any]], special_tokens: list[str]) -> None:
         self._parser, self._tools, self._special = parser, tools, special_tokens
@@ -113,7 +113,7 @@ class ToolStream:
         self._text, self._sent = "", 0
 
     def push(self, text: str) -> str:
-        """Add text; returns the content that is now certain: nothing that may turn out to be a call."""
+        """Add text; returns new content that will not change: nothing that may turn out to be a call."""
         self._text += text
         starts = [at for at in map(self._text.find, self._marks) if at >= 0]
         held = held_back(self._text, [*self._marks, *self._special])

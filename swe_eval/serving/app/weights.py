@@ -55,7 +55,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Served:
-    """What is behind a model id."""
+    """What a model id stands for."""
 
     root: str
     """Directory or hub id of the adapter, or of the base model."""
@@ -173,7 +173,7 @@ def _base(source: Source, config: Any, device: str) -> PreTrainedModel:
 
 
 def _is_staged(source: Source, config: Any) -> bool:
-    """Whether it is loaded on the CPU: experts are quantized last, for PEFT finds them as plain parameters only."""
+    """Whether it is loaded on the CPU first: PEFT needs the experts as plain parameters, so they are quantized last."""
     return source.quantization != "none" and has_experts(config.get_text_config())
 
 
@@ -214,11 +214,11 @@ def _with_adapter(model: Any, name: str, served: Served, device: str) -> PeftMod
 
 
 def _require_none(keys: list[str], what: str) -> None:
-    # PEFT only warns of keys that do not fit, and then serves the base model or noise under the adapter's name.
+    # PEFT only warns of keys that do not fit, and then computes the base model, or noise, under the adapter's name.
     if keys:
         raise ValueError(f"{len(keys)} weights are {what}, the first is {keys[0]}")
 
 
 def _brief(error: Exception) -> str:
-    """Two lines tell what is wrong; of a wrong rank, torch writes one for every tensor."""
+    """The first two lines, which say what is wrong; for a wrong rank, torch adds one for every tensor."""
     return " ".join(line.strip() for line in str(error).splitlines()[:2])
