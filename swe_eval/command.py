@@ -77,9 +77,7 @@ def main(task: Callable[[Settings], int]) -> int:
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises what it otherwise prints over many lines
     gc.set_threshold(GC_THRESHOLD)
-    sys.argv[1:] = sorted(
-        sys.argv[1:], key=lambda each: each not in MULTIRUN
-    )  # argparse takes no flag between overrides
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda each: each not in MULTIRUN)  # argparse wants its flags together
     codes = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
