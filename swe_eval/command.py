@@ -77,9 +77,7 @@ def main(task: Callable[[Settings], int]) -> int:
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises what it otherwise prints over many lines
     gc.set_threshold(GC_THRESHOLD)
-    sys.argv[1:] = sorted(
-        sys.argv[1:], key=lambda each: each not in MULTIRUN
-    )  # argparse takes no flag between overrides
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda each: each not in MULTIRUN)  # argparse wants its flags together
     codes = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -135,15 +133,6 @@ def _code_of(call: Callable[[], int | None]) -> int:
         return _say(f"{error}; put it right, and the same command continues", FAILED)
 
 
-def _nobody_reads() -> bool:
-    """Whether what standard output is piped to, such as head, has ended; from then on it leads nowhere."""
-    poll = select.poll()
-    poll.register(STDOUT, 0)
-    if is_gone := any(event & select.POLLERR for _, event in poll.poll(0)):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
-    return is_gone
-
-
 def _refuse(arguments: Sequence[str]) -> int:
     """Raise UserError for what Hydra would answer with its usage over many lines, or with a traceback."""
     given, unknown = get_args_parser().parse_known_args(arguments)
@@ -157,6 +146,15 @@ def _refuse(arguments: Sequence[str]) -> int:
         if equals and (conf_dir() / group).is_dir() and re.fullmatch(r"(?i)null|true|false|[\d.]*", option):
             raise UserError(_no_option(group, option))
     return OK
+
+
+def _nobody_reads() -> bool:
+    """Whether what standard output is piped to, such as head, has ended; from then on it leads nowhere."""
+    poll = select.poll()
+    poll.register(STDOUT, 0)
+    if is_gone := any(event & select.POLLERR for _, event in poll.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+    return is_gone
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
