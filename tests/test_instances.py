@@ -108,6 +108,15 @@ def test_a_row_of_the_old_schema_is_refused_with_what_to_do(column, tmp_path):
         loaded(tmp_path / "old.json")
 
 
+@pytest.mark.parametrize(("column", "near"), [("log_parser", "parse_log_pytest_v2"), ("eval_type", "pass_and_fail")])
+def test_what_swebench_could_not_grade_is_refused_before_it_is_rolled_out(column, near, tmp_path):
+    wrong = rows()
+    wrong[3][column] = f"{near}x"
+    (tmp_path / "wrong.json").write_text(json.dumps(wrong))
+    with pytest.raises(UserError, match=f"demo__romans-4 has {column} '{near}x', which swebench .* such as {near}$"):
+        loaded(tmp_path / "wrong.json")
+
+
 def test_an_id_twice_is_refused(tmp_path):
     (tmp_path / "twice.json").write_text(json.dumps(rows() * 2))
     with pytest.raises(UserError, match="demo__calc-1 is there twice; keep one"):

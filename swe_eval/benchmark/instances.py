@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -83,6 +84,8 @@ def _load_all(settings: BenchmarkSettings) -> list[Instance]:
             f"benchmark.dataset={dataset}: cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}); "
             "without a network write benchmark.dataset=/path/to/rows.parquet"
         ) from error
+    if is_local:
+        _check_values(dataset, rows)
     return [Instance(dict(row)) for row in rows]
 
 
@@ -91,6 +94,22 @@ def _load_local(dataset: str, split: str) -> Iterable[Mapping[str, Any]]:
 
     rows: Iterable[Mapping[str, Any]] = load_swebench_dataset(dataset, split)
     return rows
+
+
+def _check_values(dataset: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse what swebench could not grade, before it is rolled out."""
+    from swebench.harness.constants import EvalType
+    from swebench.harness.log_parsers import PARSER_REGISTRY
+
+    known = {"log_parser": [*PARSER_REGISTRY], "eval_type": [kind.value for kind in EvalType]}
+    for row in rows:
+        for column, values in known.items():
+            if row.get(column) not in (None, *values):
+                near = difflib.get_close_matches(str(row[column]), values, n=1) or values[:1]
+                raise UserError(
+                    f"benchmark.dataset={dataset}: {row['instance_id']} has {column} {row[column]!r}, which swebench "
+                    f"does not know; write one that it does, such as {near[0]}"
+                )
 
 
 def _load_hub(settings: BenchmarkSettings) -> Iterable[Mapping[str, Any]]:
