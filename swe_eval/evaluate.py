@@ -21,11 +21,12 @@ from swe_eval.cluster import slurm
 from swe_eval.cluster.walltime import Walltime
 from swe_eval.errors import OutOfTime, UserError
 from swe_eval.mini import write_registry
-from swe_eval.plan import identify, pairs, plan, what_is_owed
+from swe_eval.plan import Work, identify, pairs, plan, what_is_owed
+from swe_eval.preconditions import check_template
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json, write_text
-from swe_eval.sandbox.sandbox import Sandboxes, sandboxes
+from swe_eval.sandbox.sandbox import Sandboxes, connect, sandboxes
 from swe_eval.scheduling import admission
 from swe_eval.scheduling.gate import Gate
 from swe_eval.scheduling.order import earlier_seconds, longest_first
@@ -50,14 +51,14 @@ def evaluate(settings: Settings) -> int:
     """
     tracking.check(settings)
     if ROLLOUT in settings.stages:
-        for warning in adapters.check(settings):
-            print(f"swe_eval: {warning}", file=sys.stderr)
+        _check_model(settings)
     benchmark = instances.load(settings.benchmark)
     run = RunDir(settings.output_dir)
     ordered = longest_first(benchmark.instances, earlier_seconds(run, benchmark.fingerprint))
     trials = plan(settings, ordered)
     if ROLLOUT not in settings.stages and not any(map(run.is_rolled_out, trials)):
         raise UserError(f"stages=[grade]: nothing is rolled out in {run.root}; write stages=[rollout,grade]")
+    _check_machine(settings, what_is_owed(settings, run, trials), run)
     identity = identify(settings, benchmark)
     with run.claimed(identity):
         record(run, settings, identity, trials, pairs(settings), benchmark.difficulties)
@@ -71,6 +72,21 @@ def evaluate(settings: Settings) -> int:
     if owed and walltime.is_over:
         raise OutOfTime(f"out of this job's time: {owed} of {len(trials)} trials are owed; the same command continues")
     return 1 if owed else 0
+
+
+def _check_model(settings: Settings) -> None:
+    for warning in adapters.check(settings):
+        print(f"swe_eval: {warning}", file=sys.stderr)
+    if problems := [found.text for found in check_template(settings) if found.state == "problem"]:
+        raise UserError("\n".join(problems))
+
+
+def _check_machine(settings: Settings, work: Work, run: RunDir) -> None:
+    """Raise UserError, before there is a run directory, if what the work needs is not here."""
+    if work.to_roll_out:
+        preflight(settings)
+    if work.to_roll_out or work.to_grade:
+        connect(settings, run.id)
 
 
 def _walltime(settings: Settings, run: RunDir) -> Walltime:
@@ -120,8 +136,6 @@ def roll_out_and_grade(
     """Do every stage of every trial that is owed; a server is started only if a rollout is."""
     work = what_is_owed(settings, run, trials)
     progress = Progress(trials, work.done, Console())
-    if work.to_roll_out:
-        preflight(settings)
     if work.to_roll_out or work.to_grade:
         progress.say(str(work))
     by_id = {instance.instance_id: instance for instance in benchmark.instances}

@@ -6,11 +6,11 @@ stands for the reference patches. The run directory is that of an evaluation: th
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ GRADED_BY = ("benchmark.", "sandbox.")
 
 def main() -> None:
     """Console entry point."""
-    parser = argparse.ArgumentParser(prog="python -m swe_eval.grade", add_help=False, allow_abbrev=False)
+    parser = command.Arguments(prog="python -m swe_eval.grade", add_help=False, allow_abbrev=False)
     parser.add_argument("--predictions", default=None)
     given, overrides = parser.parse_known_args()
     if given.predictions and not any(override.startswith(("name=", "output_dir=")) for override in overrides):
-        overrides.append(f"name=grade-{Path(given.predictions).stem}")
+        named = re.sub(r"[^\w.-]+", "-", Path(given.predictions).stem)
+        overrides.append(f'name="grade-{named}"')
     sys.argv[1:] = overrides
     command.run(lambda settings: _grade(settings, given.predictions))
 
@@ -44,10 +45,14 @@ def _grade(settings: Settings, predictions: str | None) -> int:
     from swe_eval.evaluate import record, roll_out_and_grade
     from swe_eval.report.report import conclude
     from swe_eval.run_dir import RunDir, Trial, write_text
+    from swe_eval.sandbox.sandbox import connect
 
+    given = None if predictions == GOLD else read_predictions(Path(predictions))
     benchmark = instances.load(settings.benchmark)
     by_id = {instance.instance_id: instance for instance in benchmark.instances}
-    rows = _gold(by_id) if predictions == GOLD else read_predictions(Path(predictions), by_id)
+    rows = _gold(by_id) if given is None else given
+    if unknown := sorted({row["instance_id"] for row in rows} - by_id.keys()):
+        raise UserError(f"{predictions}: not in the benchmark: {', '.join(unknown[:5])}; write benchmark=... to fit")
     run = RunDir(settings.output_dir)
     identity = {
         **{key: value for key, value in result_settings(settings).items() if key.startswith(GRADED_BY)},
@@ -55,6 +60,8 @@ def _grade(settings: Settings, predictions: str | None) -> int:
         "predictions": _hash(rows),
     }
     trials = [Trial(row["model_name_or_path"], row["instance_id"]) for row in rows]
+    if not all(map(run.is_graded, trials)):
+        connect(settings, run.id)  # what is not here is said before there is a run directory
     with run.claimed(identity):
         record(run, settings, identity, trials, difficulties=benchmark.difficulties)
         for trial, row in zip(trials, rows, strict=True):
@@ -66,20 +73,18 @@ def _grade(settings: Settings, predictions: str | None) -> int:
     return 1 if owed else 0
 
 
-def read_predictions(path: Path, instances: Mapping[str, Any]) -> list[dict[str, str]]:
+def read_predictions(path: Path) -> list[dict[str, str]]:
     """Rows of a .json (list, or mini-swe-agent's mapping by id) or .jsonl file, names made fit for folders.
 
     Raises:
-        UserError: the file, the row and what it lacks; ids that the benchmark does not have; an id twice for one model.
+        UserError: the file, the row and what it lacks; an id twice for one model.
     """
     rows = [_row(path, number, row) for number, row in enumerate(_parse(path), 1)]
-    if unknown := sorted({row["instance_id"] for row in rows} - instances.keys()):
-        raise UserError(f"{path}: not in the benchmark: {', '.join(unknown[:5])}; write benchmark=... to fit")
     if not rows:
         raise UserError(f"{path}: no predictions in it")
-    keys = [(row["model_name_or_path"], row["instance_id"]) for row in rows]
-    if twice := next((key for key in keys if keys.count(key) > 1), None):
-        raise UserError(f"{path}: {twice[0]} has two predictions for {twice[1]}; keep one")
+    for (name, instance_id), times in Counter((row["model_name_or_path"], row["instance_id"]) for row in rows).items():
+        if times > 1:
+            raise UserError(f"{path}: {name} has {times} predictions for {instance_id}; keep one")
     return rows
 
 
@@ -87,15 +92,24 @@ def _parse(path: Path) -> Sequence[Any]:
     if path.suffix not in (".json", ".jsonl"):
         raise UserError(f"--predictions {path}: write a .json or .jsonl file, or gold")
     try:
-        text = path.read_text()
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.split("\n") if line.strip()]
-        data = json.loads(text)
+        text = path.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise UserError(f"--predictions {path}: cannot be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"--predictions {path}: cannot be read ({why}); write another file, or gold") from None
+    if path.suffix == ".jsonl":
+        lines = enumerate(text.split("\n"), 1)
+        return [_json(path, line, f", line {number}") for number, line in lines if line.strip()]
+    data = _json(path, text)
     if not isinstance(data, dict | list):
         raise UserError(f"--predictions {path}: neither a list of predictions nor an object of them")
     return list(data.values()) if isinstance(data, dict) else data
+
+
+def _json(path: Path, text: str, where: str = "") -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--predictions {path}{where}: is no JSON ({error}); mend it, or take it out") from None
 
 
 def _row(path: Path, number: int, row: Any) -> dict[str, str]:
@@ -116,6 +130,8 @@ def _row(path: Path, number: int, row: Any) -> dict[str, str]:
 
 
 def _gold(instances: Mapping[str, Any]) -> list[dict[str, str]]:
+    if without := [key for key, instance in instances.items() if instance.row.get("patch") is None]:
+        raise UserError(f"--predictions gold: no patch in the row of {without[0]}; write a file of predictions")
     return [
         {"instance_id": key, "model_name_or_path": GOLD, "model_patch": instance.row["patch"]}
         for key, instance in instances.items()

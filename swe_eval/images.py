@@ -34,7 +34,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Of what is not Hydra's."""
-    made = argparse.ArgumentParser(prog="python -m swe_eval.images", description=DESCRIPTION, allow_abbrev=False)
+    made = command.Arguments(prog="python -m swe_eval.images", description=DESCRIPTION, allow_abbrev=False)
     made.add_argument("action", choices=["pull", "list", "verify", "prune"])
     made.add_argument("--days", type=float, default=30, help="of prune: unused for at least so long (default: 30)")
     return made

@@ -69,9 +69,19 @@ def check_chat(settings: Settings, instances: Mapping[str, Instance]) -> Iterato
     """The chat template, and whether the agent's conversation fits the context."""
     if settings.serving.kind == "external" or (folder := model_folder(settings.model)) is None:
         return
-    yield _chat_template(settings, folder)
+    yield from check_template(settings)
     if context := settings.model.max_model_len or _read(folder / "config.json").get("max_position_embeddings"):
         yield _context(settings, instances, context)
+
+
+def check_template(settings: Settings) -> Iterator[Finding]:
+    """The chat template of a model that is on this machine, unless vLLM is given another one."""
+    serving = settings.serving
+    if serving.kind == "external" or (folder := model_folder(settings.model)) is None:
+        return
+    if serving.kind == "vllm" and any(arg.startswith("--chat-template") for arg in serving.args):
+        return
+    yield _chat_template(settings, folder)
 
 
 def _memory(settings: Settings) -> Iterator[Finding]:

@@ -90,8 +90,12 @@ def _chosen(lora: Mapping[str, Any]) -> list[dict[str, Any]]:
             _say_once(line)
         there += len(found)
         chosen += [_arm(run, each) for each in choose(found, every, first, last)]
+    if not there:
+        remedy = "write the output directory of a training run"
+        raise UserError(f"lora.run={lora['run']}: no whole checkpoint-<step> in it; {remedy}")
     if not chosen:
-        raise UserError(f"lora.run={lora['run']}: none of its {there} checkpoints is an adapter that was asked for")
+        remedy = "look at lora.first and lora.last"
+        raise UserError(f"lora.run={lora['run']}: none of its {there} checkpoints was asked for; {remedy}")
     return ([{"name": BASE, "path": None}] if lora["with_base"] else []) + chosen
 
 

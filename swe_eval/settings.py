@@ -462,8 +462,8 @@ TrackingSettings = Annotated[NoTracking | WandbTracking | MlflowTracking, Field(
 class Settings(Group):
     """One evaluation."""
 
-    name: Annotated[str, Free]
-    """Name of the run, and of its directory."""
+    name: Annotated[str, AfterValidator(lambda name: _is_below(name)), Free]
+    """Name of the run, and of its directory; a slash makes a directory of several."""
     output_dir: Annotated[Path, AfterValidator(lambda path: _is_named(path)), Free]
     """The run directory; the same directory continues the run in it."""
     seed: NonNegativeInt
@@ -628,6 +628,12 @@ def _is_size(size: str) -> str:
     return size
 
 
+def _is_below(name: str) -> str:
+    if {"", ".", ".."} & set(name.split("/")):
+        raise ValueError(f"{name!r} names no directory below outputs; write a name, or output_dir=... to go elsewhere")
+    return name
+
+
 def _is_named(path: Path) -> Path:
     if path == Path():
         raise ValueError("is empty; write the directory of the run")
@@ -658,7 +664,13 @@ def _line(error: Any) -> str:
     text = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         text = "unknown key; take it out"
-    elif error["type"] not in ("value_error", "missing"):
+    elif error["type"] == "missing":
+        text = "needs a value"
+    elif error["type"] == "path_type":
+        text = f"should be a path, not {error['input']!r}"
+    elif error["type"] == "tuple_type":
+        text = f"is a list; write [{error['input']}]"
+    elif error["type"] != "value_error":
         text = f"{text[0].lower()}{text[1:]}, not {error['input']!r}"
     return f"{path}: {text}" if path else text
 

@@ -118,7 +118,8 @@ class Stages:
         log.error("%s of %s", stage, trial, exc_info=error)
         self._run.record_infra(trial, stage, error)
         text = str(error) if isinstance(error, InfraError) else f"{type(error).__name__}: {error}"
-        self._progress.ended(trial, INFRA, f"{stage}: {text}")
+        line, *_ = text.splitlines() or [""]  # libraries put whole tracebacks into their messages
+        self._progress.ended(trial, INFRA, f"{stage}: {line}")
         if isinstance(error, SandboxError):
             self._backend.check()
 

@@ -41,7 +41,7 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m swe_eval.watch", description=DESCRIPTION, allow_abbrev=False)
+    made = command.Arguments(prog="python -m swe_eval.watch", description=DESCRIPTION, allow_abbrev=False)
     made.add_argument(
         "--every",
         type=float,

@@ -72,15 +72,19 @@ def test_on_the_command_line_they_are_arms_beside_the_base(run):
 @pytest.mark.parametrize(
     ("more", "line"),
     [
-        (["lora.first=2000"], "swe_eval: lora.run={}: none of its 3 checkpoints is an adapter that was asked for"),
+        (["lora.first=2000"], "swe_eval: lora.run={}: none of its 3 checkpoints was asked for; look at"),
+        (["lora.run=TMP"], "swe_eval: lora.run=TMP: no whole checkpoint-<step> in it; write the output directory of a"),
         (["lora.every=0"], "swe_eval: lora.every: should be a number from 1 on, not 0"),
         (["lora.run=/nowhere"], "swe_eval: lora.run=/nowhere: no such directory; write the output directory of a"),
     ],
 )
 def test_what_names_no_arm_is_one_line(more, line, run, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    more = [each.replace("TMP", str(empty)) for each in more]
     done = swe_eval("swe_eval", "lora=checkpoints", f"lora.run={run}", *more, cwd=tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert done.stderr.startswith(line.format(run))
+    assert done.stderr.startswith(line.format(run).replace("TMP", str(empty)))
 
 
 def test_several_training_runs_are_a_list_or_a_glob(run):

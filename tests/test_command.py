@@ -30,7 +30,26 @@ def swe_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("lora=trained lora.path=/nowhere", "swe_eval: lora: trained: no adapter_config.json in /nowhere;"),
         ("benchmark.instance_ids=[demo__none-1]", "swe_eval: benchmark.instance_ids: not in"),
         ("sandbox.build_args={A:b} sandbox=docker", "swe_eval: sandbox.build_args: entries are added with a plus"),
-        ("agent.max_turns=[", "swe_eval: command line:"),
+        (
+            "agent.max_turns=[",
+            "swe_eval: agent.max_turns: [ cannot be read without quotes; write 'agent.max_turns=\"[\"'",
+        ),
+        ("name=модель", "swe_eval: name: модель cannot be read without quotes; write 'name=\"модель\"'"),
+        ("tiny", "swe_eval: tiny: no value; write FIELD=VALUE"),
+        (
+            "stages=rollout,grade",
+            "swe_eval: stages: several values: write stages=[rollout,grade] for a list, -m before",
+        ),
+        ("lora=null", "swe_eval: lora=null: no such option; write one of ab, adapter, baseline,"),
+        ("lora=", "swe_eval: lora=: no such option; write one of ab, adapter, baseline,"),
+        ("--base-model x", "swe_eval: --base-model: no such option; did you mean model.base_model=...?"),
+        ("--lora.path=/x", "swe_eval: --lora.path=/x: no such option; did you mean lora.path=...?"),
+        ("--quick", "swe_eval: --quick: no such option; fields are written FIELD=VALUE, --help lists them"),
+        (
+            "model.base_model=/nowhere lora=none",
+            "swe_eval: model.base_model=/nowhere: no such directory; write a hub id",
+        ),
+        ("agent=toolcall", "swe_eval: chat template: it leaves out tool calls; write agent=textbased"),
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(arguments, line, tmp_path):
@@ -40,9 +59,27 @@ def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(arguments, line, t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("swe_eval.report", "swe_eval: the following arguments are required: RUN; python -m swe_eval.report --help"),
+        ("swe_eval.images foo", "swe_eval: argument action: invalid choice: 'foo'"),
+        ("swe_eval.merging merge", "swe_eval: the following arguments are required: --base, --adapter; python -m"),
+        ("swe_eval.grade --predictions", "swe_eval: argument --predictions: expected one argument; python -m"),
+        ("swe_eval.watch --every x", "swe_eval: argument --every: invalid float value: 'x'; python -m swe_eval.watch"),
+        ("swe_eval.serve --port 8080", "swe_eval: --port: no such option; did you mean serving.port=...?"),
+    ],
+)
+def test_options_that_a_front_door_does_not_have_are_one_line(arguments, line, tmp_path):
+    done = swe_eval(*arguments.split(), cwd=tmp_path)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert done.stderr.startswith(line)
+
+
 @pytest.mark.parametrize("days", ["-1", "nan"])
-def test_images_unused_for_days_that_are_none_are_not_removed(days, tmp_path):
-    done = swe_eval("swe_eval.images", "prune", "--days", days, cwd=tmp_path)
+@pytest.mark.parametrize("door", ["swe_eval.images prune", "swe_eval.merging clean"])
+def test_what_was_unused_for_days_that_are_none_is_not_removed(door, days, tmp_path):
+    done = swe_eval(*door.split(), "--days", days, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"swe_eval: --days {days}: write a number of days, 0 or more\n"
 
@@ -70,6 +107,14 @@ def test_help_has_the_fields_of_the_option_that_is_chosen_line_by_line():
         "  tracking.mode=offline                     offline keeps the figures in the run",
         "                                            directory, for a later wandb sync.",
     ]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["lora=none", "--cfg", "job"]])
+def test_a_reader_that_has_read_enough_is_no_error(arguments, tmp_path):
+    command = [sys.executable, "-m", "swe_eval", *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
 
 
 def test_the_configuration_is_printed_with_its_checkpoints_found(tmp_path):

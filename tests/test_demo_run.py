@@ -150,11 +150,26 @@ def test_grade_gives_every_gold_patch_its_due(tmp_path):
     assert outcomes(tmp_path / "outputs" / "grade-gold", "gold") == ["resolved"] * 7
 
 
+def test_predictions_are_graded_whatever_their_file_is_called(tmp_path):
+    row = {"instance_id": "demo__calc-1", "model_name_or_path": "m", "model_patch": ""}
+    (tmp_path / "ответы, $x=[1].jsonl").write_text(json.dumps(row), "utf-8-sig")
+    process = start("swe_eval.grade", "--predictions", "ответы, $x=[1].jsonl", cwd=tmp_path)
+    out = process.communicate()[0]
+    assert process.returncode == 0, out
+    assert outcomes(tmp_path / "outputs" / "grade-ответы-x-1-", "m") == ["empty_patch"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "line"),
     [
         ("p.txt", "", "--predictions p.txt: write a .json or .jsonl file, or gold"),
-        ("p.jsonl", "{", "--predictions p.jsonl: cannot be read"),
+        (
+            "p.jsonl",
+            '{"instance_id": "x", "model_name_or_path": "m"}\n{',
+            "--predictions p.jsonl, line 2: is no JSON (Exp",
+        ),
+        ("p.json", "[" * 100_000, "--predictions p.json: is no JSON (maximum recursion depth"),
+        ("предсказания [1].jsonl", "", "предсказания [1].jsonl: no predictions in it"),
         ("p.jsonl", '{"instance_id": "x"}', "p.jsonl: row 1 has no model_name_or_path"),
         ("p.jsonl", '{"instance_id": "x", "model_name_or_path": "m"}', "p.jsonl: not in the benchmark: x"),
         (

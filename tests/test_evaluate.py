@@ -163,6 +163,30 @@ def test_an_endpoint_that_fails_is_infra_never_scored_and_owed(settings, tmp_pat
     assert "2/2 = 100.0%" in capsys.readouterr().out
 
 
+def test_a_failure_of_many_lines_is_one_line_on_the_screen_and_all_of_it_in_the_log(settings, tmp_path, capsys):
+    with scripted_endpoint(lambda *_: {"error": {"message": "one\ntwo\nthree"}}) as endpoint:
+        command = external(endpoint, "good", tasks=TASKS[:1])
+        endpoint.script = lambda _, messages: (
+            {"error": {"message": "one\ntwo\nthree"}} if len(messages) > 1 else solve("good", messages)
+        )
+        assert evaluate(settings(*command, "agent.model_retries=1")) == 1
+    out = capsys.readouterr().out
+    assert "one" in out and "two" not in out
+    assert "one\\ntwo\\nthree" in (tmp_path / "run/logs/infra.jsonl").read_text()
+
+
+def test_what_is_not_on_this_machine_is_said_before_there_is_a_run(settings, tmp_path):
+    nobody = ["serving=external", "serving.base_url=http://127.0.0.1:9/v1"]
+    for overrides, line in (
+        ([*nobody, "serving.api_key_env=NOT_SET"], "serving.api_key_env: the environment variable NOT_SET is not set"),
+        (["serving=vllm", "serving.python=/no/python"], "serving.python=/no/python"),
+        (["sandbox=docker", "sandbox.executable=/no/docker"], "sandbox=docker: .*/no/docker"),
+    ):
+        with pytest.raises(UserError, match=line):
+            evaluate(settings(*overrides))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_bug_of_ours_is_infra_too(settings, monkeypatch, tmp_path):
     """Nothing that goes wrong in the runner may become the model's failure."""
     monkeypatch.setattr("swe_eval.grading.make_test_spec", lambda row: 1 / 0)

@@ -108,13 +108,20 @@ def test_a_row_of_the_old_schema_is_refused_with_what_to_do(column, tmp_path):
         loaded(tmp_path / "old.json")
 
 
-@pytest.mark.parametrize(("column", "near"), [("log_parser", "parse_log_pytest_v2"), ("eval_type", "pass_and_fail")])
-def test_what_swebench_could_not_grade_is_refused_before_it_is_rolled_out(column, near, tmp_path):
-    wrong = rows()
-    wrong[3][column] = f"{near}x"
-    (tmp_path / "wrong.json").write_text(json.dumps(wrong))
-    with pytest.raises(UserError, match=f"demo__romans-4 has {column} '{near}x', which swebench .* such as {near}$"):
-        loaded(tmp_path / "wrong.json")
+@pytest.mark.parametrize(
+    ("column", "value", "line"),
+    [
+        ("log_parser", "nope", "swebench has no log_parser 'nope'; swebench.harness.log_parsers lists them"),
+        ("eval_type", "nope", "swebench has no eval_type 'nope'; write one of pass_and_fail, fail_only"),
+        ("FAIL_TO_PASS", "tests/a.py", "FAIL_TO_PASS is no list of tests: 'tests/a.py'"),
+    ],
+)
+def test_a_row_that_could_never_be_graded_is_refused_before_it_is_rolled_out(column, value, line, tmp_path):
+    bad = rows()
+    bad[3][column] = value
+    (tmp_path / "bad.json").write_text(json.dumps(bad))
+    with pytest.raises(UserError, match=f"demo__romans-4: {line}"):
+        loaded(tmp_path / "bad.json")
 
 
 def test_an_id_twice_is_refused(tmp_path):

@@ -21,6 +21,7 @@ from test_demo_run import OUTCOMES, wait_for
 from test_evaluate import TASKS as BOTH
 from test_evaluate import external, solve
 
+from swe_eval.cluster import slurm
 from swe_eval.cluster.scratch import PREFIX
 from swe_eval.settings import PACKAGE
 
@@ -293,3 +294,14 @@ def test_generation_and_grading_are_jobs_of_their_own(cluster, endpoint):
     out, code = finish(cluster.sweep(*shards, "stages=[grade]", "hydra.launcher.gres=null", after))
     assert code == 0, out
     wait_for(lambda: cluster.outcomes() == {"0": ["resolved"], "1": ["resolved"]})
+
+
+def test_a_job_that_no_node_could_run_is_said_to_wait_for_ever():
+    """A cluster may take it nevertheless, and then tells no more than a word."""
+    submitted = ["sbatch", "--parsable", "--output=/dev/null", "--cpus-per-task=999", "--wrap=true"]
+    job = subprocess.run(submitted, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        wait_for(lambda: (slurm.queue() or {})[job].reason in slurm.TOO_LARGE, 60)
+        assert "no node of the partition is so large; look at hydra.launcher.cpus_per_task" in str(slurm.queue()[job])
+    finally:
+        subprocess.run(["scancel", job], check=True)

@@ -16,7 +16,8 @@ from swe_eval.report.comparison import find
 from swe_eval.report.curve import curves, reference_of
 from swe_eval.report.report import conclude, write_report
 from swe_eval.report.results import Arm, Call, Verdict, collect
-from swe_eval.report.runs import Subject, read_run, subject_of
+from swe_eval.report.runs import read_run
+from swe_eval.report.subject import Subject, subject_of
 from swe_eval.report.throughput import throughput
 from swe_eval.report.trials import read_trials
 from swe_eval.run_dir import Trial, read_json, write_json
@@ -63,8 +64,15 @@ def test_shards_of_a_checkpoint_are_one_arm(tmp_path):
     make_run(tmp_path / "part-2", {"rl-1": 0.4}, IDS[5:])
     [arm] = sweep_of(tmp_path).arms
     assert sorted(arm.verdicts) == IDS
-    [named] = subject_of([tmp_path / "part-1", tmp_path / "part-2"], None, None).arms
-    assert (named.name, sorted(named.verdicts)) == ("part-1/rl-1", IDS)
+
+
+def test_shards_alone_are_the_whole_run_and_their_report_is_none_of_a_parts(tmp_path):
+    parts = [tmp_path / "part-1", tmp_path / "part-2"]
+    for part, ids in zip(parts, (IDS[:5], IDS[5:]), strict=True):
+        make_run(part, {"rl-1": 0.4}, ids)
+    subject = subject_of(parts, None, None)
+    assert [(arm.name, sorted(arm.verdicts)) for arm in subject.arms] == [("rl-1", IDS)]
+    assert subject.folder == tmp_path / "part-1-to-part-2"
 
 
 def test_shards_that_overlap_are_said_to_be_none(tmp_path):

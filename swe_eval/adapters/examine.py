@@ -50,10 +50,9 @@ def examine(adapters: Iterable[AdapterSettings], model: ModelSettings) -> list[E
     Raises:
         UserError: the base model itself is not there, or damaged.
     """
-    chosen = [adapter for adapter in adapters if adapter.path]
-    base = read_base(model) if chosen else Base()
+    base = read_base(model)
     found: list[Examined] = []
-    for adapter in chosen:
+    for adapter in (adapter for adapter in adapters if adapter.path):
         found.append(_beside(_examine(adapter.name, Path(adapter.path or ""), base, model.base_model), found))
     return found
 

@@ -15,6 +15,11 @@ PATIENCE = 60.0
 """Seconds for a controller to answer."""
 
 
+TOO_LARGE = ("PartitionConfig", "BadConstraints")
+"""Reasons of a job that will wait for ever, in a cluster that takes it nevertheless."""
+ASKED = "hydra.launcher.cpus_per_task, mem_gb, gres and constraint"
+
+
 class State(NamedTuple):
     """Of a job in the queue."""
 
@@ -24,7 +29,11 @@ class State(NamedTuple):
     """Why it waits; ``None`` if it does not."""
 
     def __str__(self) -> str:
-        return self.name if self.reason == "None" else f"{self.name} ({self.reason})"
+        if self.reason == "None":
+            return self.name
+        if self.reason in TOO_LARGE:
+            return f"{self.name} ({self.reason}): no node of the partition is so large; look at {ASKED}"
+        return f"{self.name} ({self.reason})"
 
 
 def this_job() -> str | None:

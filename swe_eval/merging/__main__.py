@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.filesize import decimal
 
+from swe_eval import command
 from swe_eval.errors import UserError
 from swe_eval.merging import cache
 from swe_eval.merging.checkpoint import find_checkpoint, open_checkpoint
@@ -21,16 +22,13 @@ def main() -> None:
     """Console entry point; exit code 2 and one line if something cannot be merged."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     args = parser().parse_args()
-    try:
-        args.run(args, console)
-    except UserError as error:
-        print(f"swe_eval: {error}", file=sys.stderr)
-        sys.exit(2)
+    if code := command.exit_code(lambda: args.run(args, console)):
+        sys.exit(code)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    main_parser = argparse.ArgumentParser(prog="python -m swe_eval.merging", description=DESCRIPTION)
+    main_parser = command.Arguments(prog="python -m swe_eval.merging", description=DESCRIPTION)
     commands = main_parser.add_subparsers(required=True, metavar="merge|list|clean")
     merging = commands.add_parser("merge", help="make one checkpoint of a base model and a LoRA adapter")
     merging.add_argument("--base", required=True, help="directory or hub id of the base model")
@@ -61,6 +59,8 @@ def _list(args: argparse.Namespace, console: Console) -> None:
 
 
 def _clean(args: argparse.Namespace, console: Console) -> None:
+    if not args.days >= 0:
+        raise UserError(f"--days {args.days:g}: write a number of days, 0 or more")
     for directory in cache.clean(args.days):
         console.print(f"removed {directory}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -18,6 +19,8 @@ from swe_eval.report.numbers import difference, instances_needed, p_value, perce
 from swe_eval.report.rows import Row
 from swe_eval.statistics import POWER, Paired, Repeated
 
+UNFOLDED = 160
+"""Characters."""
 COUNTS = {
     "both": "both",
     "only_a": "only A",
@@ -28,6 +31,12 @@ COUNTS = {
     "even": "even",
 }
 """Column headings for the counts of ``Paired`` and ``Repeated``."""
+
+
+def screen() -> Console:
+    """As wide as the terminal; in a file or a pipe, wide enough that no cell of a table is folded."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=UNFOLDED)
 
 
 def print_tables(console: Console, findings: Findings) -> None:
@@ -50,7 +59,7 @@ def print_owed(console: Console, rows: Sequence[Row], runs_them: str) -> None:
     """Print how many trials have no verdict, if any, and what runs them again."""
     if owed := sum(row.count("infra") for row in rows):
         line = f"{owed} without a verdict (infra): never scored, owed; {runs_them} runs them again."
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def print_proof(console: Console, proof: Mapping[str, Any]) -> None:

@@ -47,7 +47,7 @@ def connect_external(
     """
     serving = settings.serving
     assert isinstance(serving, ExternalServing)
-    base_url, key = serving.base_url.rstrip("/"), _key(serving.api_key_env)
+    base_url, key = serving.base_url.rstrip("/"), key_of(serving)
     listed = _listed(base_url, key)
     endpoints = {}
     for adapter in settings.adapters:
@@ -58,7 +58,13 @@ def connect_external(
     yield ExternalServer(endpoints)
 
 
-def _key(variable: str | None) -> str:
+def key_of(serving: ExternalServing) -> str:
+    """The endpoint's key.
+
+    Raises:
+        UserError: the environment variable that should hold it is not set.
+    """
+    variable = serving.api_key_env
     if variable is None:
         return NO_KEY
     if key := os.environ.get(variable):

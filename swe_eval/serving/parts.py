@@ -13,7 +13,7 @@ from swe_eval import adapters
 from swe_eval.merging import applied
 from swe_eval.serving.devices import visible_devices
 from swe_eval.serving.endpoint import Endpoint
-from swe_eval.serving.external import connect_external
+from swe_eval.serving.external import connect_external, key_of
 from swe_eval.serving.server import Server
 from swe_eval.serving.transformers import transformers_server
 from swe_eval.serving.vllm import VllmServer
@@ -67,12 +67,14 @@ def arms_of(together: Round) -> list[AdapterSettings]:
 
 
 def preflight(settings: Settings) -> str:
-    """Make sure that the server's program is there; returns what it is.
+    """Make sure that the server's program is there, or the key of one that runs; returns what it is.
 
     Raises:
         UserError: it is not; one line.
     """
     serving = settings.serving
+    if serving.kind == "external":
+        key_of(serving)
     if serving.kind != "vllm":
         return serving.kind
     if serving.command:
