@@ -11,12 +11,12 @@ from rich.console import Console, RenderableType
 
 
 def machine() -> str:
-    """To be asked before the benchmark itself loads it."""
+    """The processor's cores and load; call it before the benchmark itself is a load."""
     return f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """``median [lowest, highest]``, for a cell of a rich table."""
+    """``median [lowest, highest]``, with rich's brackets escaped."""
     middle, low, high = (f"{pick(values):.{digits}f}" for pick in (median, min, max))
     return f"{middle} \\[{low}, {high}]"
 

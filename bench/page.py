@@ -1,10 +1,8 @@
-"""``python -m bench.page``: how long the report of 500 instances and two arms takes to be there, and to be filtered.
+"""``python -m bench.page``: how fast the report of 500 instances and two arms is shown, and filtered.
 
-A run of made results is concluded as a real one is, and its ``report.html`` opened in Debian's Chromium, without its
-window, each time in a context of its own: no cache, no state.
+The report is made of a synthetic run, and opened in Debian's headless Chromium, each time without a cache.
 
-- ``first_paint_ms``: from the beginning of the navigation to the first content on the screen, as the browser tells it
-  (``first-contentful-paint``); the median of nine.
+- ``first_paint_ms``: from the start of the navigation to the browser's ``first-contentful-paint``; the median of nine.
 - ``filter_ms``: from a letter typed into the filter to the frame after the table has changed; the median of nine.
 - ``size_mb``: of the file.
 """
@@ -23,7 +21,7 @@ from bench.output import machine, print_result, spread
 from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.report.comparison import find
 from swe_eval.report.report import write_report
-from swe_eval.report.runs import subject_of
+from swe_eval.report.subject import subject_of
 
 TIMES = 9
 PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
@@ -37,14 +35,14 @@ TYPED = """() => new Promise(done => {
 
 @dataclass(frozen=True)
 class Opened:
-    """Milliseconds: to the first paint, and of the filter."""
+    """The milliseconds until the first paint, and those of the filter."""
 
     paint: float
     filter: float
 
 
 def open_page(browser: Any, page_file: Path) -> Opened:
-    """Open it in a context of its own, and type into the filter."""
+    """Open the page in a new context, and type into the filter."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.goto(page_file.as_uri())
@@ -55,7 +53,7 @@ def open_page(browser: Any, page_file: Path) -> Opened:
 
 
 def report_of(folder: Path, instances: int) -> Path:
-    """The page of two arms on so many instances."""
+    """Make the report of two arms on so many instances; returns its page."""
     run = make_run(folder / "run", {"sft": 0.24, "rl-900": 0.31}, instance_ids(instances))
     subject = subject_of([run.root], None, None)
     write_report(subject, find(subject.arms, subject.comparisons))

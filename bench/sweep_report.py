@@ -1,15 +1,15 @@
-"""``python -m bench.sweep_report``: the report of a sweep of 200 checkpoints on 500 instances of made results.
+"""``python -m bench.sweep_report``: how long the report of a sweep takes, of 200 checkpoints on 500 instances.
 
-Every run directory has the files that a concluded run leaves: trajectories (three turns; real ones are longer, and are
-not read), predictions, verdicts, ``run.json`` and the table of its trials. ``python -m swe_eval.report`` is then run on
-the sweep, as a process of its own:
+The runs are synthetic and have all files that concluded runs leave: trajectories (of three turns; real ones are longer,
+but are not read), predictions, verdicts, ``run.json`` and the table of trials. ``python -m swe_eval.report`` is then
+run on the sweep:
 
-- ``seconds``: from its start to its end, with every import, ``comparison.json``, ``report.html``, ``report.md`` and the
-  curve; the median of three.
-- ``cpu_s``: what of it was the processor's, which a busy machine does not stretch as much.
-- ``rss_mb``: the most memory that it had.
-- ``from_files_seconds``, ``from_files_rss_mb``: the same where no run has its table, as while all of them are at work
-  or were made by an older version; every file of every trial is read, once.
+- ``seconds``: the wall time of the process, with all imports, ``comparison.json``, ``report.html``, ``report.md`` and
+  the curve; the median of three.
+- ``cpu_s``: its processor time, which depends less on what else the machine does.
+- ``rss_mb``: its peak memory.
+- ``from_files_seconds``, ``from_files_rss_mb``: the same if no run has its table, as while all runs are at work, so
+  that every file of every trial is read.
 - ``page_mb``: the size of ``report.html``.
 """
 
@@ -43,7 +43,7 @@ STEP = 50
 
 @dataclass(frozen=True)
 class Spent:
-    """By one process."""
+    """What one process took."""
 
     seconds: float
     cpu_s: float
@@ -51,7 +51,7 @@ class Spent:
 
 
 def make_sweep(folder: Path, checkpoints: int, instances: int) -> list[RunDir]:
-    """A run directory for the base model and for each checkpoint, which get better and level off."""
+    """Make a run for the base model and for each checkpoint; they get better, and level off."""
     arms = {"base": 0.2} | {f"grpo-{STEP * at}": 0.2 + 0.12 * at / (at + 40) for at in range(1, checkpoints + 1)}
     ids = instance_ids(instances)
     with ProcessPoolExecutor() as pool:
@@ -61,8 +61,8 @@ def make_sweep(folder: Path, checkpoints: int, instances: int) -> list[RunDir]:
 
 def _make(folder: Path, name: str, rate: float, ids: Sequence[str]) -> Path:
     run = make_run(folder, {name: rate}, ids)
-    kept = read_run(folder)
-    write_trials(run, collect(run, kept.trials))
+    saved = read_run(folder)
+    write_trials(run, collect(run, saved.trials))
     record = read_json(run.run_json)
     write_json(run.run_json, record | {CONCLUDED: len(record["invocations"])})
     return folder

@@ -24,7 +24,7 @@ from typing import Any
 
 from bench.output import machine, print_result
 from bench.synthetic_runs import instance_ids, make_run
-from swe_eval.report.runs import Kept, read_run
+from swe_eval.report.runs import SavedRun, read_run
 from swe_eval.report.trajectories.data import Shown
 from swe_eval.report.trajectories.server import make_server
 from swe_eval.run_dir import RunDir, Trial, read_json
@@ -91,11 +91,11 @@ def main() -> None:
     instances, turns = (10, 3) if given.quick else (given.instances, given.turns)
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder) / "run", {"base": 0.3, "rl": 0.35}, instance_ids(instances))
-        kept = read_run(run.root)
-        fill(run, list(kept.trials), turns, CHARACTERS)
+        saved = read_run(run.root)
+        fill(run, list(saved.trials), turns, CHARACTERS)
         size = sum(path.stat().st_size for path in run.root.rglob("*.traj.json"))
         print(f"{instances} instances x 2 arms x {turns} turns: {size / 1e6:.0f} MB of trajectories")
-        figures = _write(run) | _serve(run, kept)
+        figures = _write(run) | _serve(run, saved)
     print_result(figures, before)
 
 
@@ -114,13 +114,13 @@ def _write(run: RunDir) -> dict[str, float]:
     return {"write_seconds": seconds, "write_rss_mb": peak, "data_mb": size}
 
 
-def _serve(run: RunDir, kept: Kept) -> dict[str, float]:
+def _serve(run: RunDir, saved: SavedRun) -> dict[str, float]:
     """Of a run at work: no table of its trials is there yet."""
     figures = {}
-    with make_server(Shown(run, kept.trials, kept.comparisons)) as server:
+    with make_server(Shown(run, saved.trials, saved.comparisons)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         base = f"http://127.0.0.1:{server.server_port}/trajectories.data/"
-        for what, name in (("first_list", "index"), ("instance", kept.trials[0].instance_id), ("list_again", "index")):
+        for what, name in (("first_list", "index"), ("instance", saved.trials[0].instance_id), ("list_again", "index")):
             started = time.monotonic()
             with urllib.request.urlopen(f"{base}{name}.js") as answer:
                 answer.read()

@@ -7,6 +7,7 @@ import difflib
 import gc
 import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ from swe_eval.settings import PACKAGE, Settings, flatten, settings_from
 
 OK, FAILED, BAD_INPUT, OUT_OF_TIME, INTERRUPTED = 0, 1, 2, OutOfTime.exit_code, 130
 MULTIRUN = ("-m", "--multirun")
+STDOUT = 1
 GC_THRESHOLD = 50_000
 """Objects between two collections; with 700, Python's own, they take a fifth of the time of the imports."""
 
@@ -75,9 +77,7 @@ def main(task: Callable[[Settings], int]) -> int:
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises what it otherwise prints over many lines
     gc.set_threshold(GC_THRESHOLD)
-    sys.argv[1:] = sorted(
-        sys.argv[1:], key=lambda each: each not in MULTIRUN
-    )  # argparse takes no flag between overrides
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda each: each not in MULTIRUN)  # argparse wants its flags together
     codes = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -94,6 +94,7 @@ def leave(code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(INTERRUPTED)
+    _nobody_reads()
     gc.freeze()  # or all that was imported is gone through again, for a second or more
     sys.exit(code)
 
@@ -127,6 +128,8 @@ def _code_of(call: Callable[[], int | None]) -> int:
     except SweEvalError as error:
         return _say(str(error), FAILED)
     except OSError as error:  # the disk is full, a file system went away: nothing is lost, nothing is scored
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return FAILED
         return _say(f"{error}; put it right, and the same command continues", FAILED)
 
 
@@ -143,6 +146,15 @@ def _refuse(arguments: Sequence[str]) -> int:
         if equals and (conf_dir() / group).is_dir() and re.fullmatch(r"(?i)null|true|false|[\d.]*", option):
             raise UserError(_no_option(group, option))
     return OK
+
+
+def _nobody_reads() -> bool:
+    """Whether what standard output is piped to, such as head, has ended; from then on it leads nowhere."""
+    poll = select.poll()
+    poll.register(STDOUT, 0)
+    if is_gone := any(event & select.POLLERR for _, event in poll.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+    return is_gone
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:

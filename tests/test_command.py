@@ -109,6 +109,14 @@ def test_help_has_the_fields_of_the_option_that_is_chosen_line_by_line():
     ]
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["lora=none", "--cfg", "job"]])
+def test_a_reader_that_has_read_enough_is_no_error(arguments, tmp_path):
+    command = [sys.executable, "-m", "swe_eval", *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
 def test_the_configuration_is_printed_with_its_checkpoints_found(tmp_path):
     (tmp_path / "grpo").mkdir()
     (tmp_path / "grpo" / "checkpoint-5").symlink_to(PACKAGE / "benchmark" / "demo" / "adapter")

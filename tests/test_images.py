@@ -206,6 +206,6 @@ def test_an_archive_whose_layers_are_links_is_told(tmp_path):
             SandboxError, match=r"^skopeo copy \S+: a layer is a link .*; save each in a file of its own"
         ):
             for image in (base, made):  # whichever Docker took second
-                opened(f"docker-archive:{archive}:", image, tmp_path, 60).__enter__()
+                opened(f"docker-archive:{archive}:", image, tmp_path / "copied", 60).__enter__()
     finally:
         docker("rmi", made, base)

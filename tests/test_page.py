@@ -15,7 +15,8 @@ from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.evaluate import evaluate
 from swe_eval.report.comparison import find
 from swe_eval.report.report import conclude, write_report
-from swe_eval.report.runs import read_run, subject_of
+from swe_eval.report.runs import read_run
+from swe_eval.report.subject import subject_of
 
 pytestmark = pytest.mark.browser
 

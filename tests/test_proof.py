@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -148,6 +150,14 @@ def test_a_base_model_that_is_no_arm_is_served_for_the_proof(talkative, random_a
     with serve([settings], tmp_path / "log", print) as server:
         [found] = proven(server, settings).distances
     assert (found.a, found.b) == (str(talkative), "sft")
+
+
+def test_a_server_that_dies_meanwhile_is_started_again_and_asked_again(arms, tmp_path):
+    said = []
+    with serve([arms], tmp_path / "log", said.append) as server:
+        os.killpg(server.pid, signal.SIGKILL)
+        assert [found.is_real for found in proven(server, arms).distances] == [True] * 3
+    assert any("the model server ended with exit code -9" in line for line in said)
 
 
 class TestReference:

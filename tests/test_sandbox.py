@@ -17,12 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from signal import SIGKILL
 
 import pytest
 from conftest import BASE_IMAGE
 from minisweagent.exceptions import Submitted
-from sandbox_fixtures import CONTAINERS, ENGINES, OVERRIDES, is_running, what_is_left
+from sandbox_fixtures import CONTAINERS, ENGINES, OVERRIDES, STORES, is_running, what_is_left
 from test_process import eventually
+from test_shell import runs_here
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
@@ -30,7 +32,7 @@ from swe_eval.grading import grade
 from swe_eval.mini import SandboxEnvironment
 from swe_eval.run_dir import RunDir, Trial, write_text
 from swe_eval.sandbox import owner, shell
-from swe_eval.sandbox.bubblewrap import BubblewrapSandbox
+from swe_eval.sandbox.bubblewrap import BubblewrapSandbox, BubblewrapSandboxes
 from swe_eval.sandbox.capture import CAP, KEEP
 from swe_eval.sandbox.docker import DockerSandbox
 from swe_eval.sandbox.local import LocalSandbox, own_processes
@@ -564,6 +566,16 @@ class TestEngine:
         ):
             assert list(pool.map(head, [backend] * 3)) == [own_image.row["base_commit"]] * 3
         assert calls.read_text().split().count("build") == 1
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_keeper_that_is_killed_takes_the_sandbox_along(backend: BubblewrapSandboxes, calc: Instance, nap: str) -> None:
+    """At once or, in Apptainer, at the end of its block: memory that runs out may have it killed alone."""
+    with backend.start(calc, "grading") as sandbox:
+        sandbox.run(f"setsid {nap} > /dev/null &", timeout=60)
+        assert eventually(lambda: runs_here(nap))
+        os.kill(sandbox._keeper.pid, SIGKILL)
+    assert eventually(lambda: not runs_here(nap))
 
 
 @pytest.mark.docker

@@ -7,6 +7,7 @@ import gzip
 import json
 import multiprocessing
 import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -190,12 +191,12 @@ def test_a_pull_through_skopeo_that_is_killed_leaves_nothing(store, calc):
     spawn = multiprocessing.get_context("spawn")
     pulling = spawn.Process(target=_pull_in_another_process, args=(store.root, calc.image, DEMO_IMAGES))
     pulling.start()
-    assert eventually(lambda: [*(store.root / "new").glob("*/*")])
+    assert eventually(lambda: [*(store.root / "new").glob("*/*")], 120)
     (copied,) = (store.root / "new").iterdir()
     pulling.kill()
     pulling.join()
     command = f"skopeo --insecure-policy copy --quiet {DEMO_IMAGES}{calc.image} dir:{copied}"
-    assert eventually(lambda: not runs_here(command), 1)
+    assert eventually(lambda: not runs_here(command), 5)
     store.tidy()
     assert list((store.root / "new").iterdir()) == []
 
@@ -401,6 +402,13 @@ class TestLease:
         started = time.monotonic()
         with lease(tmp_path / "lease", 30):
             assert 1 < time.monotonic() - started < 10
+
+    def test_one_that_cannot_be_written_whole_is_nobodys(self, tmp_path):
+        full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+        take = f"from swe_eval.sandbox.store.lease import *; lease(Path({str(tmp_path / 'lease')!r}), 1).__enter__()"
+        done = subprocess.run([sys.executable, "-c", f"{full}; {take}"], capture_output=True, text=True)
+        assert done.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large"
+        assert list(tmp_path.iterdir()) == []
 
     def test_one_that_is_held_long_stays_held(self, tmp_path, monkeypatch):
         monkeypatch.setattr(lease_module, "DEAD", 1.0)

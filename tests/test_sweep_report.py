@@ -16,7 +16,8 @@ from swe_eval.report.comparison import find
 from swe_eval.report.curve import curves, reference_of
 from swe_eval.report.report import conclude, write_report
 from swe_eval.report.results import Arm, Call, Verdict, collect
-from swe_eval.report.runs import Subject, read_run, subject_of
+from swe_eval.report.runs import read_run
+from swe_eval.report.subject import Subject, subject_of
 from swe_eval.report.throughput import throughput
 from swe_eval.report.trials import read_trials
 from swe_eval.run_dir import Trial, read_json, write_json

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
@@ -23,10 +24,11 @@ from swe_eval.errors import ServingError, UserError
 from swe_eval.evaluate import evaluate
 from swe_eval.serving.endpoint import listed_models, prompt_logprobs
 from swe_eval.serving.parts import parts, preflight, rounds, serve
+from swe_eval.serving.process import ServerProcess
 from swe_eval.serving.proof import TEXTS, Prover
 from swe_eval.serving.reference import reference_logprobs
 from swe_eval.serving.server import Server
-from swe_eval.serving.vllm import VllmServer, arguments, lora_arguments
+from swe_eval.serving.vllm import HINTS, VllmServer, arguments, lora_arguments
 from swe_eval.settings import Settings, settings_from
 
 ENGINE = b"VLLM::EngineCore"
@@ -73,6 +75,23 @@ class TestCommandLine:
         assert [len(servers) for servers in rounds(composed)] == [1, 1]
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
         assert [len(servers) for servers in rounds(composed)] == [2]
+
+    @pytest.mark.parametrize(
+        ("said", "field"),
+        [
+            ("ValueError: No available memory for the cache blocks.", "model.max_model_len"),
+            ("KV cache is needed, which is larger than the available KV cache memory (1 GiB)", "model.max_model_len"),
+            ("Free memory on device cuda:0 (9/79 GiB) on startup is less than desired", "gpu_memory_utilization"),
+            ("torch.OutOfMemoryError: CUDA out of memory.", "quantization=fp8"),
+            ("attention heads (32) must be divisible by tensor parallel size (3).", "serving.tensor_parallel_size"),
+            ("World size (4) is larger than the number of available GPUs (2)", "serving.tensor_parallel_size"),
+            ("error: argument --max-lora-rank: invalid choice: 24", "serving.args"),
+        ],
+    )
+    def test_what_vllm_says_of_a_known_trouble_has_a_hint(self, said, field, tmp_path):
+        process = ServerProcess([sys.executable, "-c", f"raise SystemExit({said!r})"], {}, tmp_path / "log", HINTS)
+        wait_for(lambda: not process.is_running())
+        assert field in process.hint()
 
     def test_no_vllm_is_one_line(self, settings, tmp_path):
         composed = settings("serving=vllm", f"serving.python={tmp_path}/python", "lora=none")

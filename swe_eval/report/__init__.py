@@ -2,7 +2,8 @@
 
 - ``results.py`` reads a run's files as verdicts and writes the official formats. ``turns.py`` and ``integrity/`` read
   trajectories; ``trials.py`` keeps the verdicts in a table, so that a sweep is read in seconds.
-- ``runs.py``: which runs a report is about, and which of their arms are the same arm.
+- ``runs.py`` finds and reads runs; ``subject.py``: what a report is about; ``shards.py``: which arms of several runs
+  are the same arm.
 - ``rows.py``: the rates of an adapter. ``comparison.py``: adapter against adapter. Both compute with ``statistics/``.
 - ``numbers.py``: how numbers are written. ``answer.py`` says what was found in sentences, ``tables.py`` on a terminal,
   ``page/`` in a browser, ``curve.py`` in a figure. ``clean.py`` adds the score without what was flagged, ``load.py``

@@ -13,13 +13,14 @@ from swe_eval.report import outputs
 from swe_eval.report.comparison import find
 from swe_eval.report.report import conclude, show, write_report
 from swe_eval.report.results import Seen
-from swe_eval.report.runs import Kept, Subject, subject_of
+from swe_eval.report.runs import SavedRun
+from swe_eval.report.subject import Subject, subject_of
 from swe_eval.report.tables import screen
 
 DESCRIPTION = """Make the report of a run again, compare the arms of several runs, or show a sweep as one curve. Runs
 may still be at work."""
 DAY = 86_400.0
-"""Seconds."""
+"""In seconds."""
 OWN = "the run's own command"
 
 
@@ -63,11 +64,11 @@ def _report(given: argparse.Namespace) -> int:
     return _show(subject)
 
 
-def _again(kept: Kept, subject: Subject) -> int:
-    """Everything anew, from the files; of a run at work nothing is written but the page."""
+def _again(saved: SavedRun, subject: Subject) -> int:
+    """Make everything anew from the run's files; of a run that is still at work, only the report."""
     try:
-        with kept.run.claimed(kept.identity):
-            return conclude(kept.run, kept.trials, kept.comparisons, OWN)
+        with saved.run.claimed(saved.identity):
+            return conclude(saved.run, saved.trials, saved.comparisons, OWN)
     except InUse:
         print("The run is at work; this is what there is so far.")
         _show(subject)

@@ -164,7 +164,7 @@ def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterato
 
 
 def _best(best: Best, arms: int) -> Iterator[str]:
-    against, among = "", f" of the {best.of} arms that owe as little" if best.of < arms else ""
+    against, among = "", f" of the {best.of} arms that can be compared" if best.of < arms else ""
     if best.paired:
         likely = f"likely between {span(best.paired.interval)}"
         against = f", {points(best.paired.difference)} points against {best.against} ({likely})"

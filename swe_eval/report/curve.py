@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from swe_eval.report.comparison import Findings
 from swe_eval.report.rows import Row
-from swe_eval.report.runs import Subject, checkpoint_of
+from swe_eval.report.subject import Subject, checkpoint_of
 from swe_eval.run_dir import write_bytes
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def curves(findings: Findings) -> list[Curve]:
     found: dict[str, list[tuple[int, Row]]] = {}
     for row in findings.rows:
         if row.rate.n and (at := checkpoint_of(row.name)):
-            found.setdefault(at[0], []).append((at[1], row))
+            found.setdefault(at.run, []).append((at.step, row))
     ordered = {name: sorted(points, key=lambda point: point[0]) for name, points in found.items()}
     return [Curve(name, points) for name, points in ordered.items() if len(points) > 1]
 

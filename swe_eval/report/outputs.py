@@ -1,4 +1,4 @@
-"""What else becomes of a run: trajectories side by side, a server for them, exports."""
+"""The other options of ``swe_eval.report``: trajectories side by side, as files or served, and exports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from swe_eval import command
 from swe_eval.errors import UserError
-from swe_eval.report.runs import Kept, find_runs, read_all, read_run
+from swe_eval.report.runs import SavedRun, find_runs, read_all, read_run
 from swe_eval.report.trials import read_trials
 
 FORMATS = ("csv", "parquet", "leaderboard")
@@ -29,10 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(given: argparse.Namespace) -> None:
-    """Refuse what would be left undone without a word, or cannot be done.
+    """Refuse options that would have no effect, or cannot work.
 
     Raises:
-        UserError: an option without the one it belongs to, no such port, a file where a directory is to be.
+        UserError: an option lacks the one it belongs to, a port is out of range, or a file is where a directory should
+            be.
     """
     if given.to and not given.export:
         raise UserError(f"--to {given.to}: is where an export goes; write --export {'|'.join(FORMATS)} too")
@@ -50,10 +51,14 @@ def check(given: argparse.Namespace) -> None:
 
 
 def check_place(folder: Path, instead: str) -> None:
-    """Make sure that the directory can be written to, or made.
+    """Make sure that a directory can be written to, or made.
+
+    Args:
+        folder: the directory.
+        instead: what to write instead, with which the message ends.
 
     Raises:
-        UserError: it cannot; ends with what to write ``instead``.
+        UserError: it cannot.
     """
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
@@ -63,7 +68,7 @@ def check_place(folder: Path, instead: str) -> None:
 
 
 def make(given: argparse.Namespace) -> int:
-    """Export, or serve.
+    """Export the runs, or serve the trajectories of one.
 
     Raises:
         UserError: too many runs for it, or nowhere to write to.
@@ -74,8 +79,8 @@ def make(given: argparse.Namespace) -> int:
         from swe_eval.report.trajectories.server import serve
         from swe_eval.report.trajectories.write import shown_of
 
-        kept = _one("--serve", given.runs)
-        serve(shown_of(kept), read_trials(kept.run, kept.record, kept.trials) or (), given.port)
+        saved = _one("--serve", given.runs)
+        serve(shown_of(saved), read_trials(saved.run, saved.record, saved.trials) or (), given.port)
     return command.OK
 
 
@@ -87,9 +92,9 @@ def write_trajectories(folders: Sequence[Path]) -> None:
     """
     from swe_eval.report.trajectories.write import shown_of, write_trajectories
 
-    kept = _one("--trajectories", folders)
-    check_place(kept.run.root, "--serve shows the same without files")
-    print(f"Trajectories side by side: {write_trajectories(shown_of(kept), kept.arms)}")
+    saved = _one("--trajectories", folders)
+    check_place(saved.run.root, "--serve shows the same without files")
+    print(f"Trajectories side by side: {write_trajectories(shown_of(saved), saved.arms)}")
 
 
 def _export(kind: str, folder: Path | None, folders: Sequence[Path]) -> None:
@@ -102,10 +107,10 @@ def _export(kind: str, folder: Path | None, folders: Sequence[Path]) -> None:
         from swe_eval.report.export.leaderboard import write_leaderboard
 
         if twice := [
-            name for name, times in Counter(arm.name for kept in runs for arm in kept.arms).items() if times > 1
+            name for name, times in Counter(arm.name for saved in runs for arm in saved.arms).items() if times > 1
         ]:
             raise UserError(f"--export {kind}: {twice[0]} is in several of the runs; export each --to a DIR of its own")
-        written = [path for kept in runs for path in write_leaderboard(kept, folder)]
+        written = [path for saved in runs for path in write_leaderboard(saved, folder)]
     else:
         from swe_eval.report.export.table import write_csv, write_parquet
 
@@ -114,7 +119,7 @@ def _export(kind: str, folder: Path | None, folders: Sequence[Path]) -> None:
         print(path)
 
 
-def _one(option: str, folders: Sequence[Path]) -> Kept:
+def _one(option: str, folders: Sequence[Path]) -> SavedRun:
     if len(folders) > 1:
         raise UserError(f"{option}: shows one run; name one of the {len(folders)}")
     return read_run(folders[0])

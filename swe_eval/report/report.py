@@ -1,4 +1,4 @@
-"""The end of a run, and the same again from its files: verdicts, comparisons, tables, the page."""
+"""The end of a run: its results are collected, written and printed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from swe_eval.report.load import summary
 from swe_eval.report.page.page import write_page
 from swe_eval.report.results import Arm, collect, rollout_seconds, suspicions, totals, write_results
 from swe_eval.report.rows import rows_of
-from swe_eval.report.runs import Kept, Subject
+from swe_eval.report.runs import SavedRun
+from swe_eval.report.subject import Subject
 from swe_eval.report.tables import print_load, print_owed, print_proof, print_sweep, print_tables, say, screen
 from swe_eval.report.throughput import throughput
 from swe_eval.report.trials import CONCLUDED, write_trials
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json
 
 SAME = "the same command"
-"""What runs a run's owed trials, if it is the run that says so."""
+"""What runs the trials that are owed, as a run itself says it."""
 
 
 def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[str, str]], runs_them: str = SAME) -> int:
-    """Write and print the results, and what runs those that are owed; returns how many are."""
+    """Write and print the results; returns how many trials are owed, which ``runs_them`` says how to run."""
     arms = collect(run, trials)
     write_results(run, trials, arms)
     found: dict[str, Any] = {
@@ -37,8 +38,8 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
         "seconds": rollout_seconds(arms),
     }
     record = _record(run, arms, found)
-    kept = Kept(run, trials, to_compare, record)
-    subject = Subject("run", run.root.name, run.root, [kept], arms, to_compare)
+    saved = SavedRun(run, trials, to_compare, record)
+    subject = Subject("run", run.root.name, run.root, [saved], arms, to_compare)
     findings = find(arms, to_compare)
     write_report(subject, findings)
     show(screen(), subject, findings, runs_them)
@@ -47,7 +48,7 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
 
 
 def conclude_rollouts(run: RunDir, trials: Sequence[Trial]) -> int:
-    """Write the predictions, say how many there are; returns how many rollouts are owed."""
+    """Write the predictions and say how many there are; returns how many rollouts are owed."""
     for arm in dict.fromkeys(trial.arm for trial in trials):
         run.write_predictions_jsonl(arm, [trial for trial in trials if trial.arm == arm])
     arms = collect(run, trials)
@@ -58,12 +59,12 @@ def conclude_rollouts(run: RunDir, trials: Sequence[Trial]) -> int:
 
 
 def write_report(subject: Subject, findings: Findings, refresh: float | None = None) -> None:
-    """Write ``comparison.json``, ``report.html``, ``report.md`` and, of checkpoints, their curve.
+    """Write ``comparison.json``, ``report.html``, ``report.md`` and, for checkpoints, their curve.
 
     Args:
-        subject: what it is about.
-        findings: what was found.
-        refresh: seconds after which the page loads itself again.
+        subject: what the report is about.
+        findings: what it says.
+        refresh: seconds after which the page reloads itself; None for never.
     """
     run = subject.runs[0].run
     comparison = run.comparison if subject.folder == run.root else subject.folder / "comparison.json"
@@ -73,7 +74,7 @@ def write_report(subject: Subject, findings: Findings, refresh: float | None = N
 
 
 def show(console: Console, subject: Subject, findings: Findings, runs_them: str = SAME) -> None:
-    """Print the tables."""
+    """Print the findings as tables, and the lines that belong to them."""
     if subject.kind == "sweep":
         print_sweep(console, findings)
     elif any(arm.resolved for arm in subject.arms):
@@ -86,7 +87,7 @@ def show(console: Console, subject: Subject, findings: Findings, runs_them: str 
 
 
 def _record(run: RunDir, arms: Sequence[Arm], found: dict[str, Any]) -> dict[str, Any]:
-    """Keep what was found in ``run.json`` and the table of the trials; returns what ``run.json`` says now."""
+    """Add what was found to ``run.json``, and write the table of trials; returns the new content of ``run.json``."""
     write_trials(run, arms)
     record = read_json(run.run_json)
     record |= {"updated": now(), CONCLUDED: len(record.get("invocations", []))} | found

@@ -113,25 +113,26 @@ class BubblewrapSandboxes(FromImages):
             sandbox.end()
         for folder in self._scratch.glob(f"{PREFIX}*"):
             with suppress(OSError, ValueError):  # it is another's, or just being removed
-                run_id, started_by, keeper = (folder / OWNER).read_text().splitlines()
+                run_id, started_by, *processes = (folder / OWNER).read_text().splitlines()
                 if run_id == self._run_id or owner.is_gone(started_by):
-                    owner.kill(keeper)
+                    for process in processes:
+                        owner.kill(process)
                     _remove(folder)
 
     @contextmanager
     def _started(self, record: Record, purpose: Purpose) -> Iterator[BubblewrapSandbox]:
         folder = self._scratch / f"{PREFIX}{self._run_id}-{secrets.token_hex(8)}"
         has_network = self._has_network(purpose)
-        by = f"{self._run_id}\n{owner.this_process()}\n"
         with ExitStack() as stack:
             stack.callback(_remove, folder)
             with writing("sandbox.scratch", self._scratch):
-                _make(folder, f"{by}\n", has_network)
+                _make(folder, self._claim(), has_network)
             keeper = Keeper(self._keep(record, folder, purpose, has_network), CLEAN)
             stack.callback(keeper.end, ENDING)
-            with writing("sandbox.scratch", self._scratch):
-                (folder / OWNER).write_text(f"{by}{owner.name_of(keeper.pid)}\n")
             pid_1 = self._pid_1(keeper, record.image)
+            stack.callback(owner.kill, owner.name_of(pid_1))  # Apptainer's outlives a keeper that was killed
+            with writing("sandbox.scratch", self._scratch):
+                (folder / OWNER).write_text(self._claim(keeper.pid, pid_1))
             sandbox = BubblewrapSandbox(folder, keeper, pid_1, self._enter(record, folder, purpose, keeper.pid, pid_1))
             stack.callback(sandbox.close)
             stack.enter_context(self._watchdog.watching(pid_1, self._watched(sandbox)))
@@ -139,6 +140,10 @@ class BubblewrapSandboxes(FromImages):
             stack.callback(self._open.discard, sandbox)
             yield sandbox
             self._check_room()
+
+    def _claim(self, *pids: int) -> str:
+        """What the folder of a sandbox says: whose it is, and which processes keep it."""
+        return "\n".join([self._run_id, owner.this_process(), *map(owner.name_of, pids)])
 
     def _check_room(self) -> None:
         """What came of a sandbox that met a full disk is neither the model's doing nor the tests'."""

@@ -143,6 +143,8 @@ def _score(server: Server, arm: str, text: str) -> list[float]:
         with server.using(arm):
             return prompt_logprobs(endpoint, text, TIMEOUT)
     except (httpx.HTTPError, ServingError) as error:
+        if server.recovered(arm, endpoint):
+            return _score(server, arm, text)
         said = reason(error) if isinstance(error, httpx.HTTPError) else str(error)
         raise Unproven(
             f"lora.proof: {endpoint.model} at {endpoint.base_url} does not score a text (POST /completions with echo "

@@ -21,29 +21,29 @@ import yaml
 from swe_eval.report.numbers import score
 from swe_eval.report.results import Arm
 from swe_eval.report.rows import rows_of
-from swe_eval.report.runs import Kept
+from swe_eval.report.runs import SavedRun
 from swe_eval.run_dir import RunDir, Trial, write_json, write_text
 
 OURS = ("outcome", "error", "suspicious", "seconds")
-"""Keys of a report that swebench does not know."""
+"""Keys that we add to swebench's report of an instance."""
 BUCKET = "s3://swe-bench-submissions"
-"""Where the maintainers put logs and trajectories of what they accept."""
+"""Where the maintainers keep the logs and trajectories of accepted submissions."""
 
 
-def write_leaderboard(kept: Kept, folder: Path) -> list[Path]:
+def write_leaderboard(saved: SavedRun, folder: Path) -> list[Path]:
     """Write a submission per arm, in ``folder``; returns their folders."""
-    day = str(kept.record.get("updated", ""))[:10].replace("-", "")
-    return [_write_arm(kept, arm, folder / "_".join(filter(None, [day, arm.name]))) for arm in kept.arms]
+    day = str(saved.record.get("updated", ""))[:10].replace("-", "")
+    return [_write_arm(saved, arm, folder / "_".join(filter(None, [day, arm.name]))) for arm in saved.arms]
 
 
-def _write_arm(kept: Kept, arm: Arm, folder: Path) -> Path:
-    trials = [trial for trial in kept.trials if trial.arm == arm.name and kept.run.is_rolled_out(trial)]
-    write_text(folder / "all_preds.jsonl", "".join(json.dumps(row) + "\n" for row in _predictions(kept.run, trials)))
+def _write_arm(saved: SavedRun, arm: Arm, folder: Path) -> Path:
+    trials = [trial for trial in saved.trials if trial.arm == arm.name and saved.run.is_rolled_out(trial)]
+    write_text(folder / "all_preds.jsonl", "".join(json.dumps(row) + "\n" for row in _predictions(saved.run, trials)))
     for trial in trials:
-        _copy(kept.run.trajectory(trial), folder / "trajs" / f"{trial.instance_id}.traj.json")
-        _write_logs(kept.run, trial, folder / "logs" / trial.instance_id)
-    write_text(folder / "metadata.yaml", _metadata(kept.record["identity"], folder.name))
-    write_text(folder / "README.md", _readme(kept.record, arm))
+        _copy(saved.run.trajectory(trial), folder / "trajs" / f"{trial.instance_id}.traj.json")
+        _write_logs(saved.run, trial, folder / "logs" / trial.instance_id)
+    write_text(folder / "metadata.yaml", _metadata(saved.record["identity"], folder.name))
+    write_text(folder / "README.md", _readme(saved.record, arm))
     return folder
 
 
@@ -54,7 +54,7 @@ def _predictions(run: RunDir, trials: Iterable[Trial]) -> Iterable[dict[str, str
 
 
 def _write_logs(run: RunDir, trial: Trial, folder: Path) -> None:
-    """What the official harness would have left: nothing for an empty patch, which it does not run."""
+    """Write what the official harness would have left; that is nothing for an empty patch, which it does not run."""
     report = run.read_report(trial)
     if not report or report.get("outcome") == "empty_patch":
         return
@@ -121,7 +121,7 @@ def _about(record: Mapping[str, Any], arm: Arm) -> Sequence[tuple[str, Any]]:
 
 
 def statements(identity: Mapping[str, Any]) -> list[str]:
-    """What the submission checklist asks for, as far as the run itself knows it."""
+    """What the submission checklist asks for, as far as the run can tell."""
     networks = [value for key, value in identity.items() if re.fullmatch(r"sandbox\.(\w+\.)?network", key)]
     offline = identity.get("sandbox.kind") != "local" and set(networks) <= {"none"}
     return [

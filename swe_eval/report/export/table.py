@@ -12,7 +12,7 @@ from typing import Any
 
 from swe_eval.report.clean import is_clean
 from swe_eval.report.results import Verdict
-from swe_eval.report.runs import Kept, name_among
+from swe_eval.report.runs import SavedRun, name_among
 from swe_eval.run_dir import PART, RunDir, Trial, write_text
 
 CSV, PARQUET = "trials.csv", "trials.parquet"
@@ -24,7 +24,7 @@ class Column:
 
     name: str
     type: str
-    """As pyarrow calls it."""
+    """Pyarrow's name of it."""
     meaning: str
 
 
@@ -54,16 +54,16 @@ COLUMNS = (
 )
 
 
-def _rows(runs: Sequence[Kept]) -> Iterator[dict[str, Any]]:
-    """A row per trial of each run, in the order of the run's plan."""
-    for kept in runs:
-        verdicts, name = {arm.name: arm.verdicts for arm in kept.arms}, name_among(kept, runs)
-        for trial in kept.trials:
-            yield {"run": name} | _row(kept.run, trial, verdicts[trial.arm][trial.instance_id])
+def _rows(runs: Sequence[SavedRun]) -> Iterator[dict[str, Any]]:
+    """A row for each trial of each run, in the run's own order."""
+    for saved in runs:
+        verdicts, name = {arm.name: arm.verdicts for arm in saved.arms}, name_among(saved, runs)
+        for trial in saved.trials:
+            yield {"run": name} | _row(saved.run, trial, verdicts[trial.arm][trial.instance_id])
 
 
-def write_csv(runs: Sequence[Kept], folder: Path) -> Path:
-    """Write ``trials.csv``; what is missing is empty."""
+def write_csv(runs: Sequence[SavedRun], folder: Path) -> Path:
+    """Write ``trials.csv``; missing values are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [column.name for column in COLUMNS], lineterminator="\n")
     writer.writeheader()
@@ -72,8 +72,8 @@ def write_csv(runs: Sequence[Kept], folder: Path) -> Path:
     return folder / CSV
 
 
-def write_parquet(runs: Sequence[Kept], folder: Path) -> Path:
-    """Write ``trials.parquet``, each column with its meaning in its metadata."""
+def write_parquet(runs: Sequence[SavedRun], folder: Path) -> Path:
+    """Write ``trials.parquet``, with the meaning of each column in its metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -105,7 +105,7 @@ _SAME = (
     *("outcome", "error", "exit_status", "rescued", "turns"),
     *("prompt_tokens", "cached_tokens", "completion_tokens", "seconds"),
 )
-"""Columns that a verdict has under the same name."""
+"""Columns that are fields of a verdict, by the same name."""
 
 
 def _tests(status: Mapping[str, Mapping[str, list[str]]]) -> dict[str, int]:

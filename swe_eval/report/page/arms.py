@@ -12,8 +12,8 @@ from swe_eval.report.numbers import MINUS, interval, p_value, percent, points, s
 from swe_eval.report.page import svg
 from swe_eval.report.page.svg import Axis, Series
 from swe_eval.report.rows import Rate, Row
-from swe_eval.report.runs import BARE, Kept, Subject
-from swe_eval.run_dir import ARM
+from swe_eval.report.runs import BARE, SavedRun
+from swe_eval.report.subject import Subject
 from swe_eval.statistics import POWER, Interval, Paired, power
 
 GRAIN = 40
@@ -103,14 +103,14 @@ def about_arm(subject: Subject, row: Row) -> str:
 
 def _digest(subject: Subject, row: Row) -> str | None:
     plain = row.name.rpartition("/")[2]
-    found = (kept.identity.get(f"{ARM}{plain}") for kept in subject.runs if _has(kept, row))
-    return next((str(digest) for digest in found if digest), None)
+    found = (saved.digest(plain) for saved in subject.runs if _has(saved, row))
+    return next(filter(None, found), None)
 
 
-def _has(kept: Kept, row: Row) -> bool:
+def _has(saved: SavedRun, row: Row) -> bool:
     label, _, plain = row.name.rpartition("/")
-    names = {arm.adapter for arm in kept.arms}
-    return plain in names and (not label or label in (kept.run.root.name, str(kept.run.root)))
+    names = {arm.adapter for arm in saved.arms}
+    return plain in names and (not label or label in (saved.run.root.name, str(saved.run.root)))
 
 
 def _aside(row: Row) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swe_eval.report.runs import BARE, Kept, Subject
+from swe_eval.report.runs import BARE, SavedRun
+from swe_eval.report.subject import Subject
 from swe_eval.run_dir import ARM
 
 FEW = 6
@@ -26,11 +27,11 @@ class Card:
 def cards(subject: Subject) -> list[Card]:
     """What produced each run."""
     shown = subject.runs if len(subject.runs) <= FEW else [subject.runs[0], subject.runs[-1]]
-    return [Card(kept.run.root.name, list(_facts(kept))) for kept in shown]
+    return [Card(saved.run.root.name, list(_facts(saved))) for saved in shown]
 
 
-def _facts(kept: Kept) -> Iterator[tuple[str, str]]:
-    calls, identity = kept.record.get("invocations", []), kept.identity
+def _facts(saved: SavedRun) -> Iterator[tuple[str, str]]:
+    calls, identity = saved.record.get("invocations", []), saved.identity
     last: Mapping[str, Any] = calls[-1] if calls else {}
     if last:
         yield "Command", command_of(last["command"])
@@ -46,13 +47,13 @@ def _facts(kept: Kept) -> Iterator[tuple[str, str]]:
     for key, digest in identity.items():
         if key.startswith(ARM):
             yield f"Arm {key.removeprefix(ARM)}", "base model, no adapter" if digest == BARE else str(digest)
-    if images := kept.record.get("images"):
+    if images := saved.record.get("images"):
         yield "Images", f"{len(images)}, their digests are in run.json"
 
 
-def settings(kept: Kept) -> list[tuple[str, str]]:
+def settings(saved: SavedRun) -> list[tuple[str, str]]:
     """Every setting that the numbers depend on, as names and values."""
-    return [(key, str(value)) for key, value in kept.identity.items() if not key.startswith(ARM)]
+    return [(key, str(value)) for key, value in saved.identity.items() if not key.startswith(ARM)]
 
 
 def command_of(argv: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ from swe_eval.report.page import svg
 from swe_eval.report.page.svg import Axis, Series
 from swe_eval.report.results import Verdict, prefix_hit_rate
 from swe_eval.report.rows import Row
-from swe_eval.report.runs import Kept, Subject
+from swe_eval.report.runs import SavedRun
+from swe_eval.report.subject import Subject
 
 OUTCOMES = {"resolved": "resolved", "unresolved": "unresolved", "empty_patch": "empty patch", "infra": "infra"}
 """What they are called on the page."""
@@ -114,12 +115,12 @@ class Server:
 
 def servers(subject: Subject) -> list[Server]:
     """Each run whose server's use is known; none of a sweep, which has too many."""
-    found = [_server(kept) for kept in subject.runs] if subject.kind != "sweep" else []
+    found = [_server(saved) for saved in subject.runs] if subject.kind != "sweep" else []
     return [server for server in found if server.sentences]
 
 
-def _server(kept: Kept) -> Server:
-    load, speed = kept.record.get("load") or {}, kept.record.get("throughput") or {}
+def _server(saved: SavedRun) -> Server:
+    load, speed = saved.record.get("load") or {}, saved.record.get("throughput") or {}
     said = []
     if speed:
         part = speed["mean"] / speed["best"] if speed["best"] else 0
@@ -129,7 +130,7 @@ def _server(kept: Kept) -> Server:
         )
     if load:
         said.append(f"{load_line(load)}.")
-    return Server(kept.run.root.name, said, _speed(speed), _load(read_load(kept.run.log("load.jsonl"))))
+    return Server(saved.run.root.name, said, _speed(speed), _load(read_load(saved.run.log("load.jsonl"))))
 
 
 def _speed(speed: Mapping[str, Any]) -> Markup | None:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from swe_eval.report.comparison import Comparison, Findings, repository_of
 from swe_eval.report.page import svg
 from swe_eval.report.rows import Row
-from swe_eval.report.runs import Subject
+from swe_eval.report.subject import Subject
 from swe_eval.scheduling.order import DIFFICULTIES
 
 FEW = 6

@@ -18,7 +18,7 @@ from swe_eval.report.comparison import Comparison, Findings
 from swe_eval.report.integrity import contamination
 from swe_eval.report.page import arms, card, effort, flips, sweep, tasks
 from swe_eval.report.results import flags_by_instance
-from swe_eval.report.runs import Subject
+from swe_eval.report.subject import Subject
 from swe_eval.report.tables import proof_lines
 from swe_eval.run_dir import now, write_text
 from swe_eval.scheduling.order import DIFFICULTIES
@@ -150,7 +150,7 @@ def _facts(subject: Subject, findings: Findings) -> Iterator[tuple[str, str]]:
         yield "Tries of each task", str(samples)
     if "agent.max_turns" in identity:
         yield "Agent", f"{identity['agent.max_turns']} turns at most, temperature {identity['agent.temperature']:g}"
-    yield "Updated", str(max(str(kept.record.get("updated", "-")) for kept in subject.runs)).replace("T", " ")[:16]
+    yield "Updated", str(max(str(saved.record.get("updated", "-")) for saved in subject.runs)).replace("T", " ")[:16]
 
 
 def _between(subject: Subject, findings: Findings) -> Iterator[str]:
@@ -166,9 +166,9 @@ def _between(subject: Subject, findings: Findings) -> Iterator[str]:
 
 
 def _proof(subject: Subject) -> Iterator[str]:
-    for kept in subject.runs:
-        if proof := kept.record.get("proof"):
-            label = f"{kept.run.root.name}: " if len(subject.runs) > 1 else ""
+    for saved in subject.runs:
+        if proof := saved.record.get("proof"):
+            label = f"{saved.run.root.name}: " if len(subject.runs) > 1 else ""
             yield from (f"{label}{line}" for line in proof_lines(proof))
 
 
@@ -182,7 +182,7 @@ def _caveats(subject: Subject, findings: Findings) -> Iterator[str]:
         for comparison in findings.comparisons:
             yield from _hangs_on(comparison, f"{comparison.b} against {comparison.a}")
     yield contamination(subject.runs[0].record)
-    if len({kept.run.root for kept in subject.runs}) > 1:
+    if len({saved.run.root for saved in subject.runs}) > 1:
         yield "The arms did not all run at the same time: what drifts between runs (load, hardware) is not shared."
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from swe_eval.report.comparison import Findings, repository_of
 from swe_eval.report.results import Verdict
 from swe_eval.report.rows import Row
-from swe_eval.report.runs import Subject
+from swe_eval.report.subject import Subject
 
 SIGNS = {
     "resolved": "\N{CHECK MARK}",

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from swe_eval.benchmark import instances
 from swe_eval.errors import UserError
 from swe_eval.report.results import Arm
-from swe_eval.report.runs import Kept
+from swe_eval.report.runs import SavedRun
 from swe_eval.report.trajectories import PAGE
 from swe_eval.report.trajectories.data import Shown, index_of, instance_of
 from swe_eval.run_dir import write_text
@@ -52,15 +52,15 @@ def page() -> str:
     return html.replace("/*css*/", style).replace("/*js*/", scripts)
 
 
-def shown_of(kept: Kept) -> Shown:
+def shown_of(saved: SavedRun) -> Shown:
     """A run with the rows of its dataset, or with a note that the dataset could not be loaded."""
     try:
-        settings = BenchmarkSettings.model_validate(yaml.safe_load(kept.run.config_yaml.read_text())["benchmark"])
+        settings = BenchmarkSettings.model_validate(yaml.safe_load(saved.run.config_yaml.read_text())["benchmark"])
         rows = {each.instance_id: each.row for each in instances.load(settings).instances}
     except (OSError, KeyError, TypeError, yaml.YAMLError, ValidationError, UserError) as error:
         note = f"Reference patches and issues are not shown: the dataset could not be loaded ({_first_line(error)})."
-        return Shown(kept.run, kept.trials, kept.comparisons, notes=[note])
-    return Shown(kept.run, kept.trials, kept.comparisons, rows)
+        return Shown(saved.run, saved.trials, saved.comparisons, notes=[note])
+    return Shown(saved.run, saved.trials, saved.comparisons, rows)
 
 
 def _first_line(error: Exception) -> str:

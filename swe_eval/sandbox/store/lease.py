@@ -57,6 +57,9 @@ def _make(file: Path) -> bool:
             made.write(owner.this_process())
     except FileExistsError:
         return False
+    except OSError:  # the disk is full: nobody holds what nobody touches
+        file.unlink(missing_ok=True)
+        raise
     return True
 
 

@@ -53,11 +53,7 @@ class Chat:
         return JSONResponse(Head(asked.model, "chat.completion").with_choices(choices, usage=answers.usage.told))
 
     def _choice(self, asked: ChatRequest, index: int, piece: Piece) -> dict[str, Any]:
-        parsed = Parsed(piece.text)
-        if stream := self._tool_stream(asked):
-            start = stream.push(piece.text)
-            rest = stream.close(asked.most_calls)
-            parsed = Parsed(start + rest.content, rest.calls)
+        parsed = _parsed(asked, piece, self._tool_stream(asked))
         message: dict[str, Any] = {"role": "assistant", "content": parsed.content}
         if parsed.calls:
             message |= {"content": parsed.content or None, "tool_calls": [_call(call) for call in parsed.calls]}
@@ -82,10 +78,7 @@ class Chat:
 
     def _deltas(self, asked: ChatRequest, index: int, piece: Piece, stream: ToolStream | None) -> list[dict[str, Any]]:
         logprobs = self._logprobs(piece.logprobs) if asked.logprobs else None
-        parsed = Parsed(stream.push(piece.text) if stream else piece.text)
-        if stream and piece.finish_reason:
-            rest = stream.close(asked.most_calls)
-            parsed = Parsed(parsed.content + rest.content, rest.calls)
+        parsed = _parsed(asked, piece, stream)
         deltas = []
         if parsed.content or piece.logprobs:
             deltas.append(_delta(index, {"content": parsed.content}, logprobs))
@@ -111,6 +104,17 @@ class Chat:
     def _alternative(self, token: int, logprob: float | None) -> dict[str, Any]:
         text = self._engine.token_text(token)
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+def _parsed(asked: ChatRequest, piece: Piece, stream: ToolStream | None) -> Parsed:
+    """New content, and the calls if the piece is the last one."""
+    if not stream:
+        return Parsed(piece.text)
+    content = stream.push(piece.text)
+    if not piece.finish_reason:
+        return Parsed(content)
+    rest = stream.close(asked.most_calls)
+    return Parsed(content + rest.content, rest.calls)
 
 
 def _finish_reason(piece: Piece, parsed: Parsed) -> str | None:
