@@ -50,8 +50,7 @@ from rich.table import Table
 
 from bench.output import machine, print_result, ratio, spread
 from bench.scripted import Message, scripted_endpoint
-from swe_eval.command import conf_dir
-from swe_eval.settings import PACKAGE
+from swe_eval.settings import PACKAGE, conf_dir
 
 T = TypeVar("T")
 COMMANDS = 20

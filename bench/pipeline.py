@@ -52,9 +52,8 @@ from rich.table import Table
 from bench.output import machine, print_result
 from bench.scripted import Message, Turn, scripted_endpoint
 from swe_eval.benchmark.instances import Instance, load
-from swe_eval.command import conf_dir
 from swe_eval.sandbox.sandbox import sandboxes
-from swe_eval.settings import Settings, settings_from
+from swe_eval.settings import Settings, conf_dir, settings_from
 
 THINK = 0.3
 """Seconds."""

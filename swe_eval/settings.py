@@ -31,6 +31,7 @@ from pydantic import (
 from swe_eval.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
+
 BASE = "base"
 ROLLOUT, GRADE = "rollout", "grade"
 
@@ -553,6 +554,12 @@ class Settings(Group):
             f"agent.max_tokens={self.agent.max_tokens}: no room for a prompt in model.max_model_len="
             f"{self.model.max_model_len}; write a smaller agent.max_tokens",
         )
+
+
+def conf_dir() -> Path:
+    """``conf/``: inside an installed wheel, beside the package in a checkout."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
 
 
 def settings_from(composed: Mapping[str, Any]) -> Settings:

@@ -21,7 +21,7 @@ from swe_eval import command
 from swe_eval.cluster.sweep import Sweep
 from swe_eval.errors import UserError
 from swe_eval.resolvers import all_arms
-from swe_eval.settings import BASE, settings_from
+from swe_eval.settings import BASE, conf_dir, settings_from
 
 DESCRIPTION = """Submit a job for each checkpoint as training writes it. Takes the arguments of the sweep:
 experiment=checkpoints lora.run=... hydra/launcher=slurm. Jobs that are complete or queued are left alone, failed ones
@@ -82,7 +82,7 @@ def watch(overrides: Sequence[str], every: float = LOOK) -> int:
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
     """The configuration, all but its checkpoints known to be good."""
-    with initialize_config_dir(str(command.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
         if config.lora.kind != "checkpoints" or "lora.only" not in (config.hydra.sweeper.params or {}):
             raise UserError("lora: no checkpoints to watch; write experiment=checkpoints lora.run=...")

@@ -16,11 +16,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from swe_eval.command import conf_dir
 from swe_eval.errors import UserError
 from swe_eval.sandbox.sandbox import connect
 from swe_eval.serving.vllm_env import find_python
-from swe_eval.settings import Settings, settings_from
+from swe_eval.settings import Settings, conf_dir, settings_from
 
 pytest_plugins = ["browser_fixtures", "registry_fixtures", "sandbox_fixtures", "serving_fixtures", "vllm_fixtures"]
 

@@ -12,12 +12,11 @@ import pytest
 from conftest import compose_tree
 from omegaconf import OmegaConf
 
-from swe_eval.command import conf_dir
 from swe_eval.images import parser as images_parser
 from swe_eval.merging.__main__ import parser as merging_parser
 from swe_eval.report import outputs
 from swe_eval.report.__main__ import parser as report_parser
-from swe_eval.settings import PACKAGE, settings_from
+from swe_eval.settings import PACKAGE, conf_dir, settings_from
 from swe_eval.watch import parser as watch_parser
 
 ROOT = Path(__file__).parents[1]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from conftest import compose_tree
 
-from swe_eval.command import conf_dir
 from swe_eval.errors import UserError
-from swe_eval.settings import PACKAGE, Settings, result_settings, settings_from
+from swe_eval.settings import PACKAGE, Settings, conf_dir, result_settings, settings_from
 
 OPTIONS = sorted(f"{path.parent.relative_to(conf_dir())}={path.stem}" for path in conf_dir().glob("*/**/*.yaml"))
 NEEDED = {

@@ -26,10 +26,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 import swe_eval.resolvers  # noqa: F401 - conf/ uses them
 from swe_eval.benchmark.demo.model import SHIPPED, model_hash, tiny_model
 from swe_eval.benchmark.instances import Instance, load
-from swe_eval.command import conf_dir
 from swe_eval.mini import SandboxEnvironment, mini_config
 from swe_eval.sandbox.local import LocalSandboxes
-from swe_eval.settings import Settings, settings_from
+from swe_eval.settings import Settings, conf_dir, settings_from
 
 # isort: split
 # after swe_eval.mini, which sets the two up

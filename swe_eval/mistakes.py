@@ -1,0 +1,87 @@
+"""Mistakes on the command line: each in one line that says what to write instead, where Hydra takes many."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from hydra._internal.utils import get_args_parser
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+
+from swe_eval.errors import UserError
+from swe_eval.settings import conf_dir, flatten
+
+
+def refuse(arguments: Sequence[str]) -> None:
+    """Raise UserError for what Hydra would answer with its usage over many lines, or with a traceback."""
+    given, unknown = get_args_parser().parse_known_args(arguments)
+    if unknown:
+        field = unknown[0].partition("=")[0].strip("-").replace("-", "_")
+        near = [key for key in sorted(_fields()) if f".{key}".endswith(f".{field}")] or _close(field)
+        remedy = f"did you mean {near[0]}=...?" if near else "fields are written FIELD=VALUE, --help lists them"
+        raise UserError(f"{unknown[0]}: no such option; {remedy}")
+    for override in given.overrides:
+        group, equals, option = override.partition("=")
+        if equals and (conf_dir() / group).is_dir() and re.fullmatch(r"(?i)null|true|false|[\d.]*", option):
+            raise UserError(_no_option(group, option))
+
+
+def explain(error: Exception) -> str:
+    """Hydra's message as one line that says what to write instead."""
+    text = str(error)
+    if found := re.match(r"UserError raised while resolving interpolation: (.+)", text):  # ours, by a resolver
+        return found[1]
+    if "Could not load 'hydra/launcher/swe_eval_" in text:  # what cluster/config.py registers if it can
+        return "hydra/launcher: submitit is not installed; write pip install 'swe_eval[slurm]'"
+    if isinstance(error, OverrideParseException):
+        return _unread(error.override)
+    if found := re.match(r"Ambiguous value for argument '(.+?)=(.+)'", text):
+        return f"{found[1]}: several values: write {found[1]}=[{found[2]}] for a list, -m before it for a job each"
+    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/(.+?)'", text)):
+        return _no_option(*found.groups())
+    if found := re.search(r"Could not override '(.+?)'", text):
+        return f"{found[1]}: {_nearest(found[1])}"
+    if found := re.search(r"Interpolation key '(.+?)' not found|Missing mandatory value: (\S+)", text):
+        key = found[1] or found[2]
+        return f"{key}: needs a value: write {key}=..."
+    why = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
+    return f"command line: {text.strip().splitlines()[0]}{why}"
+
+
+def _no_option(group: str, option: str) -> str:
+    options = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
+    options |= {"basic"} if group == "hydra/launcher" else set()  # Hydra's own
+    return f"{group}={option}: no such option; write one of {', '.join(sorted(options))}"
+
+
+def _unread(override: str) -> str:
+    """What Hydra's grammar of overrides does not take."""
+    field, equals, value = override.partition("=")
+    if not equals:
+        return f"{override}: no value; write FIELD=VALUE"
+    quoted = value.replace('"', r"\"")
+    return f"{field}: {value} cannot be read without quotes; write '{field}=\"{quoted}\"'"
+
+
+def _nearest(field: str) -> str:
+    """What was probably meant."""
+    if field in _fields():
+        return f"entries are added with a plus: write +{field}.KEY=..."
+    near = _close(field)
+    return f"no such field; {f'did you mean {near[0]}?' if near else 'python -m swe_eval --help lists the fields'}"
+
+
+def _close(field: str) -> list[str]:
+    return difflib.get_close_matches(field, _fields() - {field.partition(".")[0]}, n=1)
+
+
+def _fields() -> set[str]:
+    """Every field of every option, and the groups."""
+    known = {path.name for path in conf_dir().iterdir()}
+    for file in conf_dir().rglob("*.yaml"):
+        group = "".join(f"{part}." for part in file.relative_to(conf_dir()).parent.parts)
+        tree = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        known |= {f"{group}{key}" for key, _ in flatten(tree)}  # type: ignore[arg-type]
+    return known
