@@ -15,7 +15,7 @@ from swe_eval.settings import conf_dir, flatten
 
 
 def refuse(arguments: Sequence[str]) -> None:
-    """Raise UserError for what Hydra would answer with its usage over many lines, or with a traceback."""
+    """Raise UserError for what Hydra would answer with its usage, with a traceback, or with two options in one."""
     given, unknown = get_args_parser().parse_known_args(arguments)
     if unknown:
         field = unknown[0].partition("=")[0].strip("-").replace("-", "_")
@@ -24,7 +24,7 @@ def refuse(arguments: Sequence[str]) -> None:
         raise UserError(f"{unknown[0]}: no such option; {remedy}")
     for override in given.overrides:
         group, equals, option = override.partition("=")
-        if equals and (conf_dir() / group).is_dir() and re.fullmatch(r"(?i)null|true|false|[\d.]*", option):
+        if equals and (conf_dir() / group).is_dir() and re.fullmatch(r"(?i)null|true|false|[\d.]*|\[.*", option):
             raise UserError(_no_option(group, option))
 
 

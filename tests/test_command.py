@@ -41,6 +41,7 @@ def swe_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             "swe_eval: stages: several values: write stages=[rollout,grade] for a list, -m before",
         ),
         ("lora=null", "swe_eval: lora=null: no such option; write one of ab, adapter, baseline,"),
+        ("model=[tiny,hf]", "swe_eval: model=[tiny,hf]: no such option; write one of gigachat, gigachat_fp8, hf,"),
         ("lora=", "swe_eval: lora=: no such option; write one of ab, adapter, baseline,"),
         ("--base-model x", "swe_eval: --base-model: no such option; did you mean model.base_model=...?"),
         ("--lora.path=/x", "swe_eval: --lora.path=/x: no such option; did you mean lora.path=...?"),
