@@ -312,8 +312,9 @@ def test_the_demos_adapter_is_flawless():
     assert [str(verdict) for verdict in found.verdicts.values()] == ["ok", "ok"]
 
 
-def test_the_bare_base_model_needs_no_check(tmp_path):
-    assert examine([AdapterSettings(name="base", path=None)], model(tmp_path / "nowhere")) == []
+def test_the_bare_base_model_must_be_there(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: no such directory; write a hub id"):
+        examine([AdapterSettings(name="base", path=None)], model(tmp_path / "nowhere"))
 
 
 def test_the_checks_need_no_torch(tmp_path):
