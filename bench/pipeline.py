@@ -44,16 +44,15 @@ from typing import Any
 
 import yaml
 from datasets import Dataset
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from rich.box import SIMPLE
 from rich.table import Table
 
 from bench.output import machine, print_result
 from bench.scripted import Message, Turn, scripted_endpoint
 from swe_eval.benchmark.instances import Instance, load
+from swe_eval.command import settings_of
 from swe_eval.sandbox.sandbox import sandboxes
-from swe_eval.settings import Settings, conf_dir, settings_from
+from swe_eval.settings import Settings
 
 THINK = 0.3
 """Seconds."""
@@ -358,9 +357,7 @@ def chosen(given: argparse.Namespace) -> tuple[Settings, list[Instance]]:
     selection = [f"benchmark.instance_ids=[{','.join(given.instances)}]"] if given.instances else []
     source = ["benchmark=local", f"benchmark.dataset={given.dataset}"] if given.dataset else ["benchmark=demo"]
     base = [f"+sandbox.build_args.BASE={given.base}"] if given.base else []
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        tree = OmegaConf.to_container(compose("config", ["sandbox=docker", *source, *selection, *base]), resolve=True)
-    settings = settings_from(tree)  # type: ignore[arg-type]
+    settings = settings_of("sandbox=docker", *source, *selection, *base)
     return settings, list(load(settings.benchmark).instances)
 
 

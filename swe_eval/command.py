@@ -91,11 +91,16 @@ def leave(code: int) -> NoReturn:
 
 
 def settings_of(*overrides: str) -> Settings:
-    """What a command line of these would be, also while another is at work."""
+    """The settings of a command line, also while another one is at work."""
+    return settings_from(tree_of(*overrides))
+
+
+def tree_of(*overrides: str) -> dict[str, Any]:
+    """The resolved configuration of a command line, before it is validated."""
     is_at_work = GlobalHydra.instance().is_initialized()
     with nullcontext() if is_at_work else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        tree = OmegaConf.to_container(hydra.compose("config", list(overrides)), resolve=True)
-    return settings_from(tree)  # type: ignore[arg-type]
+        tree: dict[str, Any] = OmegaConf.to_container(hydra.compose("config", list(overrides)), resolve=True)  # type: ignore[assignment]
+    return tree
 
 
 def exit_code(call: Callable[[], int | None]) -> int:

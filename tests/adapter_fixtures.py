@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import compose_tree
 from safetensors.numpy import load_file, save_file
 
 from swe_eval.adapters import CONFIG, WEIGHTS, Examined, examine
 from swe_eval.benchmark.demo.model import tiny_model
-from swe_eval.settings import AdapterSettings, ModelSettings, settings_from
+from swe_eval.command import settings_of
+from swe_eval.settings import AdapterSettings, ModelSettings
 
 PREFIX = "base_model.model."
 
@@ -58,7 +58,7 @@ class Made:
 @cache
 def model(base: Path | str | None = None) -> ModelSettings:
     """The tiny model, or another base."""
-    return settings_from(compose_tree(*([f"model.base_model={base}"] if base else []))).model
+    return settings_of(*([f"model.base_model={base}"] if base else [])).model
 
 
 def examined(*folders: Path, base: Path | str | None = None) -> list[Examined]:

@@ -10,16 +10,14 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
-from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
+from swe_eval.command import settings_of
 from swe_eval.errors import UserError
 from swe_eval.sandbox.sandbox import connect
 from swe_eval.serving.vllm_env import find_python
-from swe_eval.settings import Settings, conf_dir, settings_from
+from swe_eval.settings import Settings
 
 pytest_plugins = ["browser_fixtures", "registry_fixtures", "sandbox_fixtures", "serving_fixtures", "vllm_fixtures"]
 
@@ -84,7 +82,7 @@ def _why_no_browser() -> str:
 @cache
 def _why_no_vllm() -> str:
     try:
-        find_python(settings_from(compose_tree("serving=vllm")).serving)  # type: ignore[arg-type]
+        find_python(settings_of("serving=vllm").serving)  # type: ignore[arg-type]
     except UserError as error:
         return str(error)
     return ""
@@ -108,7 +106,7 @@ def _why_not(*overrides: str) -> str:
     if os.geteuid() == 0:
         return "it is for users who are not root"
     try:
-        connect(settings_from(compose_tree(*overrides)), "tests")
+        connect(settings_of(*overrides), "tests")
     except UserError as error:
         return str(error)
     return ""
@@ -136,13 +134,6 @@ def settings(tmp_path: Path) -> Callable[..., Settings]:
     """``settings("agent.max_turns=3")``: what the command line composes, in a run directory of the test's own."""
 
     def composed(*overrides: str) -> Settings:
-        return settings_from(compose_tree(f"output_dir={tmp_path / 'run'}", *overrides))
+        return settings_of(f"output_dir={tmp_path / 'run'}", *overrides)
 
     return composed
-
-
-def compose_tree(*overrides: str) -> dict[str, Any]:
-    """The resolved configuration of a command line."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        tree: dict[str, Any] = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)  # type: ignore[assignment]
-    return tree

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import BASE_IMAGE, DEMO_IMAGES, compose_tree
+from conftest import BASE_IMAGE, DEMO_IMAGES
 
 from swe_eval.benchmark.instances import Instance, load
+from swe_eval.command import settings_of
 from swe_eval.sandbox.docker import LABEL
 from swe_eval.sandbox.local import LocalSandbox
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes, sandboxes
-from swe_eval.settings import PACKAGE, Settings, settings_from
+from swe_eval.settings import PACKAGE, Settings
 
 DEMO_IDS = sorted(task.name for task in (PACKAGE / "benchmark/demo/tasks").iterdir())
 BASE = f"+sandbox.build_args.BASE={BASE_IMAGE}"
@@ -36,7 +37,7 @@ BACKENDS = ["local", *CONTAINERS]
 @pytest.fixture(scope="session")
 def demo() -> dict[str, Instance]:
     """The bundled tasks by instance_id."""
-    settings = settings_from(compose_tree("benchmark=demo"))
+    settings = settings_of("benchmark=demo")
     return {instance.instance_id: instance for instance in load(settings.benchmark).instances}
 
 

@@ -8,18 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import compose_tree
 from sandbox_fixtures import OVERRIDES, what_is_left
 
 from swe_eval import doctor
 from swe_eval.benchmark.instances import load
+from swe_eval.command import settings_of
 from swe_eval.errors import SandboxError, UserError
 from swe_eval.sandbox import node, watchdog
 from swe_eval.sandbox.auto import AutoSandboxes
 from swe_eval.sandbox.bubblewrap import BubblewrapSandboxes
 from swe_eval.sandbox.node import USERNS, file_system, has_fuse, overlay_that_works
 from swe_eval.sandbox.sandbox import Completed, connect, sandboxes
-from swe_eval.settings import settings_from
 
 pytestmark = pytest.mark.bubblewrap
 
@@ -88,7 +87,7 @@ class TestSandbox:
 
 def start_on(scratch: Path, command: str, fill: int) -> None:
     """The command in a sandbox there, where ``fill`` bytes are written already: prints the error and what is left."""
-    settings = settings_from(compose_tree(*OVERRIDES["bubblewrap"], f"sandbox.scratch={scratch}"))
+    settings = settings_of(*OVERRIDES["bubblewrap"], f"sandbox.scratch={scratch}")
     with suppress(OSError):
         (scratch / "fill").write_bytes(bytes(fill))
     try:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from adapter_fixtures import Made, modules
-from conftest import compose_tree
 from test_command import swe_eval
 
 from swe_eval.adapters import CONFIG, WEIGHTS
 from swe_eval.adapters.checkpoints import Checkpoint, choose, find_checkpoints
+from swe_eval.command import tree_of
 from swe_eval.resolvers import checkpoint_jobs, span
 
 STEPS = (100, 200, 1000)
@@ -61,7 +61,7 @@ def test_every_nth_is_counted_from_the_last():
 
 
 def test_on_the_command_line_they_are_arms_beside_the_base(run):
-    lora = compose_tree("lora=checkpoints", f"lora.run={run}", "lora.first=200")["lora"]
+    lora = tree_of("lora=checkpoints", f"lora.run={run}", "lora.first=200")["lora"]
     assert [(arm["name"], arm["path"]) for arm in lora["adapters"]] == [
         ("base", None),
         ("grpo-200", str(run / "checkpoint-200")),
@@ -90,7 +90,7 @@ def test_what_names_no_arm_is_one_line(more, line, run, tmp_path):
 def test_several_training_runs_are_a_list_or_a_glob(run):
     other = shutil.copytree(run, run.parent / "sft")
     for given in (f"[{run},{other}]", f"{run.parent}/*"):
-        lora = compose_tree("lora=checkpoints", f"lora.run={given}", "lora.last=100", "lora.with_base=false")["lora"]
+        lora = tree_of("lora=checkpoints", f"lora.run={given}", "lora.last=100", "lora.with_base=false")["lora"]
         assert [arm["name"] for arm in lora["adapters"]] == ["grpo-100", "sft-100"]
 
 
@@ -99,15 +99,13 @@ def test_several_training_runs_are_a_list_or_a_glob(run):
     [(1, "[base],[grpo-100],[grpo-200],[grpo-1000]"), (3, "[base,grpo-100,grpo-200],[grpo-1000]")],
 )
 def test_a_sweep_gives_each_job_as_many_arms_as_it_is_told(per_job, jobs, run):
-    assert (
-        checkpoint_jobs(compose_tree("lora=checkpoints", f"lora.run={run}", f"lora.per_job={per_job}")["lora"]) == jobs
-    )
+    assert checkpoint_jobs(tree_of("lora=checkpoints", f"lora.run={run}", f"lora.per_job={per_job}")["lora"]) == jobs
 
 
 def test_a_job_of_a_sweep_has_its_own_arms_whatever_training_has_written_since(run):
     """`every` counts from the last: one that came meanwhile would leave out those that the job was made for."""
     job = ["experiment=checkpoints", f"lora.run={run}", "lora.every=2", "lora.only=[base,grpo-200]"]
-    assert [arm["name"] for arm in compose_tree(*job)["lora"]["adapters"]] == ["base", "grpo-200"]
+    assert [arm["name"] for arm in tree_of(*job)["lora"]["adapters"]] == ["base", "grpo-200"]
 
 
 def test_a_job_whose_checkpoint_is_gone_is_one_line(run, tmp_path):

@@ -9,14 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import compose_tree
 from omegaconf import OmegaConf
 
+from swe_eval.command import settings_of
 from swe_eval.images import parser as images_parser
 from swe_eval.merging.__main__ import parser as merging_parser
 from swe_eval.report import outputs
 from swe_eval.report.__main__ import parser as report_parser
-from swe_eval.settings import PACKAGE, conf_dir, settings_from
+from swe_eval.settings import PACKAGE, conf_dir
 from swe_eval.watch import parser as watch_parser
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +69,7 @@ def check(command: str, run: Path | None = None) -> None:
         at = arguments.index("--predictions")
         del arguments[at : at + 2]
     arguments = [f"lora.run={run}" if a.startswith("lora.run=") else a for a in arguments if a not in ("--help", "-m")]
-    settings_from(compose_tree(*[re.sub(r"(shard=[^,]*),.*", r"\1", a) for a in arguments]))
+    settings_of(*[re.sub(r"(shard=[^,]*),.*", r"\1", a) for a in arguments])
 
 
 @pytest.mark.parametrize("command", [*each(COMMAND), *each(INLINE)])

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import compose_tree
 from sandbox_fixtures import OVERRIDES, what_is_left
 from test_process import eventually
 from test_shell import runs_here
 
 from swe_eval.benchmark.instances import load
+from swe_eval.command import settings_of
 from swe_eval.sandbox.sandbox import sandboxes
-from swe_eval.settings import settings_from
 
 pytestmark = [pytest.mark.slurm, pytest.mark.bubblewrap]
 
@@ -33,7 +32,7 @@ def in_job(code: str) -> list[str]:
 
 def run_one(run_id: str, command: str) -> None:
     """The command in a sandbox; what it prints is printed."""
-    settings = settings_from(compose_tree(*OVERRIDES["bubblewrap"]))
+    settings = settings_of(*OVERRIDES["bubblewrap"])
     instance = load(settings.benchmark).instances[0]
     with sandboxes(settings, run_id) as backend, backend.start(instance, "rollout") as sandbox:
         sys.stdout.buffer.write(sandbox.run(command, timeout=300).output)
@@ -76,6 +75,6 @@ def test_scancel_leaves_nothing_that_runs(started, run_id):
     ).stdout.split()
     subprocess.run(["scancel", "--signal=KILL", "--full", *job], check=True)
     assert eventually(lambda: not runs_here(f"sleep 300.{run_id}"), 30)
-    settings = settings_from(compose_tree(*OVERRIDES["bubblewrap"]))
+    settings = settings_of(*OVERRIDES["bubblewrap"])
     with sandboxes(settings, "another"):
         assert eventually(lambda: what_is_left("bubblewrap", run_id) == [])

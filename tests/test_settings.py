@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from conftest import compose_tree
 
+from swe_eval.command import settings_of
 from swe_eval.errors import UserError
-from swe_eval.settings import PACKAGE, Settings, conf_dir, result_settings, settings_from
+from swe_eval.settings import PACKAGE, Settings, conf_dir, result_settings
 
 OPTIONS = sorted(f"{path.parent.relative_to(conf_dir())}={path.stem}" for path in conf_dir().glob("*/**/*.yaml"))
 NEEDED = {
@@ -30,7 +30,7 @@ NEEDED = {
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_every_group_makes_valid_settings(option, tmp_path):
     (tmp_path / "checkpoint-1").symlink_to(PACKAGE / "benchmark" / "demo" / "adapter")
-    settings_from(compose_tree(option, *(each.replace("TMP", str(tmp_path)) for each in NEEDED.get(option, []))))
+    settings_of(option, *(each.replace("TMP", str(tmp_path)) for each in NEEDED.get(option, [])))
 
 
 @pytest.mark.parametrize(
@@ -84,43 +84,43 @@ def test_every_option_of_every_group_makes_valid_settings(option, tmp_path):
 )
 def test_a_mistake_is_one_line_that_names_the_field(overrides, line):
     with pytest.raises(UserError) as error:
-        settings_from(compose_tree(*overrides))
+        settings_of(*overrides)
     assert str(error.value).startswith(line)
     assert "\n" not in str(error.value)
 
 
 def test_every_mistake_is_told_at_once():
     with pytest.raises(UserError) as error:
-        settings_from(compose_tree("agent.max_turns=0", "workers=0", "+sandbox.x=1"))
+        settings_of("agent.max_turns=0", "workers=0", "+sandbox.x=1")
     assert len(str(error.value).splitlines()) == 3
 
 
 def test_a_real_model_brings_the_real_benchmark_and_isolation():
-    settings = settings_from(compose_tree("model=gigachat", "lora=trained", "lora.path=/ckpt"))
+    settings = settings_of("model=gigachat", "lora=trained", "lora.path=/ckpt")
     assert (settings.benchmark.name, settings.sandbox.kind) == ("verified", "docker")
 
 
 def test_the_command_line_wins_over_what_a_model_brings():
-    settings = settings_from(compose_tree("model=gigachat", "benchmark=lite", "experiment=quick"))
+    settings = settings_of("model=gigachat", "benchmark=lite", "experiment=quick")
     assert (settings.benchmark.name, settings.benchmark.max_instances) == ("lite", 10)
 
 
 def test_arms_come_with_the_reference_first():
     """`lora=ab` compares trained with baseline; `with_base` puts the base model first."""
-    pair = settings_from(compose_tree("lora=ab", "lora.baseline=null", "lora.trained=/b"))
+    pair = settings_of("lora=ab", "lora.baseline=null", "lora.trained=/b")
     assert [(arm.name, arm.path) for arm in pair.adapters] == [("baseline", None), ("trained", "/b")]
-    assert [arm.name for arm in settings_from(compose_tree()).adapters] == ["base", "demo"]
+    assert [arm.name for arm in settings_of().adapters] == ["base", "demo"]
 
 
 def test_what_may_change_between_continuations_is_no_part_of_the_result():
-    before = settings_from(compose_tree())
-    after = settings_from(compose_tree("workers=7", "serving.port=8080", "benchmark.max_instances=3", "name=x"))
+    before = settings_of()
+    after = settings_of("workers=7", "serving.port=8080", "benchmark.max_instances=3", "name=x")
     assert result_settings(before) == result_settings(after)
-    assert result_settings(before) != result_settings(settings_from(compose_tree("agent.max_turns=7")))
+    assert result_settings(before) != result_settings(settings_of("agent.max_turns=7"))
 
 
 def test_a_key_is_never_written_down():
-    settings = settings_from(compose_tree("serving.api_key=hush"))
+    settings = settings_of("serving.api_key=hush")
     assert "hush" not in f"{settings!r} {settings.model_dump(mode='json')}"
 
 
@@ -137,10 +137,10 @@ def test_every_field_is_described():
 
 
 def test_a_sample_is_drawn_with_the_seed_of_the_run_unless_told_otherwise():
-    assert settings_from(compose_tree("seed=7")).benchmark.sample_seed == 7
-    assert settings_from(compose_tree("seed=7", "benchmark.sample_seed=3")).benchmark.sample_seed == 3
+    assert settings_of("seed=7").benchmark.sample_seed == 7
+    assert settings_of("seed=7", "benchmark.sample_seed=3").benchmark.sample_seed == 3
 
 
 @pytest.mark.parametrize("text", [":", "0:50", "-20:", ":-1", "::2", "5:1:-1"])
 def test_a_slice_is_pythons(text):
-    assert settings_from(compose_tree(f"benchmark.slice={text}")).benchmark.slice == text
+    assert settings_of(f"benchmark.slice={text}").benchmark.slice == text

@@ -13,14 +13,14 @@ import mlflow
 import pytest
 from scripted import scripted_endpoint
 from test_evaluate import external, solve
-from test_settings import compose_tree
 
 from swe_eval import tracking
 from swe_eval.adapters.checkpoints import step_of
+from swe_eval.command import settings_of
 from swe_eval.errors import UserError
 from swe_eval.evaluate import evaluate
 from swe_eval.run_dir import RunDir, write_json
-from swe_eval.settings import result_settings, settings_from
+from swe_eval.settings import result_settings
 from swe_eval.tracking import Figures, figures
 
 FIGURES = {
@@ -120,7 +120,7 @@ def test_the_command_ends_with_2_where_the_package_is_missing(tmp_path):
 
 
 def test_who_is_told_is_no_part_of_the_result():
-    told, untold = (settings_from(compose_tree(f"tracking={kind}")) for kind in ("wandb", "none"))
+    told, untold = (settings_of(f"tracking={kind}") for kind in ("wandb", "none"))
     assert result_settings(told) == result_settings(untold)
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from adapter_fixtures import Made, modules
-from conftest import compose_tree
 from test_adapters import O_PROJ, SPOILT
 from test_demo_run import OUTCOMES, outcomes, start, wait_for
 from vllm_fixtures import NAMES, ON_A_CPU
 
 from swe_eval.adapters import content_hash
+from swe_eval.command import settings_of
 from swe_eval.errors import ServingError, UserError
 from swe_eval.evaluate import evaluate
 from swe_eval.serving.endpoint import listed_models, prompt_logprobs
@@ -29,7 +29,7 @@ from swe_eval.serving.proof import TEXTS, Prover
 from swe_eval.serving.reference import reference_logprobs
 from swe_eval.serving.server import Server
 from swe_eval.serving.vllm import HINTS, VllmServer, arguments, lora_arguments
-from swe_eval.settings import Settings, settings_from
+from swe_eval.settings import Settings
 
 ENGINE = b"VLLM::EngineCore"
 
@@ -115,7 +115,7 @@ class TestCommandLine:
 
 @pytest.fixture(scope="module")
 def composed(dense: Path) -> Callable[..., Settings]:
-    return lambda *overrides: settings_from(compose_tree(f"model.base_model={dense}", *ON_A_CPU, *overrides))
+    return lambda *overrides: settings_of(f"model.base_model={dense}", *ON_A_CPU, *overrides)
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import compose_tree
 from scripted import scripted_endpoint
 from test_evaluate import external
 
+from swe_eval.command import settings_of
 from swe_eval.evaluate import evaluate
 from swe_eval.run_dir import RunDir
-from swe_eval.settings import settings_from
 
 Step = str | tuple[str, str] | tuple[str, str, int]
 """A command; with its output; with its return code."""
@@ -38,5 +37,5 @@ def trajectory(
 def evaluated(folder: Path, answer: Callable[..., Any]) -> RunDir:
     """Two tasks under the arms `bad` and `good`; every part real but the model (see ``scripted_endpoint``)."""
     with scripted_endpoint(answer) as endpoint:
-        evaluate(settings_from(compose_tree(f"output_dir={folder}", *external(endpoint, "bad", "good"))))
+        evaluate(settings_of(f"output_dir={folder}", *external(endpoint, "bad", "good")))
     return RunDir(folder)

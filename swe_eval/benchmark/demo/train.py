@@ -12,12 +12,10 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from rich.progress import Progress
 from safetensors.torch import save_file
@@ -26,9 +24,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 import swe_eval.resolvers  # noqa: F401 - conf/ uses them
 from swe_eval.benchmark.demo.model import SHIPPED, model_hash, tiny_model
 from swe_eval.benchmark.instances import Instance, load
+from swe_eval.command import settings_of
 from swe_eval.mini import SandboxEnvironment, mini_config
 from swe_eval.sandbox.local import LocalSandboxes
-from swe_eval.settings import Settings, conf_dir, settings_from
+from swe_eval.settings import Settings
 
 # isort: split
 # after swe_eval.mini, which sets the two up
@@ -65,7 +64,7 @@ def main() -> None:
 
 def conversations() -> list[Conversation]:
     """Every demonstration, played in a sandbox with the demo's own settings."""
-    settings = _demo_settings()
+    settings = settings_of()
     turns = yaml.safe_load((HERE / "demonstrations.yaml").read_text())
     return [_play(instance, turns[instance.instance_id], settings) for instance in load(settings.benchmark).instances]
 
@@ -120,11 +119,6 @@ def mistakes(played: Sequence[Conversation], adapter: Path) -> list[str]:
         for index, message in enumerate(messages)
         if message["role"] == "assistant" and _answer(model, tokenizer, messages[:index]) != message["content"]
     ]
-
-
-def _demo_settings() -> Settings:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return settings_from(cast(dict[str, Any], OmegaConf.to_container(compose("config"), resolve=True)))
 
 
 def _play(instance: Instance, turns: Sequence[dict[str, str]], settings: Settings) -> Conversation:
