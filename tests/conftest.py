@@ -12,6 +12,8 @@ from pathlib import Path
 from shutil import which
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from swe_eval.command import settings_of
 from swe_eval.errors import UserError
@@ -22,6 +24,9 @@ from swe_eval.settings import Settings
 pytest_plugins = ["browser_fixtures", "registry_fixtures", "sandbox_fixtures", "serving_fixtures", "vllm_fixtures"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
+# a test that takes long once, and not again, is one that this machine kept waiting
+hypothesis_settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("patient")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script, and by what we start
 
 BASE_IMAGE = os.environ.get("SWE_EVAL_TEST_IMAGE", "swe-eval-test:latest")

@@ -332,7 +332,7 @@ print([name for name in ("torch", "transformers", "peft", "huggingface_hub") if 
 
 
 # Hypothesis runs a test many times with one tmp_path, hence directories of its own
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 NAMES = sorted(shapes())
 subsets = st.lists(st.sampled_from(NAMES), min_size=1, max_size=8, unique=True)
 
