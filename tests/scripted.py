@@ -55,12 +55,14 @@ class ScriptedEndpoint:
             self.requests.append(body)
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
-        time.sleep(self.delay)
-        with self._lock:
-            self.at_once -= 1
-        if self.status != 200:
-            return self.status, {"error": {"message": "scripted failure", "code": "scripted"}}
-        answer = self.script(body["model"], body["messages"])
+        try:
+            time.sleep(self.delay)
+            if self.status != 200:
+                return self.status, {"error": {"message": "scripted failure", "code": "scripted"}}
+            answer = self.script(body["model"], body["messages"])
+        finally:
+            with self._lock:
+                self.at_once -= 1
         if "error" in answer and isinstance(answer, dict):
             return 400, answer
         message = {"role": "assistant"} | (answer if isinstance(answer, dict) else {"content": answer})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from contextlib import closing
 from itertools import pairwise
 
 import pytest
 from scripted import SUBMIT, bash, scripted_endpoint
 from test_evaluate import external
+from test_process import eventually
 
 from swe_eval.evaluate import evaluate
 from swe_eval.run_dir import Trial, read_json
@@ -173,11 +173,11 @@ def free(gate: Gate) -> list[str]:
     threads = [threading.Thread(target=pass_through, args=(trial,), daemon=True) for trial in TRIALS]
     for thread in threads:
         thread.start()
-    time.sleep(0.1)
+    assert eventually(lambda: len(through) + gate.traffic().held == len(TRIALS))
     found = sorted(through)
     gate.close()
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
     return found
 
@@ -218,10 +218,10 @@ class TestGate:
         thread = threading.Thread(target=second.begin)
         thread.start()
         first.begin()
-        time.sleep(0.05)
-        assert (gate.traffic().held, gate.traffic().known) == (1, 5000)
+        assert eventually(lambda: gate.traffic().held == 1)
+        assert gate.traffic().known == 5000
         gate.leave(TRIALS[0])
-        thread.join(5)
+        thread.join(60)
         assert gate.traffic() == Traffic(agents=1, held=0, tokens=5000, turns=2, known=5000)
 
     def test_where_arms_wait_for_each_other_s_adapters_who_has_begun_goes_on(self):
@@ -247,18 +247,31 @@ EVERY_TASK = [path.name for path in sorted((PACKAGE / "benchmark" / "demo" / "ta
 
 def dawdle(model, messages):
     """Ten turns, the last of which submits nothing."""
-    turn = sum(message["role"] == "assistant" for message in messages)
-    return bash("touch patch.txt") if turn < 9 else SUBMIT
+    return SUBMIT if is_last(messages) else bash("touch patch.txt")
 
 
-def steered(settings, tmp_path, room, *overrides, delay=0.1):
-    """(lines of load.jsonl, run.json) of 14 trials, on a server with a KV cache for ``room`` requests at once."""
-    with scripted_endpoint(dawdle, delay=delay, usage={"total_tokens": 5000}) as endpoint:
-        endpoint.metrics = lambda: (
-            f"vllm:num_requests_running {endpoint.at_once}\nvllm:num_requests_waiting 0\n"
-            f"vllm:kv_cache_usage_perc {min(1.0, endpoint.at_once / room)}\n"
-        )
-        assert evaluate(settings(*external(endpoint, "bad", "good", tasks=EVERY_TASK), *overrides)) == 0
+def is_last(messages):
+    return sum(message["role"] == "assistant" for message in messages) == 9
+
+
+def steered(settings, tmp_path, room, *overrides, tasks=EVERY_TASK):
+    """(lines of load.jsonl, run.json) of two arms, on a server with a KV cache for ``room`` conversations.
+
+    It holds those of its last requests that go on, which does not depend on how fast anybody is.
+    """
+    with scripted_endpoint(dawdle, usage={"total_tokens": 5000}) as endpoint:
+
+        def metrics():
+            asked = [(turn["model"], turn["messages"]) for turn in endpoint.turns[-2 * room :]]
+            kept = {(model, messages[1]["content"]) for model, messages in asked}
+            kept -= {(model, messages[1]["content"]) for model, messages in asked if is_last(messages)}
+            return (
+                f"vllm:num_requests_running {endpoint.at_once}\nvllm:num_requests_waiting 0\n"
+                f"vllm:kv_cache_usage_perc {min(1.0, len(kept) / room)}\n"
+            )
+
+        endpoint.metrics = metrics
+        assert evaluate(settings(*external(endpoint, "bad", "good", tasks=tasks), *overrides)) == 0
     lines = (tmp_path / "run/logs/load.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines], read_json(tmp_path / "run/run.json")
 
@@ -272,20 +285,20 @@ def _hasty(monkeypatch):
 @pytest.mark.usefixtures("_hasty")
 class TestRun:
     def test_the_budget_falls_and_rises_with_the_server(self, settings, tmp_path):
-        """There is room for the four that it begins with; of all fourteen, most wait for the server at any moment."""
-        lines, _ = steered(settings, tmp_path, 6, delay=0.3)
+        """There is room for the four that it begins with, and not for twice as many."""
+        lines, _ = steered(settings, tmp_path, 5)
         budgets = [line["budget"] for line in lines]
         falls = [at for at, (before, after) in enumerate(pairwise(budgets)) if after < before]
         rises = [at for at, (before, after) in enumerate(pairwise(budgets)) if after > before]
         assert min(rises) < min(falls) < max(rises)
 
     def test_a_number_of_workers_is_not_steered(self, settings, tmp_path):
-        lines, run = steered(settings, tmp_path, 2, "workers=3")
+        lines, run = steered(settings, tmp_path, 2, "workers=3", tasks=EVERY_TASK[:2])
         assert {line["budget"] for line in lines} == {None}
         assert run["load"]["agents"]["peak"] == 3
 
     def test_the_load_is_in_run_json_and_under_the_tables(self, settings, tmp_path, capsys):
-        _, run = steered(settings, tmp_path, 4, "workers=2")
+        _, run = steered(settings, tmp_path, 4, "workers=2", tasks=EVERY_TASK[:1])
         assert run["load"]["kv_use"]["peak"] == 0.5
         assert (run["load"]["preemptions"], run["load"]["prefix_hit_rate"]) == (0, None)
         assert 2 <= len(run["load"]["course"]) <= 60
@@ -293,8 +306,17 @@ class TestRun:
         assert "KV cache " in out
 
     def test_a_server_that_tells_no_load_gets_a_few_agents_and_a_line_says_so(self, settings, tmp_path, capsys):
-        with scripted_endpoint(dawdle, delay=0.1) as endpoint:
-            evaluate(settings(*external(endpoint, "bad", "good", tasks=EVERY_TASK)))
+        """Their first answers come to four at a time."""
+        four = threading.Barrier(4)
+
+        def answer_four(model, messages):
+            if [message["role"] for message in messages] == ["system", "user"]:
+                four.wait(60)
+                return bash("touch patch.txt")
+            return SUBMIT
+
+        with scripted_endpoint(answer_four, delay=0.1) as endpoint:
+            evaluate(settings(*external(endpoint, "bad", "good", tasks=EVERY_TASK[:6])))
         assert "workers=auto: the server tells no load at /metrics, so 4 at once; or write workers=N" in (
             capsys.readouterr().out
         )
