@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from scripted import SUBMIT, bash, scripted_endpoint
+from test_process import eventually
 
 from swe_eval.errors import ServingError, UserError
 from swe_eval.evaluate import _logs, evaluate
@@ -38,6 +39,17 @@ def solve(model, messages):
         return SUBMIT
     patch = "".join(gold for task, gold in GOLD.items() if model == "good" and _issue(task) in messages[-1]["content"])
     return bash(f"git apply --allow-empty - <<'EOF'\n{patch}EOF\ngit diff > patch.txt")
+
+
+def solve_half(until):
+    """As ``solve``, but before ``until`` is set there is no answer to a second turn."""
+
+    def script(model, messages):
+        if any(message["role"] == "assistant" for message in messages):
+            until.wait(120)
+        return solve(model, messages)
+
+    return script
 
 
 def _issue(task):
@@ -205,12 +217,17 @@ def test_arms_are_interleaved_instance_by_instance(settings):
 
 
 def test_grading_goes_on_while_others_still_roll(settings, tmp_path):
-    """The first report is there before the last rollout has ended."""
-    with scripted_endpoint(solve, delay=1.5) as endpoint:
+    """The last rollout ends when the first report is there."""
+    first = tmp_path / f"run/evaluation/good/{TASKS[0]}/report.json"
+
+    def solve_then(model, messages):
+        if any(_issue(TASKS[1]) in message["content"] for message in messages):
+            eventually(first.exists, 20)
+        return solve(model, messages)
+
+    with scripted_endpoint(solve_then) as endpoint:
         evaluate(settings(*external(endpoint, "good"), "workers=1"))
-    run = tmp_path / "run"
-    first = (run / f"evaluation/good/{TASKS[0]}/report.json").stat().st_mtime
-    assert first < (run / f"predictions/good/{TASKS[1]}.diff").stat().st_mtime
+    assert first.stat().st_mtime < (tmp_path / f"run/predictions/good/{TASKS[1]}.diff").stat().st_mtime
 
 
 def test_samples_are_arms_with_their_own_seeds(settings, tmp_path):
@@ -265,7 +282,7 @@ def times(*paths: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in paths}
 
 
-def wait_for(condition, seconds=90):
+def wait_for(condition, seconds=180):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -275,16 +292,23 @@ def wait_for(condition, seconds=90):
 @pytest.mark.parametrize("phase", ["rolling", "grading"])
 def test_a_killed_run_is_continued_by_the_same_command(phase, tmp_path):
     """SIGKILL loses at most the trials in flight; nothing that was done is done again."""
-    run, gate = tmp_path / "run", threading.Event()
+    run, gate = tmp_path / "run", tmp_path / "gate"
+    gate.touch()
 
     def solve_behind_the_gate(model, messages):
-        if phase == "rolling" and _issue(TASKS[1]) in messages[-1]["content"]:
-            gate.wait(60)
-        return solve(model, messages)
+        """The last task: its first turn, or its tests, are over once there is no gate any more."""
+        answer = solve(model, messages)
+        if _issue(TASKS[1]) not in messages[-1]["content"]:
+            return answer
+        if phase == "rolling":
+            assert eventually(lambda: not gate.exists(), 120)
+            return answer
+        wait = f"import os, time\nwhile os.path.exists({str(gate)!r}): time.sleep(0.1)"
+        return answer.replace("git diff", f'echo "{wait}" >> calc.py\ngit diff')
 
     def is_begun():
         rolled_out, graded = list(run.glob("predictions/*/*.diff")), list(run.rglob("report.json"))
-        return len(graded) == 1 and len(endpoint.turns) == 3 if phase == "rolling" else len(rolled_out) == 2
+        return len(graded) == 1 and (len(endpoint.turns) == 3 if phase == "rolling" else len(rolled_out) == 2)
 
     with scripted_endpoint(solve_behind_the_gate) as endpoint:
         command = [*external(endpoint, "good"), "workers=1"]
@@ -292,24 +316,24 @@ def test_a_killed_run_is_continued_by_the_same_command(phase, tmp_path):
         wait_for(is_begun)
         process.kill()
         process.wait()
-        gate.set()
+        gate.unlink()
         done = times(*run.glob("predictions/*/*.diff"), *run.rglob("report.json"))
         asked = len(endpoint.turns)
         again = start(tmp_path, *command)
         assert "2/2 = 100.0%" in again.communicate()[0]
     assert again.returncode == 0
-    assert len(done) in {"rolling": [2], "grading": [2, 3]}[phase]
+    assert len(done) == {"rolling": 2, "grading": 3}[phase]
     assert times(*done) == done
     assert len(endpoint.turns) - asked == {"rolling": 2, "grading": 0}[phase]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(number, tmp_path):
-    with scripted_endpoint(solve, delay=0.5) as endpoint:
+    with scripted_endpoint(solve_half(threading.Event())) as endpoint:
         process = start(tmp_path, *external(endpoint, "good"), "workers=1")
         wait_for(lambda: len(endpoint.turns) > 1)
         os.kill(process.pid, number)
-        out = process.communicate(timeout=30)[0]
+        out = process.communicate(timeout=100)[0]
     assert process.returncode == 130
     assert out.splitlines()[-1] == "swe_eval: interrupted: the same command continues"
     assert "Traceback" not in out
@@ -318,7 +342,7 @@ def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(number, tmp_path
 
 def test_ctrl_c_again_and_again_does_not_cut_the_clean_up_short(tmp_path):
     """As a terminal sends it: to the command and to all that it started."""
-    with scripted_endpoint(solve, delay=0.5) as endpoint:
+    with scripted_endpoint(solve_half(threading.Event())) as endpoint:
         process = start(tmp_path, *external(endpoint, "good"), "workers=1", own_session=True)
         wait_for(lambda: len(endpoint.turns) > 1)
         with suppress(ProcessLookupError):
@@ -334,23 +358,25 @@ def test_ctrl_c_again_and_again_does_not_cut_the_clean_up_short(tmp_path):
 
 
 def test_an_interrupt_ends_a_sweep_too(tmp_path):
-    with scripted_endpoint(solve, delay=0.5) as endpoint:
+    with scripted_endpoint(solve_half(threading.Event())) as endpoint:
         process = start(
             tmp_path, "-m", *external(endpoint, "good"), "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}"
         )
         wait_for(lambda: endpoint.turns)
         os.kill(process.pid, signal.SIGTERM)
-        out = process.communicate(timeout=30)[0]
+        out = process.communicate(timeout=100)[0]
     assert process.returncode == 130
     assert [path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()] == ["0"], out
 
 
 def test_a_run_under_nohup_outlives_its_terminal(tmp_path):
-    with scripted_endpoint(solve, delay=0.5) as endpoint:
+    is_gone = threading.Event()
+    with scripted_endpoint(solve_half(is_gone)) as endpoint:
         process = start(tmp_path, *external(endpoint, "good"), under=["nohup"])
         wait_for(lambda: endpoint.turns)
         os.kill(process.pid, signal.SIGHUP)
-        out = process.communicate(timeout=60)[0]
+        is_gone.set()
+        out = process.communicate(timeout=100)[0]
     assert (process.returncode, "2/2 = 100.0%" in out) == (0, True), out
 
 
