@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ import torch
 from engines import GREEDY, complete, complete_all
 from fastapi.testclient import TestClient
 from serving_fixtures import NAMES, random_adapter
+from test_process import eventually
 from transformers import AutoModelForCausalLM, MistralConfig, Qwen3Config, Qwen3MoeConfig
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 
@@ -74,16 +75,26 @@ class TestRows:
         asked = requests(engine)
         assert texts(complete_all(engine, *asked)) == [complete_all(forgetful, one)[0].text for one in asked]
 
-    def test_rows_join_and_leave_between_steps(self, engine, forgetful):
-        """A short answer is there before a long one that was asked for first."""
-        sampling = [replace(GREEDY, max_tokens=tokens) for tokens in (400, 2)]
+    def test_rows_join_and_leave_between_steps(self, engine, forgetful, monkeypatch):
+        """A short answer is there before a long one that was begun before it was asked for."""
+        sampling = [replace(GREEDY, max_tokens=tokens) for tokens in (40, 2)]
         long, short = (replace(one, sampling=how) for one, how in zip(requests(engine, 2), sampling, strict=True))
-        first, second = SimpleQueue(), SimpleQueue()
-        engine.submit(long, first.put)
-        engine.submit(short, second.put)
-        assert second.get(timeout=60).completion_tokens == 2
-        assert first.empty()
-        assert first.get(timeout=60).text == complete_all(forgetful, long)[0].text
+        is_begun, is_joined, steps, step = Event(), Event(), count(), engine._scheduler.step
+
+        def step_or_wait():
+            if next(steps) == 3:
+                is_begun.set()
+                is_joined.wait(60)
+            step()
+
+        monkeypatch.setattr(engine._scheduler, "step", step_or_wait)
+        answers = SimpleQueue()
+        engine.submit(long, answers.put)
+        assert is_begun.wait(60)
+        engine.submit(short, answers.put)
+        is_joined.set()
+        assert answers.get(timeout=60).completion_tokens == 2
+        assert answers.get(timeout=60).text == complete_all(forgetful, long)[0].text
 
     def test_a_seed_says_the_same_in_company(self, engine, forgetful):
         sampling = replace(GREEDY, temperature=1, top_p=0.9, seed=7, max_tokens=12)
@@ -223,10 +234,10 @@ class TestTrouble:
     def test_a_cancelled_request_stops(self, engine):
         answer = SimpleQueue()
         sequence = engine.submit(replace(requests(engine)[0], sampling=replace(GREEDY, max_tokens=8000)), answer.put)
-        time.sleep(0.2)
+        assert eventually(lambda: gauge(engine, "requests_running") == 1)
         sequence.cancel()
-        assert answer.get(timeout=10).completion_tokens < 8000
-        assert gauge(engine, "requests_running") == 0
+        assert answer.get(timeout=60).completion_tokens < 8000
+        assert eventually(lambda: gauge(engine, "requests_running") == 0)
 
     def test_a_full_queue_is_told(self, loaded):
         engine = Engine(loaded(), max_running=1, max_waiting=1)
@@ -236,7 +247,7 @@ class TestTrouble:
             for _ in range(9):
                 engine.submit(endless, answers.put)
         engine.close()
-        assert isinstance(answers.get(timeout=10), Stopping)
+        assert isinstance(answers.get(timeout=60), Stopping)
         with pytest.raises(Stopping):
             engine.submit(endless, answers.put)
 

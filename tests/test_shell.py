@@ -47,9 +47,11 @@ def test_output_that_looks_like_an_answer_is_output(shell):
     assert run(shell, f"printf '{forged}'; exit 3") == Completed(forged.encode(), 3)
 
 
-def test_what_a_command_left_running_is_not_heard_in_the_next(shell):
-    assert run(shell, "(sleep 0.2; echo late) & echo first") == Completed(b"first\n", 0)
-    assert run(shell, "sleep 0.4; echo second") == Completed(b"second\n", 0)
+def test_what_a_command_left_running_is_not_heard_in_the_next(shell, tmp_path):
+    late = f"until [ -e {tmp_path}/second ]; do sleep 0.05; done; /bin/echo late; touch {tmp_path}/late"
+    assert run(shell, f"({late}) & echo first") == Completed(b"first\n", 0)
+    wait = f"touch {tmp_path}/second; until [ -e {tmp_path}/late ]; do sleep 0.05; done"
+    assert run(shell, f"{wait}; echo second") == Completed(b"second\n", 0)
 
 
 def test_a_command_whose_time_is_over_as_it_begins_is_ended(shell, replaced):
