@@ -60,6 +60,14 @@ def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(arguments, line, t
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_configuration_that_ours_would_hide_is_refused(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tiny.yaml").write_text("name: mine")
+    done = swe_eval("swe_eval", f"--config-dir={tmp_path}", "--cfg", "job", cwd=tmp_path)
+    said = f"swe_eval: --config-dir={tmp_path}: model/tiny.yaml: swe_eval's own is read first; rename yours\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
