@@ -145,6 +145,16 @@ def test_ctrl_c_while_a_front_door_is_being_imported_is_one_line(door, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", said)
 
 
+def test_where_the_locale_has_ascii_alone_files_are_utf8_and_the_output_has_question_marks(tmp_path, monkeypatch):
+    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0"}.items():
+        monkeypatch.setenv(name, value)
+    asked = ["--predictions", "gold", "benchmark.instance_ids=[demo__calc-1]", 'name="мой"']
+    done = swe_eval("swe_eval.grade", *asked, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"The run is in {tmp_path}/outputs/???\n" in done.stdout
+    assert "мой" in (tmp_path / "outputs" / "мой" / "report.html").read_text("utf-8")
+
+
 def test_help_and_cfg_import_nothing_heavy(tmp_path):
     heavy = "torch litellm datasets transformers swebench minisweagent scipy"
     code = f"""
