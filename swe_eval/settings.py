@@ -271,7 +271,7 @@ class BenchmarkSettings(Group):
     dataset: Annotated[str, Free]
     """Hub id, a .json/.jsonl/.parquet file, a directory with <split>.parquet, or a swebench task repo."""
     split: str
-    """Split of the dataset."""
+    """Split of the dataset; a file has none."""
     revision: Annotated[str | None, Free]
     """Revision of a hub dataset; null is the newest. A run knows its dataset by the rows."""
     instance_ids: Annotated[tuple[str, ...] | None, Field(min_length=1), Free]
