@@ -17,5 +17,14 @@ def _end_interrupted(kind: type[BaseException], error: BaseException, trace: Tra
     os._exit(130)
 
 
+def _read_and_write_utf8() -> None:
+    """Begin anew where the locale is ASCII's or another's: files are UTF-8 there too; only output is the locale's."""
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        environment = {"PYTHONIOENCODING": f"{encoding}:replace"} | os.environ | {"PYTHONUTF8": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
 if sys.argv[0].rpartition("/")[2] in ("-m", "swe-eval"):  # python -m swe_eval..., which imports this package first
     sys.excepthook = _end_interrupted
+    _read_and_write_utf8()

@@ -111,8 +111,8 @@ def _adapter(examined: Examined, settings: Settings) -> Iterator[Finding]:
 
 
 def _tracking(settings: Settings) -> Finding:
-    tracking.check(settings)
-    return Finding("ok", f"tracking={settings.tracking.kind}: it is installed")
+    line = tracking.check(settings)
+    return Finding("warning" if line else "ok", line or f"tracking={settings.tracking.kind}: it is installed")
 
 
 def _server(settings: Settings) -> Finding:

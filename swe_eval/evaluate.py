@@ -49,7 +49,8 @@ def evaluate(settings: Settings) -> int:
         UserError: before anything is started; also if there is nothing to grade, and grading alone was asked for.
         OutOfTime: this is a SLURM job whose time is over before all trials could begin; those that did have ended.
     """
-    tracking.check(settings)
+    if line := tracking.check(settings):
+        print(f"swe_eval: {line}", file=sys.stderr)
     if ROLLOUT in settings.stages:
         _check_model(settings)
     benchmark = instances.load(settings.benchmark)

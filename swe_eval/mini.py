@@ -25,7 +25,8 @@ for variable in ("NO_PROXY", "no_proxy"):
 
 import litellm
 import yaml
-from litellm.exceptions import ContextWindowExceededError as ContextWindowExceededError  # re-exported
+from litellm.exceptions import AuthenticationError as AuthenticationError  # re-exported
+from litellm.exceptions import ContextWindowExceededError as ContextWindowExceededError
 from minisweagent.agents.default import DefaultAgent
 from minisweagent.config import builtin_config_dir
 from minisweagent.exceptions import FormatError, Submitted

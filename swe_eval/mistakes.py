@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -15,17 +16,26 @@ from swe_eval.settings import conf_dir, flatten
 
 
 def refuse(arguments: Sequence[str]) -> None:
-    """Raise UserError for what Hydra would answer with its usage, with a traceback, or with two options in one."""
+    """Raise UserError for what Hydra would answer with its usage or a traceback, take two options of, or never read."""
     given, unknown = get_args_parser().parse_known_args(arguments)
     if unknown:
         field = unknown[0].partition("=")[0].strip("-").replace("-", "_")
         near = [key for key in sorted(_fields()) if f".{key}".endswith(f".{field}")] or _close(field)
         remedy = f"did you mean {near[0]}=...?" if near else "fields are written FIELD=VALUE, --help lists them"
         raise UserError(f"{unknown[0]}: no such option; {remedy}")
+    if given.config_dir and (hidden := _hidden(Path(given.config_dir))):
+        raise UserError(f"--config-dir={given.config_dir}: {hidden}: swe_eval's own is read first; rename yours")
     for override in given.overrides:
         group, equals, option = override.partition("=")
         if equals and (conf_dir() / group).is_dir() and re.fullmatch(r"(?i)null|true|false|[\d.]*|\[.*", option):
             raise UserError(_no_option(group, option))
+
+
+def _hidden(folder: Path) -> str:
+    """A file in it that Hydra never comes to, as ``conf/`` has one of this name; empty if there is none."""
+    ours = [] if folder.resolve() == conf_dir() else sorted(conf_dir().rglob("*.yaml"))
+    names = (str(file.relative_to(conf_dir())) for file in ours)
+    return next((name for name in names if (folder / name).is_file()), "")
 
 
 def explain(error: Exception) -> str:

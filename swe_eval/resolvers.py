@@ -51,7 +51,7 @@ def checkpoints(*, _parent_: Mapping[str, Any]) -> ListConfig:
 def _arms(lora: Mapping[str, Any]) -> list[dict[str, Any]]:
     if lora["only"] is None:
         return _chosen(lora)
-    by_name = {arm["name"]: arm for arm in all_arms(lora)}
+    by_name = {arm["name"]: arm for arm in _all_arms(lora)}
     if missing := [name for name in lora["only"] if name not in by_name]:
         raise UserError(f"lora.only: not among the checkpoints of lora.run: {', '.join(missing)}")
     return [by_name[name] for name in lora["only"]]
@@ -99,7 +99,15 @@ def _chosen(lora: Mapping[str, Any]) -> list[dict[str, Any]]:
     return ([{"name": BASE, "path": None}] if lora["with_base"] else []) + chosen
 
 
-def all_arms(lora: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def written(lora: Mapping[str, Any]) -> set[str]:
+    """The names of the checkpoints from ``first`` to ``last`` that are whole by now."""
+    from swe_eval.adapters.checkpoints import choose
+
+    within = ((run, choose(found, first=lora["first"], last=lora["last"])) for run, found, _ in _found(lora))
+    return {_arm(run, each)["name"] for run, chosen in within for each in chosen}
+
+
+def _all_arms(lora: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The base model, and every checkpoint that is whole by now."""
     yield {"name": BASE, "path": None}
     for run, found, _ in _found(lora):

@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import InfraError, SandboxError
-from swe_eval.mini import Agent, ContextWindowExceededError, Stopped, make_agent
+from swe_eval.mini import Agent, AuthenticationError, ContextWindowExceededError, Stopped, make_agent
 from swe_eval.run_dir import RunDir, Trial, write_text
 from swe_eval.sandbox.history import scrub
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes
 from swe_eval.scheduling.gate import Turns
+from swe_eval.serving.external import NAME_THE_KEY
 from swe_eval.serving.server import Endpoint
 from swe_eval.settings import Settings
 
@@ -83,6 +84,8 @@ def _run(agent: Agent, instance: Instance) -> tuple[str, str]:
         ended = agent.run(instance.problem_statement)
     except ContextWindowExceededError as error:
         return type(error).__name__, ""
+    except AuthenticationError as error:  # to which mini adds advice about a configuration of its own
+        raise InfraError(f"AuthenticationError: HTTP 401 Unauthorized; {NAME_THE_KEY}") from error
     except (Stopped, InfraError):
         raise
     except Exception as error:

@@ -42,6 +42,7 @@ AdapterName = Annotated[str, AfterValidator(lambda name: _fits(name))]
 Probability = Annotated[float, Field(gt=0, le=1)]
 Size = Annotated[str, AfterValidator(lambda size: _is_size(size))]
 """Of memory or disk, as docker writes it."""
+Memory = Annotated[Size, AfterValidator(lambda size: _holds_a_process(size))]
 
 
 class Group(BaseModel):
@@ -271,7 +272,7 @@ class BenchmarkSettings(Group):
     dataset: Annotated[str, Free]
     """Hub id, a .json/.jsonl/.parquet file, a directory with <split>.parquet, or a swebench task repo."""
     split: str
-    """Split of the dataset."""
+    """Split of the dataset; a file has none."""
     revision: Annotated[str | None, Free]
     """Revision of a hub dataset; null is the newest. A run knows its dataset by the rows."""
     instance_ids: Annotated[tuple[str, ...] | None, Field(min_length=1), Free]
@@ -341,7 +342,7 @@ class EngineSandbox(Group):
     """Network of the agent's container; none keeps it from looking up the fix."""
     grading_network: str
     """Network of the container that runs the tests; the official harness has one."""
-    memory: Size
+    memory: Memory
     """Memory per container, as docker writes it; none of it is swapped."""
     pids_limit: PositiveInt
     """Processes per container."""
@@ -379,7 +380,7 @@ class StoreSandbox(Group):
     """Directory on a local disk for what sandboxes write; null is the one for temporary files (``TMPDIR``)."""
     grading_network: Literal["host", "none"]
     """Network of the tests: this machine's, as in the official harness, or none. The agent never has one."""
-    memory: Size
+    memory: Memory
     """Memory per sandbox, as docker writes it; a watchdog kills the largest process when all together take more."""
     pids_limit: PositiveInt
     """Processes per sandbox."""
@@ -632,6 +633,12 @@ def nbytes(size: str) -> int:
 def _is_size(size: str) -> str:
     if not re.fullmatch(r"\d+(\.\d+)?[bkmg]?b?", size.lower()):
         raise ValueError(f"{size!r} is no size; write 8g, or 512m")
+    return size
+
+
+def _holds_a_process(size: str) -> str:
+    if nbytes(size) < 6 * 2**20:  # Docker's limit
+        raise ValueError(f"{size!r} is too little for a container; write 8g, or 512m")
     return size
 
 

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from swe_eval.adapters.checkpoints import step_of
 from swe_eval.errors import UserError
@@ -39,15 +40,25 @@ class Figures:
     """The figures of each adapter whose training step is known, by that step, in ascending order."""
 
 
-def check(settings: Settings) -> None:
-    """Make sure that the tracker's package is installed.
+def check(settings: Settings) -> str:
+    """A line about a tracker that could not be told now, and may be when the run has ended; empty if it could.
 
     Raises:
-        UserError: it is not.
+        UserError: its package is not installed, or there is no key.
     """
-    kind = settings.tracking.kind
-    if kind != "none" and find_spec(kind) is None:
-        raise UserError(f"tracking={kind}: {kind} is not installed; pip install 'swe_eval[track]'")
+    tracking = settings.tracking
+    if tracking.kind != "none" and find_spec(tracking.kind) is None:
+        raise UserError(f"tracking={tracking.kind}: {tracking.kind} is not installed; pip install 'swe_eval[track]'")
+    try:
+        if tracking.kind == "wandb" and tracking.mode == "online" and not _wandb().login(prompt=False, verify=False):
+            raise UserError("tracking=wandb: no key; run wandb login, or write tracking.mode=offline")
+        if tracking.kind == "mlflow":
+            _ask_mlflow(tracking)
+    except UserError:
+        raise
+    except Exception as error:
+        return f"tracking={tracking.kind}: cannot be told now ({_line(error)}); at the end it is tried again"
+    return ""
 
 
 def track(settings: Settings, run: RunDir) -> None:
@@ -59,8 +70,7 @@ def track(settings: Settings, run: RunDir) -> None:
         elif tracking.kind == "mlflow":
             _to_mlflow(tracking, settings, run)
     except Exception as error:
-        what = (str(error).strip().splitlines() or [""])[0]
-        print(f"swe_eval: tracking={tracking.kind}: not told ({type(error).__name__}: {what})", file=sys.stderr)
+        print(f"swe_eval: tracking={tracking.kind}: not told ({_line(error)})", file=sys.stderr)
 
 
 def figures(run: RunDir, steps: Mapping[str, int]) -> Figures:
@@ -106,10 +116,20 @@ def _steps(settings: Settings) -> dict[str, int]:
     return {name: step for name, step in found.items() if step is not None}
 
 
-def _to_wandb(tracking: WandbTracking, settings: Settings, run: RunDir) -> None:
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def _wandb() -> Any:
     os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # or it advertises Weave, and traces calls that are not ours
+    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
+    return wandb
+
+
+def _to_wandb(tracking: WandbTracking, settings: Settings, run: RunDir) -> None:
+    wandb = _wandb()
     told = figures(run, _steps(settings))
     with wandb.init(
         project=tracking.project,
@@ -128,14 +148,27 @@ def _to_wandb(tracking: WandbTracking, settings: Settings, run: RunDir) -> None:
         tracked.summary.update(told.flat)
 
 
-def _to_mlflow(tracking: MlflowTracking, settings: Settings, run: RunDir) -> None:
+def _mlflow() -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own seven take minutes
     import mlflow
-    from mlflow.entities import Metric
 
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    client = mlflow.MlflowClient(tracking_uri=tracking.uri)
+    return mlflow
+
+
+def _ask_mlflow(tracking: MlflowTracking) -> None:
+    """Raise what MLflow raises where it does not answer; a file is not asked for, which would make it."""
+    mlflow = _mlflow()
+    uri = tracking.uri or mlflow.get_tracking_uri()
+    if urlsplit(uri).scheme not in ("", "file", "sqlite"):
+        mlflow.MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+
+
+def _to_mlflow(tracking: MlflowTracking, settings: Settings, run: RunDir) -> None:
+    from mlflow.entities import Metric
+
+    client = _mlflow().MlflowClient(tracking_uri=tracking.uri)
     run_id = _mlflow_run(client, tracking.experiment, settings, run)
     told, now = figures(run, _steps(settings)), round(time.time() * 1000)
     metrics = [Metric(key, value, now, 0) for key, value in told.flat.items()]

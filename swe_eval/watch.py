@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from swe_eval import command
 from swe_eval.cluster.sweep import Sweep
 from swe_eval.errors import UserError
-from swe_eval.resolvers import all_arms
+from swe_eval.resolvers import written
 from swe_eval.settings import BASE, conf_dir, settings_from
 
 DESCRIPTION = """Submit a job for each checkpoint as training writes it. Takes the arguments of the sweep:
@@ -67,7 +67,7 @@ def watch(overrides: Sequence[str], every: float = LOOK) -> int:
     known: set[str] = set()
     try:
         while not sweep.stop.exists():
-            there = {arm["name"] for arm in all_arms(config.lora) if arm["path"]}
+            there = written(config.lora)
             if there - known:
                 _say(f"new: {', '.join(sorted(there - known))}")
                 if _swept(overrides, config) == command.BAD_INPUT:

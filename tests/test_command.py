@@ -60,6 +60,14 @@ def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(arguments, line, t
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_configuration_that_ours_would_hide_is_refused(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tiny.yaml").write_text("name: mine")
+    done = swe_eval("swe_eval", f"--config-dir={tmp_path}", "--cfg", "job", cwd=tmp_path)
+    said = f"swe_eval: --config-dir={tmp_path}: model/tiny.yaml: swe_eval's own is read first; rename yours\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -135,6 +143,16 @@ def test_ctrl_c_while_a_front_door_is_being_imported_is_one_line(door, tmp_path)
     done = swe_eval(f"swe_eval{door}", cwd=tmp_path)
     said = "swe_eval: interrupted: the same command continues\n"
     assert (done.returncode, done.stdout, done.stderr) == (130, "", said)
+
+
+def test_where_the_locale_has_ascii_alone_files_are_utf8_and_the_output_has_question_marks(tmp_path, monkeypatch):
+    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0"}.items():
+        monkeypatch.setenv(name, value)
+    asked = ["--predictions", "gold", "benchmark.instance_ids=[demo__calc-1]", 'name="мой"']
+    done = swe_eval("swe_eval.grade", *asked, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"The run is in {tmp_path}/outputs/???\n" in done.stdout
+    assert "мой" in (tmp_path / "outputs" / "мой" / "report.html").read_text("utf-8")
 
 
 def test_help_and_cfg_import_nothing_heavy(tmp_path):

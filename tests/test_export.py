@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import re
 from pathlib import Path
@@ -157,9 +158,20 @@ def test_options_that_cannot_work_are_one_line(options, line, run, capsys):
     [([], "write --out DIR"), (["--trajectories"], "--serve shows the same without files")],
 )
 def test_a_run_that_may_only_be_read_says_where_to_write_instead(option, instead, run, monkeypatch, capsys):
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("os.mkdir", refused)  # root may write anywhere
     assert reported(run, *option) == command.BAD_INPUT
-    assert capsys.readouterr().err == f"swe_eval: {run.root}: {run.root} cannot be written to; {instead}\n"
+    why = f"{run.root} cannot be written to (Permission denied)"
+    assert capsys.readouterr().err == f"swe_eval: {run.root}: {why}; {instead}\n"
+
+
+@pytest.mark.parametrize(("folder", "there"), [("/proc/x/y", "/proc"), (f"/tmp/{'x' * 300}", "/tmp")])
+@pytest.mark.parametrize("option", [["--out"], ["--export", "csv", "--to"]])
+def test_where_nothing_can_be_made_nothing_is_begun(option, folder, there, run, capsys):
+    assert reported(run, *option, folder) == command.BAD_INPUT
+    assert capsys.readouterr().err.startswith(f"swe_eval: {folder}: {there} cannot be written to (")
 
 
 def test_a_sweep_is_one_table_with_the_job_of_every_row(tmp_path):

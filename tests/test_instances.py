@@ -60,6 +60,14 @@ def test_the_same_rows_are_the_same_benchmark_from_any_file(name, tmp_path):
     assert (ids(read), read.fingerprint) == (ids(loaded(DEMO)), loaded(DEMO).fingerprint)
 
 
+def test_a_file_says_that_it_has_no_splits(tmp_path, capsys):
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(rows()))
+    assert ids(loaded(file, split="dev")) == ids(loaded(file))
+    said = f"swe_eval: benchmark.split=dev: {file} is a file, which has no splits: all its rows are taken\n"
+    assert capsys.readouterr().err == said
+
+
 def test_other_rows_are_another_benchmark(tmp_path):
     changed = rows()
     changed[0]["problem_statement"] += " Please."

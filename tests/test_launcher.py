@@ -17,6 +17,7 @@ from test_evaluate import TASKS, external, solve
 from test_slurm import finish, held
 
 from swe_eval.cluster.walltime import CLOSING, Walltime
+from swe_eval.settings import PACKAGE
 
 LOCAL = "hydra/launcher=submitit_local"
 
@@ -121,6 +122,17 @@ def test_what_cannot_be_watched_is_one_line(arguments, line, tmp_path):
     done = swe_eval("swe_eval.watch", *arguments.split(), cwd=tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert done.stderr.startswith(line)
+
+
+def test_a_checkpoint_that_is_left_out_is_no_news_to_a_watch(tmp_path):
+    """The sweep itself is refused at once: nothing is rolled out."""
+    (tmp_path / "grpo").mkdir()
+    for step in (1, 9):
+        (tmp_path / "grpo" / f"checkpoint-{step}").symlink_to(PACKAGE / "benchmark" / "demo" / "adapter")
+    lora = ["experiment=checkpoints", "lora.run=grpo", "lora.last=5"]
+    done = swe_eval("swe_eval.watch", *lora, "stages=[grade]", cwd=tmp_path)
+    assert [line for line in done.stdout.splitlines() if line.startswith("new: ")] == ["new: grpo-1"], done.stderr
+    assert done.returncode == 2
 
 
 def test_without_the_extra_it_is_named(tmp_path):

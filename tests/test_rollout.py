@@ -28,14 +28,14 @@ OVERFLOW = {"error": {"message": "This model's maximum context length is 64 toke
 def rolled(settings, tmp_path):
     """``rolled([answer, ...], "agent.max_turns=2")``: the model gives these answers, the last one for ever."""
 
-    def roll(answers, *overrides, gate=None) -> tuple[Rollout, dict]:
+    def roll(answers, *overrides, gate=None, status=200) -> tuple[Rollout, dict]:
         def script(model, messages):
             turn = sum(message["role"] == "assistant" for message in messages)
             return answers[min(turn, len(answers) - 1)]
 
         chosen, run = settings(*overrides), RunDir(tmp_path / "run")
         [instance] = load(chosen.benchmark.model_copy(update={"instance_ids": (TRIAL.instance_id,)})).instances
-        with scripted_endpoint(script) as endpoint:
+        with scripted_endpoint(script, status=status) as endpoint:
             where = Endpoint(endpoint.base_url, "key", "scripted", 4096)
             rollout = roll_out(
                 TRIAL, instance, where, chosen, LocalSandboxes(run.id), run, (gate or Gate(1)).turns(TRIAL)
@@ -110,6 +110,13 @@ def test_an_endpoint_that_fails_is_ours_and_leaves_its_trajectory_alone(rolled, 
     with pytest.raises(InfraError, match="no such luck"):
         rolled([bash(EDIT), error], "agent.model_retries=1")
     assert {path.parent.parent.name for path in (tmp_path / "run").rglob("*") if path.is_file()} == {"trajectories"}
+
+
+def test_a_key_that_is_refused_is_told_with_where_it_is_from(rolled):
+    with pytest.raises(InfraError) as error:
+        rolled([bash(EDIT)], status=401)
+    advice = "serving.api_key_env must name the variable that holds this endpoint's key"
+    assert str(error.value) == f"AuthenticationError: HTTP 401 Unauthorized; {advice}"
 
 
 def test_a_run_that_is_being_stopped_leaves_nothing(rolled, tmp_path):

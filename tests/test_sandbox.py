@@ -36,7 +36,7 @@ from swe_eval.sandbox.bubblewrap import BubblewrapSandbox, BubblewrapSandboxes
 from swe_eval.sandbox.capture import CAP, KEEP
 from swe_eval.sandbox.docker import DockerSandbox
 from swe_eval.sandbox.local import LocalSandbox, own_processes
-from swe_eval.sandbox.sandbox import Completed, Sandbox, Sandboxes, sandboxes
+from swe_eval.sandbox.sandbox import Completed, Sandbox, Sandboxes, connect, sandboxes
 from swe_eval.sandbox.shell import ShellSandbox
 from swe_eval.settings import Settings
 
@@ -596,6 +596,23 @@ def test_no_engine(settings: Callable[..., Settings], run_id: str, monkeypatch: 
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
     with pytest.raises(UserError, match=r"^sandbox=docker: no engine answers \(.*127\.0\.0\.1:1.*\); .*sandbox=.*$"):
         sandboxes(settings("sandbox=docker"), run_id).__enter__()
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("sandbox.network=nope", "sandbox.network=nope: the engine has no such network; docker network ls lists them"),
+        ("sandbox.grading_network=nope", "sandbox.grading_network=nope: the engine has no such network; docker"),
+        ("sandbox.cpus=9999", "sandbox.cpus=9999: the engine has "),
+    ],
+)
+def test_what_no_container_could_have_is_told_at_once(
+    settings: Callable[..., Settings], override: str, line: str
+) -> None:
+    """Told at once, not by each container that does not start."""
+    with pytest.raises(UserError, match=f"^{re.escape(line)}"):
+        connect(settings("sandbox=docker", override), "tests")
 
 
 def test_no_docker_command(settings: Callable[..., Settings], run_id: str) -> None:

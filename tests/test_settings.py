@@ -77,6 +77,10 @@ def test_every_option_of_every_group_makes_valid_settings(option, tmp_path):
         (["stages=[report]"], "stages.0: input should be 'rollout' or 'grade', not 'report'"),
         (["agent.temperature=inf"], "agent.temperature: input should be a finite number"),
         (["serving=external", "serving.base_url=http://me:secret@host/v1"], "serving.base_url: string should match"),
+        (
+            ["sandbox=docker", "sandbox.memory=1k"],
+            "sandbox.memory: '1k' is too little for a container; write 8g, or 512m",
+        ),
         (["workers=0"], "workers: write auto, or how many rollouts at once, not 0"),
         (["workers=many"], "workers: write auto, or how many rollouts at once, not 'many'"),
         (["lora=list", "lora.adapters=[{name: a/b, path: /x}]"], "lora.adapters.0.name: 'a/b' cannot be a file name"),

@@ -93,11 +93,20 @@ def test_wandb_keeps_the_figures_in_the_run_directory_when_offline(settings, tmp
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nonsense://x"])
-def test_a_tracker_that_fails_costs_a_line(settings, capsys, uri):
+def test_a_tracker_that_fails_costs_a_line_at_either_end(settings, capsys, uri):
     with scripted_endpoint(solve) as endpoint:
         assert evaluate(settings(*external(endpoint, "good"), "tracking=mlflow", f"tracking.uri={uri}")) == 0
-    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("swe_eval: ")]
-    assert line.startswith("swe_eval: tracking=mlflow: not told (")
+    begin, end = [line for line in capsys.readouterr().err.splitlines() if line.startswith("swe_eval: ")]
+    assert begin.startswith("swe_eval: tracking=mlflow: cannot be told now (")
+    assert end.startswith("swe_eval: tracking=mlflow: not told (")
+
+
+def test_wandb_without_a_key_is_one_line_before_anything_starts(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(UserError, match=r"^tracking=wandb: no key; run wandb login, or write tracking\.mode=offline$"):
+        evaluate(settings("tracking=wandb"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["wandb", "mlflow"])

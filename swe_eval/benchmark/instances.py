@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,9 @@ def _load_all(settings: BenchmarkSettings) -> list[Instance]:
     is_local = Path(dataset).exists() or Path(dataset).suffix in (".json", ".jsonl", ".parquet")
     if is_local and settings.revision:
         raise UserError(f"benchmark.revision={settings.revision}: {dataset} is no dataset of the hub; write null")
+    if Path(dataset).is_file() and settings.split != "test":  # which every option says
+        line = f"benchmark.split={settings.split}: {dataset} is a file, which has no splits: all its rows are taken"
+        print(f"swe_eval: {line}", file=sys.stderr)
     if (Path(dataset) / "tasks").is_dir():
         return _load_task_repo(Path(dataset), settings.split)
     try:

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from swe_eval import command
 from swe_eval.errors import UserError
@@ -60,11 +61,14 @@ def check_place(folder: Path, instead: str) -> None:
     Raises:
         UserError: it cannot.
     """
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # where Path.exists raises
     if not there.is_dir():
         raise UserError(f"{folder}: {there} is a file; {instead}")
-    if not os.access(there, os.W_OK):
-        raise UserError(f"{folder}: {there} cannot be written to; {instead}")
+    try:
+        with TemporaryDirectory(dir=there) as tried:
+            (tried / folder.relative_to(there)).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: {there} cannot be written to ({error.strerror}); {instead}") from None
 
 
 def make(given: argparse.Namespace) -> int:

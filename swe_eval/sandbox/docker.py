@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ PATIENCE = 60.0
 """Seconds that an engine may be away."""
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
 """What root of an image needs for files and processes of its other users: ``chown``, ``su``, package managers."""
-
+MODES = ("none", "host", "bridge", "default", "private", "slirp4netns", "pasta")
+"""Networks that every engine has, or makes."""
 PROXIES = [
     name for kind in ("http", "https", "ftp", "no", "all") for name in (f"{kind}_proxy", f"{kind}_proxy".upper())
 ]
@@ -71,6 +73,8 @@ class DockerSandboxes(FromImages):
             raise UserError(
                 f"sandbox={self.kind}: no engine answers ({last_line(answer)}); start it, or write sandbox=..."
             )
+        self._check_networks()
+        self._check_cpus()
 
     @contextmanager
     def start(self, instance: Instance, purpose: Purpose) -> Iterator[DockerSandbox]:
@@ -131,6 +135,21 @@ class DockerSandboxes(FromImages):
             return
         yield from ("--network", settings.network, "--security-opt", "no-new-privileges", "--cap-drop", "ALL")
         yield from (f"--cap-add={capability}" for capability in CAPABILITIES)
+
+    def _check_networks(self) -> None:
+        for field in ("network", "grading_network"):
+            name = getattr(self._settings, field)
+            is_one = re.fullmatch(r"[\w.-]+", name) and name not in MODES
+            if is_one and self._docker("network", "inspect", name, timeout=60).returncode:
+                remedy = f"{self._settings.executable} network ls lists them"
+                raise UserError(f"sandbox.{field}={name}: the engine has no such network; {remedy}")
+
+    def _check_cpus(self) -> None:
+        """Podman takes any number, and does not know this name of them."""
+        if (asked := self._settings.cpus) is not None:
+            has = self._docker("info", "--format", "{{.NCPU}}", timeout=60).text.strip()
+            if has.isdecimal() and asked > int(has):
+                raise UserError(f"sandbox.cpus={asked:g}: the engine has {has}; write fewer, or null for all")
 
     def _docker(self, *arguments: str, timeout: float) -> Completed:
         return capture([self._settings.executable, *arguments], timeout=timeout)

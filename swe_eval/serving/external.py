@@ -16,6 +16,7 @@ from swe_eval.serving.server import Server
 from swe_eval.settings import ExternalServing, Settings
 
 NO_KEY = "EMPTY"  # clients insist on some key; vLLM's documentation uses this one
+NAME_THE_KEY = "serving.api_key_env must name the variable that holds this endpoint's key"
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _prove(endpoint: Endpoint, listed: Mapping[str, int | None], timeout: float)
 
 def _advice(status: int, listed: Mapping[str, int | None]) -> str:
     if status in (401, 403):
-        return "serving.api_key_env must name the variable that holds this endpoint's key"
+        return NAME_THE_KEY
     if status == 404 and listed:
         return f"it lists {', '.join(listed)}: map the adapter to one of them in serving.models"
     if status == 404:
