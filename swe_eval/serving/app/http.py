@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
-from swe_eval.serving.app import metrics
 from swe_eval.serving.app.answering import ClientGone
 from swe_eval.serving.app.chat import Chat
 from swe_eval.serving.app.completions import Completions
@@ -38,9 +38,7 @@ def create_app(engine: Engine, api_key: str, tool_parser: ToolParser | None = No
     app = FastAPI(title="swe_eval", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     handle_errors(app)
     app.add_api_route("/health", lambda: _health(engine))
-    app.add_api_route(
-        "/metrics", lambda: PlainTextResponse(engine.metrics.exposition(), media_type=metrics.CONTENT_TYPE)
-    )
+    app.add_api_route("/metrics", lambda: Response(engine.metrics.exposition(), media_type=CONTENT_TYPE_LATEST))
     app.include_router(_api(engine, tool_parser), prefix="/v1", dependencies=[Depends(_key_check(api_key))])
     return app
 
