@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -14,15 +14,12 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from swe_eval.serving.app.answering import ClientGone
 from swe_eval.serving.app.chat import Chat
 from swe_eval.serving.app.completions import Completions
-from swe_eval.serving.app.engine import BadPrompt, Busy, Engine, Stopping
-from swe_eval.serving.app.errors import ApiError, as_api_error, handle_errors
+from swe_eval.serving.app.engine import Engine
+from swe_eval.serving.app.errors import ApiError, handle_errors
 from swe_eval.serving.app.protocol import ChatRequest, CompletionRequest
 from swe_eval.serving.app.tools import ToolParser
-
-CLIENT_GONE = 499
 
 Asked = TypeVar("Asked", ChatRequest, CompletionRequest)
 
@@ -80,20 +77,11 @@ def _api(engine: Engine, tool_parser: ToolParser | None) -> APIRouter:
         if asked.model not in engine.served:
             served = ", ".join(engine.served)
             raise ApiError(404, f"The model {asked.model!r} does not exist. Served: {served}.", "model_not_found")
-        try:
-            requests = await _in(tokenizing, kind.requests, asked)
-            response: Response = await kind.respond(asked, requests, http)
-            return response
-        except ClientGone:
-            return JSONResponse(None, CLIENT_GONE)
-        except (BadPrompt, Busy, Stopping) as error:
-            raise as_api_error(error) from error
+        requests = await asyncio.get_running_loop().run_in_executor(tokenizing, kind.requests, asked)
+        response: Response = await kind.respond(asked, requests, http)
+        return response
 
     return api
-
-
-async def _in(pool: ThreadPoolExecutor, work: Callable[..., Any], *args: Any) -> Any:
-    return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
 
 
 def _model(engine: Engine, name: str, created: int) -> dict[str, Any]:
