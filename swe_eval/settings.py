@@ -8,6 +8,7 @@ numbers mean, and a run directory refuses another value of it (see ``run_dir.py`
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -168,40 +169,9 @@ class CheckpointsLora(_WithAdapters):
 LoraSettings = Annotated[NoLora | OneLora | PairLora | ManyLora | CheckpointsLora, Field(discriminator="kind")]
 
 
-class TransformersServing(Group):
-    """``serving=transformers``: our own server in its own process, base and adapters in one copy of the weights."""
+class OwnServing(Group):
+    """A server that we start, base and adapters in one copy of the weights."""
 
-    kind: Literal["transformers"]
-    host: Annotated[str, Free]
-    """Address to listen on."""
-    port: Annotated[int | None, Field(ge=1, le=65535), Free]
-    """Port to listen on; null takes a free one."""
-    api_key: Annotated[SecretStr | None, Free]
-    """Bearer key that clients must send; null makes a random one."""
-    startup_timeout: Annotated[PositiveFloat, Free]
-    """Seconds within which every adapter must answer."""
-    device: Literal["auto", "cpu", "cuda"]
-    """Where the model runs; auto takes CUDA if it is there."""
-    gpu_memory_utilization: Annotated[Probability, Free]
-    """Fraction of the device's memory that the server may take."""
-    prefix_cache_gb: Annotated[NonNegativeFloat | None, Free]
-    """Device memory for what conversations have read already, in GB (10^9 bytes); null is a share of what is free."""
-
-    @property
-    def min_devices(self) -> int:
-        """GPUs that a server of this kind takes."""
-        return 1
-
-
-class VllmServing(Group):
-    """``serving=vllm``: vLLM in its own environment, base and adapters in one copy of the weights."""
-
-    kind: Literal["vllm"]
-    python: Annotated[str | None, Free]
-    """The Python that has vLLM; null is this one if it does, else what ``make vllm`` made."""
-    command: Annotated[str | None, Free]
-    """What to run instead of ``<python> -m vllm.entrypoints.openai.api_server``, say in a container; it must pass on
-    the arguments, VLLM_API_KEY and SIGTERM."""
     host: Annotated[str, Free]
     """Address to listen on."""
     port: Annotated[int | None, Field(ge=1, le=65535), Free]
@@ -212,6 +182,36 @@ class VllmServing(Group):
     """Seconds within which every adapter must answer."""
     gpu_memory_utilization: Annotated[Probability, Free]
     """Fraction of a GPU's memory for weights, adapters and KV cache."""
+
+    def key(self) -> str:
+        """``api_key``, or a random one."""
+        return (self.api_key and self.api_key.get_secret_value()) or secrets.token_urlsafe()
+
+
+class TransformersServing(OwnServing):
+    """``serving=transformers``: our own server in its own process, base and adapters in one copy of the weights."""
+
+    kind: Literal["transformers"]
+    device: Literal["auto", "cpu", "cuda"]
+    """Where the model runs; auto takes CUDA if it is there."""
+    prefix_cache_gb: Annotated[NonNegativeFloat | None, Free]
+    """Device memory for what conversations have read already, in GB (10^9 bytes); null is a share of what is free."""
+
+    @property
+    def min_devices(self) -> int:
+        """GPUs that a server of this kind takes."""
+        return 1
+
+
+class VllmServing(OwnServing):
+    """``serving=vllm``: vLLM in its own environment, base and adapters in one copy of the weights."""
+
+    kind: Literal["vllm"]
+    python: Annotated[str | None, Free]
+    """The Python that has vLLM; null is this one if it does, else what ``make vllm`` made."""
+    command: Annotated[str | None, Free]
+    """What to run instead of ``<python> -m vllm.entrypoints.openai.api_server``, say in a container; it must pass on
+    the arguments, VLLM_API_KEY and SIGTERM."""
     max_num_seqs: Annotated[PositiveInt | None, Free]
     """Requests decoded at once; null is vLLM's own number."""
     max_loras: Annotated[PositiveInt | None, Free]

@@ -61,8 +61,8 @@ def requests(engine: Engine, count: int = 9) -> list[Request]:
 
 
 def gauge(engine: Engine, name: str) -> int:
-    [line] = [line for line in engine.metrics.exposition().splitlines() if line.startswith(f"swe_eval_{name} ")]
-    return int(line.split()[1])
+    lines = engine.metrics.exposition().decode().splitlines()
+    return int(float(next(line for line in lines if line.startswith(f"swe_eval_{name} ")).split()[1]))
 
 
 def texts(pieces: list[Piece]) -> list[str]:

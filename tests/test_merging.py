@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import torch
@@ -31,14 +30,11 @@ from merging_fixtures import (
     write_adapter,
 )
 from safetensors.torch import load_file, save_file
-from serving_fixtures import serving_settings
 
 from swe_eval.errors import UserError
 from swe_eval.merging import cache, making, merged_checkpoint
 from swe_eval.merging.__main__ import main
 from swe_eval.merging.tensors import narrow, widen
-from swe_eval.serving.parts import serve
-from swe_eval.serving.server import Server
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -445,23 +441,3 @@ class TestCommand:
         with pytest.raises(SystemExit, match="2"):
             run("merge", "--base", base, "--adapter", small, "--out", out)
         assert capsys.readouterr().err == f"swe_eval: --out {out}: is there already; write a new directory\n"
-
-
-def test_a_merged_arm_answers_as_the_adapter_beside_its_base_does(
-    talkative: Path, random_adapters: dict[str, Path], server: Server, kept: Path, tmp_path: Path
-) -> None:
-    """``lora.apply=merge``: under its own name, and word for word the same."""
-    settings = serving_settings(talkative, {"sft": random_adapters["sft"]})
-    settings = settings.model_copy(update={"lora": settings.lora.model_copy(update={"apply": "merge"})})
-    with serve([settings], tmp_path / "server.log", print) as merging:
-        assert _answer(merging, "sft") == _answer(server, "sft") != _answer(server, "base")
-    assert len(list(kept.iterdir())) == 1
-
-
-def _answer(server: Server, name: str) -> str:
-    endpoint = server.endpoints[name]
-    message = {"role": "user", "content": "Fix the bug."}
-    request = {"model": endpoint.model, "messages": [message], "max_tokens": 20, "temperature": 0}
-    headers = {"Authorization": f"Bearer {endpoint.api_key}"}
-    answer = httpx.post(f"{endpoint.base_url}/chat/completions", json=request, headers=headers, timeout=60)
-    return str(answer.json()["choices"][0]["message"]["content"])

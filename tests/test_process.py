@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -226,6 +227,15 @@ class TestRestart:
         assert [line.split(":")[0] for line in self.said if "ended" in line] == [
             "the model server ended with exit code -9"
         ]
+
+    def test_leaving_the_context_ends_it_and_frees_its_port(self, tmp_path: Path) -> None:
+        port = free_port("127.0.0.1")
+        fixed = replace(launch(lambda _: [*python(ANSWERING), str(port)], port), env={"NAMES": "base"})
+        with SupervisedServer(fixed, tmp_path / "log", print) as server:
+            server.check()
+        with pytest.raises(ServingError):
+            server.check()
+        socket.create_server(("127.0.0.1", port)).close()
 
     def test_the_same_end_three_times_is_the_end(self, server: SupervisedServer) -> None:
         for _ in range(2):

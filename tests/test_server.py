@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -36,7 +35,7 @@ from swe_eval.serving.app.sequence import Request
 from swe_eval.serving.app.weights import CannotServe, Source, load
 from swe_eval.serving.parts import serve
 from swe_eval.serving.server import Endpoint, Server
-from swe_eval.serving.supervised import SupervisedServer, free_port
+from swe_eval.serving.supervised import SupervisedServer
 
 LS = '{"name": "bash", "arguments": {"command": "ls"}}'
 BASH: Any = {"type": "function", "function": {"name": "bash", "description": "Run it.", "parameters": {}}}
@@ -110,20 +109,10 @@ class TestAdapters:
     def test_each_name_says_what_transformers_and_peft_say(
         self, server: Server, random_adapters: dict[str, Path], talkative: Path
     ) -> None:
-        """Served text is the text of the model that the name promises."""
-        for name in NAMES:
-            assert text(server, name) == greedy(talkative, random_adapters.get(name))
-
-    def test_names_are_different_models(self, server: Server) -> None:
-        """Base and adapters give three different answers."""
-        assert len({text(server, name) for name in NAMES}) == 3
-
-    def test_models_do_not_leak_into_each_other(self, server: Server) -> None:
-        """An answer does not depend on which model was asked before."""
-        apart = {name: text(server, name) for name in NAMES}
-        with ThreadPoolExecutor(6) as pool:
-            mixed = list(pool.map(lambda name: (name, text(server, name)), NAMES * 4))
-        assert all(apart[name] == said for name, said in mixed)
+        """Served text is the text of the model that the name promises, and no two are alike."""
+        said = [text(server, name) for name in NAMES]
+        assert said == [greedy(talkative, random_adapters.get(name)) for name in NAMES]
+        assert len({*said}) == 3
 
     def test_models_are_listed(self, server: Server, talkative: Path) -> None:
         """GET /v1/models names every model, its base model and its context."""
@@ -450,10 +439,10 @@ class TestCrowd:
         before = metrics(server)
         ask(server, "sft")
         after = metrics(server)
-        changed = {name: after[name] - before[name] for name in after if after[name] != before.get(name)}
+        counters = (name for name in after if "{" in name)
+        changed = {name: after[name] - before[name] for name in counters if after[name] != before.get(name)}
         prompt = changed.pop('swe_eval_prompt_tokens_total{model="sft"}')
         assert changed.pop('swe_eval_cached_tokens_total{model="sft"}') == prompt - 1
-        changed.pop("swe_eval_prefix_cache_bytes", None)
         assert changed == {
             'swe_eval_requests_total{model="sft",outcome="length"}': 1,
             'swe_eval_completion_tokens_total{model="sft"}': 24,
@@ -703,17 +692,6 @@ class TestStart:
         """A context beyond the model's positions is refused instead of answered with noise."""
         with pytest.raises(CannotServe, match="--max-model-len 9000: the model has 8192 positions"):
             load(Source(str(talkative), max_model_len=9000), {}, ["base"])
-
-    def test_server_is_gone_after_the_context(self, tmp_path: Path, talkative: Path) -> None:
-        """Leaving the context ends the server, and its port is free again."""
-        port = free_port("127.0.0.1")
-        with serve(
-            [serving_settings(talkative, {"base": None}, transformers_serving(port))], tmp_path / "log", print
-        ) as server:
-            server.check()
-        with pytest.raises(ServingError):
-            server.check()
-        socket.create_server(("127.0.0.1", port)).close()
 
 
 def explode_at(call: int) -> Any:

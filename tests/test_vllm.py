@@ -159,31 +159,44 @@ class TestServer:
         assert {endpoint.max_model_len for endpoint in three.endpoints.values()} == {8192}
 
 
+@pytest.fixture(scope="module")
+def folders(checkpoints: dict[str, Path], tmp_path_factory) -> dict[str, Path]:
+    """Eight adapters that may be changed."""
+    run = tmp_path_factory.mktemp("changing")
+    return {name: Path(shutil.copytree(folder, run / name)) for name, folder in checkpoints.items()}
+
+
+@pytest.fixture(scope="module")
+def two_slots(composed: Callable[..., Settings], folders: dict[str, Path], tmp_path_factory) -> Iterator[Server]:
+    """Those, and room for two."""
+    settings = composed(*arms(folders), "serving.max_loras=2")
+    with serve([settings], tmp_path_factory.mktemp("vllm") / "server.log", print) as server:
+        yield server
+
+
 @pytest.mark.vllm
-def test_eight_checkpoints_take_turns_in_two_slots(composed, checkpoints, tmp_path):
-    """Loaded and unloaded while it runs, never in place: each is itself whenever it is asked, no two are the same."""
-    settings = composed(*arms(checkpoints), "serving.max_loras=2")
-    with serve([settings], tmp_path / "server.log", print) as server:
-        first = {arm: scores(server, arm) for arm in checkpoints}
+class TestTurns:
+    def test_eight_checkpoints_take_turns_in_two_slots(self, two_slots, checkpoints):
+        """Loaded and unloaded while it runs, never in place: each is itself whenever it is asked, no two are alike."""
+        first = {arm: scores(two_slots, arm) for arm in checkpoints}
         with ThreadPoolExecutor(6) as clients:
-            again = dict(zip(checkpoints, clients.map(lambda arm: scores(server, arm), checkpoints), strict=True))
-        base = server.endpoints["base"]
-        loaded = listed_models(base.base_url, base.api_key).keys() & {e.model for e in server.endpoints.values()}
-    assert len(loaded) == 3  # the base model, and two of them
-    apart = {(a, b): np.abs(first[a] - again[b]).mean() for a in checkpoints for b in checkpoints}
-    assert all((nats < 1e-4) == (a == b) for (a, b), nats in apart.items())
+            again = dict(zip(checkpoints, clients.map(lambda arm: scores(two_slots, arm), checkpoints), strict=True))
+        base = two_slots.endpoints["base"]
+        loaded = listed_models(base.base_url, base.api_key).keys() & {e.model for e in two_slots.endpoints.values()}
+        assert len(loaded) == 3  # the base model, and two of them
+        apart = {(a, b): np.abs(first[a] - again[b]).mean() for a in checkpoints for b in checkpoints}
+        assert all((nats < 1e-4) == (a == b) for (a, b), nats in apart.items())
 
-
-@pytest.mark.vllm
-def test_an_adapter_that_is_changed_during_the_run_is_not_loaded(composed, dense, checkpoints, tmp_path):
-    folders = {name: Path(shutil.copytree(checkpoints[name], tmp_path / name)) for name in NAMES}
-    settings = composed(*arms(folders), "serving.max_loras=1")
-    with serve([settings], tmp_path / "server.log", print) as server:
-        scores(server, "step-100")
+    def test_an_adapter_that_is_changed_is_not_loaded_until_it_is_put_back(self, two_slots, folders, checkpoints):
+        before = scores(two_slots, "step-200")
+        for other in ("step-100", "step-300"):  # in its place
+            scores(two_slots, other)
         shutil.copytree(checkpoints["step-800"], folders["step-200"], dirs_exist_ok=True)
-        with pytest.raises(ServingError, match=r"lora: step-200: .* was changed while the run went on"):
-            scores(server, "step-200")
-        assert len(scores(server, "step-300"))
+        with pytest.raises(ServingError, match=r"lora: step-200: .* was changed while the run went on; put the old"):
+            scores(two_slots, "step-200")
+        assert len(scores(two_slots, "step-300"))
+        shutil.copytree(checkpoints["step-200"], folders["step-200"], dirs_exist_ok=True)
+        assert np.abs(scores(two_slots, "step-200") - before).mean() < 1e-4
 
 
 def processes_in(folder: Path, title: bytes = b"") -> list[int]:

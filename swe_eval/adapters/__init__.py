@@ -4,8 +4,8 @@ Every popular way of serving drops part of some adapters, often without a warnin
 anything is started, from the files' headers: no torch, no weights of the base.
 """
 
-from swe_eval.adapters.adapter import CONFIG, WEIGHTS, Problem, content_hash
-from swe_eval.adapters.backends import BACKENDS, LORA_RANKS, MUST_MERGE, Verdict
+from swe_eval.adapters.adapter import CONFIG, WEIGHTS, content_hash
+from swe_eval.adapters.backends import BACKENDS, LORA_RANKS, MUST_MERGE
 from swe_eval.adapters.base import model_folder, read_base
 from swe_eval.adapters.examine import Examined, check, examine, refusals, to_merge
 
@@ -16,8 +16,6 @@ __all__ = [
     "MUST_MERGE",
     "WEIGHTS",
     "Examined",
-    "Problem",
-    "Verdict",
     "check",
     "content_hash",
     "examine",

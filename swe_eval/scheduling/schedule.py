@@ -44,32 +44,13 @@ class Schedule:
             BaseException: the first that ``roll_out`` or ``grade`` raised; all work has ended. KeyboardInterrupt: what
                 is in progress, such as a model call, is left to its thread, and counts for nothing.
         """
-
-        def roll_out_then_grade(trial: Trial) -> None:
-            turns = self._gate.turns(trial)
-            try:
-                may_begin = turns.begin() and self._walltime.allows_another()
-                began = time.monotonic()
-                is_gradable = may_begin and roll_out(trial, turns)
-            finally:
-                self._gate.leave(trial)
-            if is_gradable:
-                self._graders.submit(self._guarded, grade_begun, trial, began)
-            elif may_begin:
-                self._walltime.took(time.monotonic() - began)
-
-        def grade_begun(trial: Trial, began: float) -> None:
-            grade(trial)
-            self._walltime.took(time.monotonic() - began)
-
-        def grade_alone(trial: Trial) -> None:
-            if self._walltime.allows_another():
-                grade(trial)
-
         self._gate.expect(to_roll_out)
         for trial in to_grade:
-            self._graders.submit(self._guarded, grade_alone, trial)
-        rolling = [self._rollers.submit(self._guarded, roll_out_then_grade, trial) for trial in to_roll_out]
+            self._graders.submit(self._guarded, self._grade_alone, trial, grade)
+        rolling = [
+            self._rollers.submit(self._guarded, self._roll_out_then_grade, trial, roll_out, grade)
+            for trial in to_roll_out
+        ]
         try:
             wait(rolling)
             self._graders.shutdown()
@@ -82,6 +63,29 @@ class Schedule:
         self._rollers.shutdown()
         if self._failure:
             raise self._failure
+
+    def _roll_out_then_grade(
+        self, trial: Trial, roll_out: Callable[[Trial, Turns], bool], grade: Callable[[Trial], None]
+    ) -> None:
+        turns = self._gate.turns(trial)
+        try:
+            may_begin = turns.begin() and self._walltime.allows_another()
+            began = time.monotonic()
+            is_gradable = may_begin and roll_out(trial, turns)
+        finally:
+            self._gate.leave(trial)
+        if is_gradable:
+            self._graders.submit(self._guarded, self._grade_begun, trial, began, grade)
+        elif may_begin:
+            self._walltime.took(time.monotonic() - began)
+
+    def _grade_begun(self, trial: Trial, began: float, grade: Callable[[Trial], None]) -> None:
+        grade(trial)
+        self._walltime.took(time.monotonic() - began)
+
+    def _grade_alone(self, trial: Trial, grade: Callable[[Trial], None]) -> None:
+        if self._walltime.allows_another():
+            grade(trial)
 
     def _guarded(self, stage: Callable[..., object], *arguments: object) -> None:
         if self.is_stopping():

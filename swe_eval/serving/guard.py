@@ -18,7 +18,7 @@ from contextlib import suppress
 
 GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL; SLURM's own KillWait is 30."""
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -30,7 +30,7 @@ def main() -> int:
     """Exit code of the program, as a shell has it."""
     parent, *argv = sys.argv[1:]
     signal.signal(signal.SIGTERM, _told)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
     if os.getppid() != int(parent):  # it was killed before the kernel knew whom to tell
         return 128 + signal.SIGTERM
     server: subprocess.Popen[bytes] | None = None
@@ -81,10 +81,11 @@ def _children() -> Iterator[int]:
 
 
 def _end_with_guard() -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int) -> None:
+    """The system call, of this process; nothing where there is no Linux."""
     if _LIBC:
         _LIBC.prctl(option, value)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shlex
@@ -114,12 +113,7 @@ class ServerProcess:
             return log.read().decode(errors="replace")
 
 
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
-
-
 def tell_when_parent_dies() -> None:
     """Have the kernel send this process SIGTERM when the thread that started it ends; runs between fork and exec."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's warning to the whole step is not for the server
-    if _LIBC:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    guard.prctl(guard.PR_SET_PDEATHSIG, signal.SIGTERM)

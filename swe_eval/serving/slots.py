@@ -13,7 +13,7 @@ class Slots:
     """Which adapters are loaded, and how many users each has. Thread-safe.
 
     A slot goes to whoever waits for it as soon as its adapter's last user lets go: trials in the order of their arms
-    (``evaluate.plan``) load each adapter once.
+    (``plan.plan``) load each adapter once.
     """
 
     def __init__(self, size: int, load: Callable[[str], None], unload: Callable[[str], None]) -> None:

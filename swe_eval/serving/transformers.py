@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ def transformers_server(
     """The server, not yet started."""
     serving = settings.serving
     assert isinstance(serving, TransformersServing)
-    api_key = (serving.api_key and serving.api_key.get_secret_value()) or secrets.token_urlsafe()
+    api_key = serving.key()
     launch = Launch(
         argv=lambda port: [*_argv(settings), f"--host={serving.host}", f"--port={port}"],
         env={"SWE_EVAL_API_KEY": api_key} | only(devices),  # not in argv, which every user of the machine can read

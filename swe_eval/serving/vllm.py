@@ -112,7 +112,7 @@ class VllmServer(SupervisedServer):
     def _launch_of(self, settings: Settings, devices: Sequence[str] | None) -> Launch:
         serving = settings.serving
         assert isinstance(serving, VllmServing)
-        api_key = (serving.api_key and serving.api_key.get_secret_value()) or secrets.token_urlsafe()
+        api_key = serving.key()
         own_name = f"swe_eval-{secrets.token_hex(4)}"
         at_start = {} if self._slots else self._names
         own = visible_devices() if devices is None else devices

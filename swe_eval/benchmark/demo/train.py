@@ -21,7 +21,6 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-import swe_eval.resolvers  # noqa: F401 - conf/ uses them
 from swe_eval.benchmark.demo.model import SHIPPED, model_hash, tiny_model
 from swe_eval.benchmark.instances import Instance, load
 from swe_eval.command import settings_of

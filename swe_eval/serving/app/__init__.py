@@ -12,4 +12,5 @@ engine.py        prompts in, answers out: one thread, and the queue before it
 weights.py       base model and adapters in memory
   adapters.py      which adapter each row of a pass gets
   latent_attention.py  DeepSeek-V3's attention, faster
+  quantized_experts.py routed experts in 4 or 8 bits
 """

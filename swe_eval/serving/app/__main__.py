@@ -49,7 +49,7 @@ def _serve(args: argparse.Namespace, key: str, listener: socket.socket) -> None:
     except CannotServe as error:
         sys.exit(f"error: {error}")
     engine = Engine(weights, args.prefix_cache_bytes, args.max_running, args.max_waiting)
-    app = create_app(engine, key, parser_named(args.tool_call_parser, engine.chat_template))
+    app = create_app(engine, key, parser_named(args.tool_call_parser, str(weights.tokenizer.chat_template)))
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE)
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -17,14 +17,13 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from swe_eval.serving.app.engine import Engine
-from swe_eval.serving.app.errors import as_api_error
+from swe_eval.serving.app.errors import ApiError, as_api_error
 from swe_eval.serving.app.sequence import Piece, Request, Sequence
 
 logger = logging.getLogger(__name__)
 
-
-class ClientGone(Exception):
-    """The client has disconnected."""
+CLIENT_GONE = 499
+"""nginx's status for an answer that nobody is there to read."""
 
 
 @dataclass
@@ -105,14 +104,14 @@ class Answers:
         """Every answer in one piece, for requests that do not stream.
 
         Raises:
-            ClientGone: the client left; then nothing more is computed.
+            ApiError: the client left; then nothing more is computed.
         """
         collecting = asyncio.ensure_future(self._collect())
         leaving = asyncio.ensure_future(_left(http))
         try:
             await asyncio.wait([collecting, leaving], return_when=asyncio.FIRST_COMPLETED)
             if not collecting.done():
-                raise ClientGone
+                raise ApiError(CLIENT_GONE, "The client has disconnected.")
             return collecting.result()
         finally:
             collecting.cancel()

@@ -85,10 +85,6 @@ class Engine:
         return self._scheduler.is_broken
 
     @property
-    def chat_template(self) -> str:
-        return str(self._weights.tokenizer.chat_template)
-
-    @property
     def special_tokens(self) -> list[str]:
         """Their texts."""
         return list(self._weights.tokenizer.all_special_tokens)

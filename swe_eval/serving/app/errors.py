@@ -34,7 +34,9 @@ class ApiError(Exception):
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """The API's form of an error that the engine raised or delivered."""
+    """The API's form of whatever was raised, or delivered by the engine."""
+    if isinstance(error, ApiError):
+        return error
     if isinstance(error, ContextOverflow):
         return ApiError(400, str(error), "context_length_exceeded")
     if isinstance(error, BadPrompt):
@@ -48,15 +50,14 @@ def as_api_error(error: Exception) -> ApiError:
 
 def handle_errors(app: FastAPI) -> None:
     """Answer every error in this form."""
-    app.add_exception_handler(ApiError, _on_api_error)
+    for kind in (ApiError, BadPrompt, Busy, Stopping, Exception):
+        app.add_exception_handler(kind, _on_error)  # if there is no closer one than Exception, uvicorn logs a traceback
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_internal_error)
 
 
-async def _on_api_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ApiError)
-    return error.response
+async def _on_error(_: Request, error: Exception) -> JSONResponse:
+    return as_api_error(error).response
 
 
 async def _on_invalid_request(_: Request, error: Exception) -> JSONResponse:
@@ -72,7 +73,3 @@ async def _on_invalid_request(_: Request, error: Exception) -> JSONResponse:
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     return ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}").response
-
-
-async def _on_internal_error(_: Request, error: Exception) -> JSONResponse:
-    return as_api_error(error).response  # uvicorn logs the traceback

@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
-from swe_eval.serving.app import metrics
-from swe_eval.serving.app.answering import ClientGone
 from swe_eval.serving.app.chat import Chat
 from swe_eval.serving.app.completions import Completions
-from swe_eval.serving.app.engine import BadPrompt, Busy, Engine, Stopping
-from swe_eval.serving.app.errors import ApiError, as_api_error, handle_errors
+from swe_eval.serving.app.engine import Engine
+from swe_eval.serving.app.errors import ApiError, handle_errors
 from swe_eval.serving.app.protocol import ChatRequest, CompletionRequest
 from swe_eval.serving.app.tools import ToolParser
-
-CLIENT_GONE = 499
 
 Asked = TypeVar("Asked", ChatRequest, CompletionRequest)
 
@@ -38,9 +35,7 @@ def create_app(engine: Engine, api_key: str, tool_parser: ToolParser | None = No
     app = FastAPI(title="swe_eval", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     handle_errors(app)
     app.add_api_route("/health", lambda: _health(engine))
-    app.add_api_route(
-        "/metrics", lambda: PlainTextResponse(engine.metrics.exposition(), media_type=metrics.CONTENT_TYPE)
-    )
+    app.add_api_route("/metrics", lambda: Response(engine.metrics.exposition(), media_type=CONTENT_TYPE_LATEST))
     app.include_router(_api(engine, tool_parser), prefix="/v1", dependencies=[Depends(_key_check(api_key))])
     return app
 
@@ -82,20 +77,11 @@ def _api(engine: Engine, tool_parser: ToolParser | None) -> APIRouter:
         if asked.model not in engine.served:
             served = ", ".join(engine.served)
             raise ApiError(404, f"The model {asked.model!r} does not exist. Served: {served}.", "model_not_found")
-        try:
-            requests = await _in(tokenizing, kind.requests, asked)
-            response: Response = await kind.respond(asked, requests, http)
-            return response
-        except ClientGone:
-            return JSONResponse(None, CLIENT_GONE)
-        except (BadPrompt, Busy, Stopping) as error:
-            raise as_api_error(error) from error
+        requests = await asyncio.get_running_loop().run_in_executor(tokenizing, kind.requests, asked)
+        response: Response = await kind.respond(asked, requests, http)
+        return response
 
     return api
-
-
-async def _in(pool: ThreadPoolExecutor, work: Callable[..., Any], *args: Any) -> Any:
-    return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
 
 
 def _model(engine: Engine, name: str, created: int) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second sample of each counter: when it was made
 PREFIX = "swe_eval"
 
 COUNTERS = {
@@ -20,6 +21,7 @@ COUNTERS = {
     "prefix_cache_hits_total": "Of those, tokens that it knew.",
     "preemptions_total": "Requests that began again because memory had run out.",
 }
+LABELS = {"requests_total": ["model", "outcome"]}
 GAUGES = {
     "requests_running": "Answers being computed.",
     "requests_waiting": "Requests in the queue.",
@@ -44,36 +46,21 @@ class Metrics:
     """Counts by model, and gauges that are read when they are asked for."""
 
     def __init__(self) -> None:
-        self._counts: Counter[tuple[str, str]] = Counter()
-        self._gauges: dict[str, Callable[[], int]] = {}
+        self._registry = CollectorRegistry()
+        self._counters = {
+            name: Counter(f"{PREFIX}_{name}", text, LABELS.get(name, ["model"]), registry=self._registry)
+            for name, text in COUNTERS.items()
+        }
 
     def count(self, counter: str, by: int = 1, **labels: str) -> None:
-        """Add to one of ``COUNTERS``; from one thread per labels only."""
-        self._counts[counter, _labels(labels)] += by
+        """Add to one of ``COUNTERS``."""
+        self._counters[counter].labels(**labels).inc(by)
 
     def watch(self, **gauges: Callable[[], int]) -> None:
         """Set the functions that read ``GAUGES``."""
-        self._gauges |= gauges
+        for name, read in gauges.items():
+            Gauge(f"{PREFIX}_{name}", GAUGES[name], registry=self._registry).set_function(read)
 
-    def exposition(self) -> str:
+    def exposition(self) -> bytes:
         """Prometheus' text format."""
-        lines = []
-        counts = sorted(self._counts.copy().items())
-        for name, text in COUNTERS.items():
-            lines += _head(name, text, "counter")
-            lines += [f"{PREFIX}_{name}{labels} {count}" for (counter, labels), count in counts if counter == name]
-        for name, text in GAUGES.items():
-            lines += [*_head(name, text, "gauge"), f"{PREFIX}_{name} {self._gauges[name]()}"]
-        return "\n".join([*lines, ""])
-
-
-def _head(name: str, text: str, kind: str) -> list[str]:
-    return [f"# HELP {PREFIX}_{name} {text}", f"# TYPE {PREFIX}_{name} {kind}"]
-
-
-def _labels(labels: dict[str, str]) -> str:
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        return generate_latest(self._registry)
