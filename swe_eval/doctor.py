@@ -134,18 +134,17 @@ def _sandbox(settings: Settings) -> Iterator[Finding]:
     from swe_eval.sandbox.sandbox import connect
 
     try:
-        backend = connect(settings, "doctor")
+        backend = connect(settings.sandbox, "doctor")
     except UserError as error:
         yield Finding("problem", str(error))
         yield Finding("warning", f"this machine: {', '.join(describe(Path(tempfile.gettempdir())))}")
         yield from _another_sandbox(settings)
     else:
-        told = str(backend) if settings.sandbox.kind == "auto" else f"sandbox={settings.sandbox.kind}: works"
-        yield Finding("ok", told)
+        yield Finding("ok", backend.chosen or f"sandbox={settings.sandbox.kind}: works")
 
 
 def _another_sandbox(settings: Settings) -> Iterator[Finding]:
-    from swe_eval.sandbox.sandbox import connect_to
+    from swe_eval.sandbox.sandbox import connect
 
     if settings.sandbox.kind in ("auto", "local"):  # all of them have been tried, or none would do
         return
@@ -154,7 +153,7 @@ def _another_sandbox(settings: Settings) -> Iterator[Finding]:
     for option in (auto.docker, auto.podman, auto.bubblewrap, auto.apptainer):
         with suppress(UserError):
             if option.kind != settings.sandbox.kind:
-                connect_to(option, "doctor")
+                connect(option, "doctor")
                 yield Finding("ok", f"sandbox={option.kind} would work")
 
 
@@ -179,7 +178,7 @@ def _images(settings: Settings, benchmark: Benchmark) -> Iterator[Finding]:
     from swe_eval.sandbox.sandbox import connect
 
     with suppress(UserError):  # that the engine does not answer is said already
-        if planned := connect(settings, "doctor").plan(benchmark.instances):
+        if planned := connect(settings.sandbox, "doctor").plan(benchmark.instances):
             yield Finding("ok", planned)
 
 

@@ -223,6 +223,7 @@ class FromImages:
     """What backends whose sandboxes start from images have in common (see ``Sandboxes``)."""
 
     images: Images
+    chosen = ""
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -236,6 +237,8 @@ class FromImages:
     @contextmanager
     def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> Iterator[None]:
         """See ``Sandboxes.expecting``."""
+        if self.chosen:
+            say(self.chosen)
         if (planned := self.images.plan(instances)).missing:
             say(str(planned))
         with self.images.expecting(instances):

@@ -99,7 +99,7 @@ def own_processes() -> tuple[str, ...]:
 class LocalSandboxes:
     """See ``Sandboxes``."""
 
-    images = None
+    images, chosen = None, ""
 
     def __init__(self, run_id: str) -> None:
         if importlib.util.find_spec("pytest") is None:
