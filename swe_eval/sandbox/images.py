@@ -43,11 +43,8 @@ class Library(Protocol):
     def digest(self, image: str) -> str:
         """Of the registry where it is from one, else of the image itself; empty if it is not here."""
 
-    def can_build(self, instance: Instance) -> bool:
-        """Whether the instance's image is made here, and not pulled."""
-
-    def build(self, instance: Instance, timeout: float) -> None:
-        """Make it."""
+    def build(self, instance: Instance, timeout: float) -> bool:
+        """Make the instance's image; False if it is none to be made here, but pulled."""
 
     def pull(self, image: str, timeout: float) -> None:
         """Get it from its registry, in one attempt."""
@@ -154,9 +151,7 @@ class Images:
         with self._locks[instance.image]:
             if self._digest(instance.image):
                 return
-            if self.library.can_build(instance):
-                self._build(instance)
-            else:
+            if not self._built(instance):
                 self._make_room()
                 self._pull(instance.image)
             self._digest(instance.image)
@@ -184,9 +179,9 @@ class Images:
             self.digests[image] = found
         return found
 
-    def _build(self, instance: Instance) -> None:
+    def _built(self, instance: Instance) -> bool:
         try:
-            self.library.build(instance, self._timeout)
+            return self.library.build(instance, self._timeout)
         except SandboxError as error:
             raise SandboxError(f"image {instance.image} is missing; {error}") from error
 
