@@ -124,6 +124,7 @@ def test_they_are_pulled_in_the_order_of_use_and_not_too_far_ahead(images, regis
         time.sleep(0.5)
         assert [is_here(each) for each in wanted] == [True, True, False, False]
         use(ahead, wanted[0])
+        ahead.done_with(wanted[0])
         assert eventually(lambda: is_here(wanted[2]))
         assert not is_here(wanted[3])
 
@@ -159,18 +160,19 @@ def test_it_is_known_by_the_digest_of_its_registry(images, registry):
 
 def test_when_the_disk_is_full_what_we_pulled_makes_room_and_nothing_else(images, registry):
     """Not what was in the engine before, and not what this run still wants."""
-    old, wanted, new = (registry.publish(name) for name in ("old", "wanted", "new"))
+    over, wanted, new = (registry.publish(name) for name in ("over", "wanted", "new"))
     theirs = registry.publish("theirs")
     docker("pull", theirs.image)
-    for each in (theirs, old, wanted):
+    for each in (theirs, over, wanted):
         use(images(), each)
     full = images("sandbox.min_free_gb=1e9")
     with (
-        full.expecting([wanted]),
+        full.expecting([over, wanted]),
         pytest.raises(SandboxError, match=r"GB are free where the engine keeps images, and sandbox\.min_free_gb="),
     ):
+        full.done_with(over)
         use(full, new)
-    assert [is_here(each) for each in (theirs, old, wanted, new)] == [True, False, True, False]
+    assert [is_here(each) for each in (theirs, over, wanted, new)] == [True, False, True, False]
 
 
 def test_what_is_in_the_engine_needs_neither_registry_nor_room(images, registry):

@@ -86,7 +86,7 @@ class Images:
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._in_use: Counter[str] = Counter()
         self._wanted: list[str] = []
-        """By trials to come, the next one first."""
+        """By trials that have not ended, the next one first."""
         self._changed = threading.Condition()
         self._is_over = threading.Event()
         self.digests: dict[str, str] = {}
@@ -100,7 +100,7 @@ class Images:
 
     @contextmanager
     def expecting(self, instances: Sequence[Instance]) -> Iterator[None]:
-        """Inside the block, get the images of these ahead of their use, in this order."""
+        """Inside the block, get the images of these trials ahead of their use, in this order."""
         self._wanted = [instance.image for instance in instances]
         first = {instance.image: instance for instance in reversed(instances)}
         pool = ThreadPoolExecutor(PULLS, thread_name_prefix="images")
@@ -131,9 +131,12 @@ class Images:
         finally:
             with self._changed:
                 self._in_use[image] -= 1
-                if image in self._wanted:
-                    self._wanted.remove(image)
-                self._changed.notify_all()
+
+    def done_with(self, instance: Instance) -> None:
+        """One of the trials that were expected has ended; what none wants any more may be removed."""
+        with self._changed, suppress(ValueError):
+            self._wanted.remove(instance.image)
+            self._changed.notify_all()
 
     def get(self, instances: Sequence[Instance]) -> Iterator[tuple[str, str]]:
         """Have all of them here, in this order, and none removed for another: each with why not, or an empty text."""
@@ -238,3 +241,7 @@ class FromImages:
             say(str(planned))
         with self.images.expecting(instances):
             yield
+
+    def done_with(self, instance: Instance) -> None:
+        """See ``Sandboxes.done_with``."""
+        self.images.done_with(instance)

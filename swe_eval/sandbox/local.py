@@ -131,6 +131,9 @@ class LocalSandboxes:
         """There is nothing to make ready."""
         return nullcontext()
 
+    def done_with(self, instance: Instance) -> None:
+        """There is nothing to keep."""
+
     def check(self) -> None:
         """There is no engine."""
 

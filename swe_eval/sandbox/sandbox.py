@@ -60,7 +60,10 @@ class Sandboxes(Protocol):
         """What these need that is here, and what is to come, in words; empty if they need nothing."""
 
     def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Inside the block, make ready what a sandbox of each of these needs, in this order; says what is to come."""
+        """Inside the block, make ready what each of these trials' sandboxes need, in order; says what is to come."""
+
+    def done_with(self, instance: Instance) -> None:
+        """One of the trials that were expected has ended."""
 
     @property
     def digests(self) -> Mapping[str, str]:
