@@ -268,6 +268,12 @@ class TestEnd:
             with pytest.raises(SandboxError):
                 result.result()
 
+
+class TestLocal:
+    @pytest.fixture
+    def kind(self) -> str:
+        return "local"
+
     def test_next_run_removes_what_a_killed_one_left(
         self, kind: str, settings: Callable[..., Settings], calc: Instance, run_id: str
     ) -> None:
@@ -280,17 +286,10 @@ class TestEnd:
             assert is_ready.wait(60)
             killed.kill()
             killed.join()
-            if kind in ("local", "docker"):  # what others keep does not outlive the process at all
-                assert len(what_is_left(kind, run_id)) == 1
-                sandboxes(chosen, run_id).__enter__()
-            assert eventually(lambda: what_is_left(kind, run_id) == [], 5)
+            assert len(what_is_left(kind, run_id)) == 1
+            sandboxes(chosen, run_id).__enter__()
+            assert what_is_left(kind, run_id) == []
             assert sandbox.run("echo on", timeout=60) == Completed(b"on\n", 0)
-
-
-class TestLocal:
-    @pytest.fixture
-    def kind(self) -> str:
-        return "local"
 
     def test_pytest_is_bare(self, sandbox: Sandbox) -> None:
         """The tasks' tests run without the plugins that happen to be installed beside us."""
