@@ -244,13 +244,13 @@ def _memory(url: str) -> dict[str, float]:
     }
 
 
-def measure_all(folder: Path, config: Mapping[str, Any]) -> dict[str, Measured]:
+def measure_all(folder: Path, config: Mapping[str, Any], quantizations: Sequence[str]) -> dict[str, Measured]:
     """By quantization; those whose server does not start, or ends, are missing: most often they do not fit."""
     write_model(config, folder / "model")
     for name in ADAPTERS:
         write_adapter(config, folder / name)
     taken = {}
-    for quantization in QUANTIZATIONS:
+    for quantization in quantizations:
         say(f"quantization={quantization}")
         try:
             taken[quantization] = measure(folder, quantization)
@@ -305,7 +305,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.true_size")
     parser.add_argument("--layers", type=int, choices=range(2, LAYERS + 1), metavar="N", help="default: what fits")
     parser.add_argument("--model-dir", type=Path, help="folder for the checkpoint; default: the temporary one")
-    parser.add_argument("--quick", action="store_true", help="tiny dimensions: whether it runs, not how large or fast")
+    parser.add_argument("--quick", action="store_true", help="tiny, in 4 bits: whether it runs, not how large or fast")
     args = parser.parse_args()
     dimensions = {} if args.quick else DIMENSIONS
     config = config_of(args.layers or (3 if args.quick else fitting_layers(dimensions)), dimensions)
@@ -316,7 +316,7 @@ def main() -> None:
         needed, free = 2.1 * parameters(config) / 1e9, shutil.disk_usage(folder).free / 1e9
         if needed > free:
             parser.error(f"{folder}: {needed:.1f} GB needed, {free:.1f} GB free: write --model-dir, or --layers")
-        taken = measure_all(Path(folder), config)
+        taken = measure_all(Path(folder), config, QUANTIZATIONS[-1:] if args.quick else QUANTIZATIONS)
     print_result(figures_of(taken), table_of(taken), described)
 
 

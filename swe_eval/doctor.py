@@ -16,9 +16,13 @@ from rich.table import Table
 
 from swe_eval import command, tracking
 from swe_eval.adapters import BACKENDS, MUST_MERGE, Examined, examine, model_folder, read_base, refusals
+from swe_eval.benchmark import instances
 from swe_eval.benchmark.instances import Benchmark
 from swe_eval.errors import UserError
 from swe_eval.preconditions import Finding, check_chat, check_machine, check_slurm
+from swe_eval.run_dir import RunDir
+from swe_eval.sandbox.node import describe
+from swe_eval.sandbox.sandbox import connect
 from swe_eval.settings import ModelSettings, Settings
 
 PACKAGES = {"transformers": ("torch", "transformers", "peft", "accelerate", "fastapi", "uvicorn")}
@@ -130,23 +134,17 @@ def _server(settings: Settings) -> Finding:
 
 def _sandbox(settings: Settings) -> Iterator[Finding]:
     """The backend that was chosen; if it does not work, what the machine offers, and what else would."""
-    from swe_eval.sandbox.node import describe
-    from swe_eval.sandbox.sandbox import connect
-
     try:
-        backend = connect(settings, "doctor")
+        backend = connect(settings.sandbox, "doctor")
     except UserError as error:
         yield Finding("problem", str(error))
         yield Finding("warning", f"this machine: {', '.join(describe(Path(tempfile.gettempdir())))}")
         yield from _another_sandbox(settings)
     else:
-        told = str(backend) if settings.sandbox.kind == "auto" else f"sandbox={settings.sandbox.kind}: works"
-        yield Finding("ok", told)
+        yield Finding("ok", backend.chosen or f"sandbox={settings.sandbox.kind}: works")
 
 
 def _another_sandbox(settings: Settings) -> Iterator[Finding]:
-    from swe_eval.sandbox.sandbox import connect_to
-
     if settings.sandbox.kind in ("auto", "local"):  # all of them have been tried, or none would do
         return
     auto = command.settings_of("sandbox=auto").sandbox
@@ -154,12 +152,11 @@ def _another_sandbox(settings: Settings) -> Iterator[Finding]:
     for option in (auto.docker, auto.podman, auto.bubblewrap, auto.apptainer):
         with suppress(UserError):
             if option.kind != settings.sandbox.kind:
-                connect_to(option, "doctor")
+                connect(option, "doctor")
                 yield Finding("ok", f"sandbox={option.kind} would work")
 
 
 def _benchmark_and_run(settings: Settings, has_model: bool, with_run: bool) -> list[Finding]:
-    from swe_eval.benchmark import instances
     from swe_eval.plan import identify  # late: it brings all that a run needs
 
     try:
@@ -176,16 +173,12 @@ def _benchmark_and_run(settings: Settings, has_model: bool, with_run: bool) -> l
 
 
 def _images(settings: Settings, benchmark: Benchmark) -> Iterator[Finding]:
-    from swe_eval.sandbox.sandbox import connect
-
     with suppress(UserError):  # that the engine does not answer is said already
-        if planned := connect(settings, "doctor").plan(benchmark.instances):
+        if planned := connect(settings.sandbox, "doctor").plan(benchmark.instances):
             yield Finding("ok", planned)
 
 
 def _run(settings: Settings, identity: dict[str, object]) -> Finding:
-    from swe_eval.run_dir import RunDir
-
     run = RunDir(settings.output_dir)
     run.refuse_other(identity)
     if not run.run_json.is_file():

@@ -87,7 +87,7 @@ def _check_machine(settings: Settings, work: Work, run: RunDir) -> None:
     if work.to_roll_out:
         preflight(settings)
     if work.to_roll_out or work.to_grade:
-        connect(settings, run.id)
+        connect(settings.sandbox, run.id)
 
 
 def _walltime(settings: Settings, run: RunDir) -> Walltime:

@@ -61,7 +61,7 @@ def _grade(settings: Settings, predictions: str | None) -> int:
     }
     trials = [Trial(row["model_name_or_path"], row["instance_id"]) for row in rows]
     if not all(map(run.is_graded, trials)):
-        connect(settings, run.id)  # what is not here is said before there is a run directory
+        connect(settings.sandbox, run.id)  # what is not here is said before there is a run directory
     with run.claimed(identity):
         record(run, settings, identity, trials, difficulties=benchmark.difficulties)
         for trial, row in zip(trials, rows, strict=True):

@@ -45,7 +45,7 @@ def _do(settings: Settings, given: argparse.Namespace) -> int:
 
     if not given.days >= 0:
         raise UserError(f"--days {given.days:g}: write a number of days, 0 or more")
-    images = connect(settings, "images").images
+    images = connect(settings.sandbox, "images").images
     if images is None:
         raise UserError(f"sandbox={settings.sandbox.kind}: needs no images; write sandbox=auto, or another")
     if given.action == "pull":

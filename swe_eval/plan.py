@@ -70,8 +70,8 @@ class Work:
 
     @property
     def in_order(self) -> list[Trial]:
-        """A trial for every sandbox that will be started."""
-        return [*self.to_grade, *(trial for trial in self.to_roll_out for _ in ("its rollout", "its grading"))]
+        """As they are begun."""
+        return [*self.to_grade, *self.to_roll_out]
 
     def __str__(self) -> str:
         trials = len(self.to_roll_out) + len(self.to_grade) + len(self.done)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jinja2.exceptions import TemplateError
 from jinja2.ext import Extension
@@ -24,6 +24,7 @@ from swe_eval.adapters import model_folder
 from swe_eval.benchmark.instances import Instance
 from swe_eval.cluster import slurm
 from swe_eval.mini import mini_config
+from swe_eval.run_dir import read_json
 from swe_eval.settings import Settings
 
 GB = 1e9
@@ -70,7 +71,7 @@ def check_chat(settings: Settings, instances: Mapping[str, Instance]) -> Iterato
     if settings.serving.kind == "external" or (folder := model_folder(settings.model)) is None:
         return
     yield from check_template(settings)
-    if context := settings.model.max_model_len or _read(folder / "config.json").get("max_position_embeddings"):
+    if context := settings.model.max_model_len or read_json(folder / "config.json").get("max_position_embeddings"):
         yield _context(settings, instances, context)
 
 
@@ -170,7 +171,7 @@ def _context(settings: Settings, instances: Mapping[str, Instance], context: int
 def _template(folder: Path) -> str | None:
     if (file := folder / "chat_template.jinja").is_file():
         return file.read_text()
-    found = _read(folder / "tokenizer_config.json").get("chat_template")
+    found = read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(found, list):  # several, each with a name
         found = {each["name"]: each["template"] for each in found}.get("default")
     return found
@@ -198,14 +199,6 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
     environment.globals |= {"raise_exception": raise_exception, "strftime_now": lambda _: "", "bos_token": ""}
     return environment
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        parsed: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return parsed
 
 
 def _existing(path: Path) -> Path:

@@ -74,7 +74,7 @@ class Stages:
         if GRADE in self._settings.stages:
             self._progress.rolled_out(trial, how)
             return True
-        self._progress.ended(trial, ROLLED_OUT, how)
+        self._ended(trial, ROLLED_OUT, how)
         return False
 
     def grade(self, trial: Trial) -> None:
@@ -93,10 +93,14 @@ class Stages:
             self._failed(trial, "grading", error)
             return
         if not self._is_in_doubt(trial, self._run.report(trial)):
-            self._progress.ended(trial, report["outcome"], f"graded in {report['seconds']:.1f} s")
+            self._ended(trial, report["outcome"], f"graded in {report['seconds']:.1f} s")
             before = self._run.previous_outcome(trial)
             if before not in (None, report["outcome"]):
                 self._progress.say(f"{trial}: {report['outcome']} now, {before} before")
+
+    def _ended(self, trial: Trial, outcome: str, how: str) -> None:
+        self._backend.done_with(self._instances[trial.instance_id])
+        self._progress.ended(trial, outcome, how)
 
     def _is_in_doubt(self, trial: Trial, done: Path) -> bool:
         """Whether the run is being stopped: what ends just then is not believed, and owed again.
@@ -119,7 +123,7 @@ class Stages:
         self._run.record_infra(trial, stage, error)
         text = str(error) if isinstance(error, InfraError) else f"{type(error).__name__}: {error}"
         line, *_ = text.splitlines() or [""]  # libraries put whole tracebacks into their messages
-        self._progress.ended(trial, INFRA, f"{stage}: {line}")
+        self._ended(trial, INFRA, f"{stage}: {line}")
         if isinstance(error, SandboxError):
             self._backend.check()
 

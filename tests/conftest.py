@@ -111,7 +111,7 @@ def _why_not(*overrides: str) -> str:
     if os.geteuid() == 0:
         return "it is for users who are not root"
     try:
-        connect(settings_of(*overrides), "tests")
+        connect(settings_of(*overrides).sandbox, "tests")
     except UserError as error:
         return str(error)
     return ""

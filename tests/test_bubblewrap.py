@@ -15,7 +15,6 @@ from swe_eval.benchmark.instances import load
 from swe_eval.command import settings_of
 from swe_eval.errors import SandboxError, UserError
 from swe_eval.sandbox import node, watchdog
-from swe_eval.sandbox.auto import AutoSandboxes
 from swe_eval.sandbox.bubblewrap import BubblewrapSandboxes
 from swe_eval.sandbox.node import USERNS, file_system, has_fuse, overlay_that_works
 from swe_eval.sandbox.sandbox import Completed, connect, sandboxes
@@ -31,7 +30,7 @@ def kind() -> str:
 
 
 def with_files_at(place: Path, settings, run_id: str) -> BubblewrapSandboxes:
-    return connect(settings(*OVERRIDES["bubblewrap"], f"sandbox.scratch='{place}'"), run_id)
+    return connect(settings(*OVERRIDES["bubblewrap"], f"sandbox.scratch='{place}'").sandbox, run_id)
 
 
 class TestSandbox:
@@ -78,7 +77,7 @@ class TestSandbox:
     def test_disk_is_limited(self, settings, run_id, calc, monkeypatch):
         """Past it, everything in the sandbox is killed, and what it wrote stays."""
         monkeypatch.setattr(watchdog, "DISK_LOOKS", 2)
-        backend = connect(settings(*OVERRIDES["bubblewrap"], "sandbox.disk=64m"), run_id)
+        backend = connect(settings(*OVERRIDES["bubblewrap"], "sandbox.disk=64m").sandbox, run_id)
         with backend.start(calc, "rollout") as sandbox:
             fill = "for i in {1..100}; do head -c 16m /dev/zero > $i; sleep 0.1; done"
             assert sandbox.run(fill, timeout=60).returncode == 137
@@ -170,7 +169,7 @@ class TestMachine:
 
 class TestAuto:
     def test_the_first_that_works_is_taken_and_why_not_the_others_is_said(self, settings, run_id):
-        backend, said = connect(settings(*NO_ENGINES), run_id), []
+        backend, said = connect(settings(*NO_ENGINES).sandbox, run_id), []
         with backend.expecting([], said.append):
             pass
         lacking = "sandbox.executable=no-{0}: No such file or directory; write the name of the {0} command"
@@ -179,7 +178,7 @@ class TestAuto:
     def test_where_none_works_each_says_why(self, settings, run_id, monkeypatch, tmp_path):
         monkeypatch.setenv("PATH", str(tmp_path))
         with pytest.raises(UserError) as error:
-            AutoSandboxes(settings("sandbox=auto").sandbox, run_id)
+            connect(settings("sandbox=auto").sandbox, run_id)
         heads = [line.split(":")[0] for line in str(error.value).splitlines()]
         engines = ["sandbox.executable=docker", "sandbox.executable=podman"]
         assert heads == ["sandbox=auto", *engines, "sandbox=bubblewrap", "sandbox=apptainer"]

@@ -43,13 +43,9 @@ def test_the_setup_makes_the_commit_that_the_task_names(
 
 
 @each_task
-def test_the_gold_patch_makes_every_test_pass(task: Task, tmp_path: Path) -> None:
-    assert _passing(task, task["patch"], tmp_path) == {*task["FAIL_TO_PASS"], *task["PASS_TO_PASS"]}
-
-
-@each_task
 def test_without_a_patch_the_fail_to_pass_tests_fail(task: Task, tmp_path: Path) -> None:
-    assert _passing(task, "", tmp_path) == set(task["PASS_TO_PASS"])
+    """With the gold patch every test passes: see ``test_grading.py``."""
+    assert _passing(task, tmp_path) == set(task["PASS_TO_PASS"])
 
 
 def test_the_tiny_model_loads_with_nothing_missing_and_nothing_left_over() -> None:
@@ -77,16 +73,14 @@ def _set_up(task: Task, folder: Path) -> Path:
     return folder / "testbed"
 
 
-def _passing(task: Task, patch: str, folder: Path) -> set[str]:
-    """The tests that pass with this patch, as swebench reads the log of eval.sh."""
+def _passing(task: Task, folder: Path) -> set[str]:
+    """The tests that pass, as swebench reads the log of eval.sh."""
     repository, log, spec = _set_up(task, folder), folder / "test_output.txt", make_test_spec(task)
-    if patch:
-        subprocess.run(["git", "apply"], cwd=repository, input=patch, text=True, check=True)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = os.environ | {"PATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     argv = ["bash", "-c", spec.eval_script]
     with log.open("w") as output:
         subprocess.run(argv, cwd=repository, env=env, stdout=output, stderr=output, check=True)
-    prediction = {"instance_id": task["instance_id"], "model_name_or_path": "test", "model_patch": patch}
+    prediction = {"instance_id": task["instance_id"], "model_name_or_path": "test", "model_patch": ""}
     report = get_eval_report(spec, prediction, str(log), include_tests_status=True)[task["instance_id"]]
     return {test for status in report["tests_status"].values() for test in status["success"]}

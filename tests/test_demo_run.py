@@ -15,6 +15,9 @@ import openai
 import pytest
 from conftest import BASE_IMAGE
 
+from swe_eval.errors import UserError
+from swe_eval.grade import _grade
+
 OUTCOMES = ["resolved", "unresolved", "resolved", "resolved", "unresolved", "resolved", "resolved"]
 
 
@@ -46,7 +49,7 @@ def server_of(pid: int) -> int | None:
     return guard and child_of(guard, b"swe_eval.serving.app")
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=180):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
@@ -179,9 +182,9 @@ def test_predictions_are_graded_whatever_their_file_is_called(tmp_path):
         ),
     ],
 )
-def test_a_predictions_file_that_cannot_be_graded_is_one_line(name, text, line, tmp_path):
+def test_a_predictions_file_that_cannot_be_graded_is_one_line(name, text, line, settings, tmp_path, monkeypatch):
     (tmp_path / name).write_text(text)
-    process = start("swe_eval.grade", "--predictions", name, cwd=tmp_path)
-    [said] = process.communicate()[0].splitlines()
-    assert process.returncode == 2
-    assert said.startswith(f"swe_eval: {line}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"^{re.escape(line)}.*$"):
+        _grade(settings(), name)
+    assert not (tmp_path / "run").exists()

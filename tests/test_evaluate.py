@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from scripted import SUBMIT, bash, scripted_endpoint
+from test_demo_run import wait_for
 from test_process import eventually
 
 from swe_eval.errors import ServingError, UserError
@@ -26,6 +27,7 @@ from swe_eval.evaluate import _logs, evaluate
 from swe_eval.report.report import conclude
 from swe_eval.report.runs import read_run
 from swe_eval.run_dir import RunDir, read_json, write_json
+from swe_eval.sandbox.local import LocalSandboxes
 from swe_eval.settings import PACKAGE
 
 TASKS = ["demo__lru-3", "demo__calc-1"]
@@ -230,6 +232,16 @@ def test_grading_goes_on_while_others_still_roll(settings, tmp_path):
     assert first.stat().st_mtime < (tmp_path / f"run/predictions/good/{TASKS[1]}.diff").stat().st_mtime
 
 
+@pytest.mark.parametrize("stages", ["rollout", "rollout,grade"])
+def test_a_trial_that_has_ended_wants_no_image_any_more(stages, settings, monkeypatch):
+    """Nor does one that is never graded, or whose patch is empty: no sandbox is started for that."""
+    ended = []
+    monkeypatch.setattr(LocalSandboxes, "done_with", lambda _, instance: ended.append(instance.instance_id))
+    with scripted_endpoint(solve) as endpoint:
+        evaluate(settings(*external(endpoint, "bad"), f"stages=[{stages}]"))
+    assert sorted(ended) == sorted(TASKS)
+
+
 def test_samples_are_arms_with_their_own_seeds(settings, tmp_path):
     with scripted_endpoint(solve) as endpoint:
         evaluate(settings(*external(endpoint, "good", tasks=TASKS[:1]), "agent.samples=2", "seed=40"))
@@ -280,13 +292,6 @@ def start(
 
 def times(*paths: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in paths}
-
-
-def wait_for(condition, seconds=180):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("phase", ["rolling", "grading"])

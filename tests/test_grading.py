@@ -17,7 +17,7 @@ from typing import Any
 
 import docker
 import pytest
-from sandbox_fixtures import DEMO_IDS, is_running, what_is_left
+from sandbox_fixtures import CONTAINERS, DEMO_IDS, is_running, what_is_left
 from swebench.harness import run_evaluation
 from swebench.harness.constants import APPLY_PATCH_FAIL
 from swebench.harness.reporting import make_run_report
@@ -28,7 +28,6 @@ from swe_eval.errors import SandboxError
 from swe_eval.grading import RESOLVED, TIMED_OUT, UNRESOLVED, grade
 from swe_eval.report.results import collect, write_results
 from swe_eval.run_dir import RunDir, Trial, write_text
-from swe_eval.sandbox.local import LocalSandboxes
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes, sandboxes
 from swe_eval.settings import PACKAGE, Settings
 
@@ -175,18 +174,14 @@ class NoSandboxes:
 class TestVerdict:
     GOLD = (
         *(("local", instance_id) for instance_id in DEMO_IDS),
-        *(
-            pytest.param(kind, "demo__calc-1", marks=getattr(pytest.mark, kind))
-            for kind in ("docker", "podman", "apptainer")
-        ),
-        *(pytest.param("bubblewrap", instance_id, marks=pytest.mark.bubblewrap) for instance_id in DEMO_IDS),
+        *(pytest.param(*kind.values, "demo__calc-1", marks=kind.marks) for kind in CONTAINERS),
     )
 
     @pytest.mark.parametrize(("kind", "instance_id"), GOLD, indirect=["kind"])
     def test_gold_resolves(
         self, demo: dict[str, Instance], graded: Callable[..., dict[str, Any]], instance_id: str
     ) -> None:
-        """The reference patch of every bundled task passes every test."""
+        """The reference patch of every bundled task passes every test; in containers one stands for them all."""
         instance = demo[instance_id]
         assert graded(instance.row["patch"], instance) == report("resolved", tests_status=status(instance))
 
@@ -249,24 +244,30 @@ class TestVerdict:
 
 
 class TestInfra:
+    """Which sandboxes go away, and how, is told in ``test_sandbox.py``."""
+
+    @pytest.fixture
+    def kind(self) -> str:
+        return "local"
+
     @pytest.mark.parametrize(
         ("said", "reason"),
         [("Could not resolve host: pypi.org", "network_unreachable"), ("Cannot allocate memory", "out_of_memory")],
     )
     def test_environment_that_failed(
-        self, kind: str, backend: Sandboxes, calc: Instance, tmp_path: Path, said: str, reason: str
+        self, backend: Sandboxes, calc: Instance, tmp_path: Path, said: str, reason: str
     ) -> None:
         """What swebench calls a failure of the environment, twice in a row, counts as in the official harness."""
         instance = replace(calc, row={**calc.row, "eval_script": f"echo {shlex.quote(said)} >&2\nexit 1\n"})
         report = grade(instance, ARM, WRONG, backend, tmp_path, 60)
         assert (report["outcome"], report["infra_failure_reason"]) == (UNRESOLVED, reason)
 
-    def test_environment_that_failed_once(self, demo: dict[str, Instance], run_id: str, tmp_path: Path) -> None:
+    def test_environment_that_failed_once(self, backend: Sandboxes, calc: Instance, tmp_path: Path) -> None:
         """The tests run once more in another sandbox, and that is the verdict."""
-        calc, been_here = demo["demo__calc-1"], tmp_path / "been-here"
+        been_here = tmp_path / "been-here"
         first = f"[ -e {been_here} ] || {{ touch {been_here}; echo Cannot allocate memory; exit 1; }}\n"
         instance = replace(calc, row={**calc.row, "eval_script": first + calc.row["eval_script"]})
-        report = grade(instance, ARM, calc.row["patch"], LocalSandboxes(run_id), tmp_path / "graded", 60)
+        report = grade(instance, ARM, calc.row["patch"], backend, tmp_path / "graded", 60)
         assert report["outcome"] == RESOLVED
 
     def test_sandbox_that_goes_away(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sandbox_fixtures import CONTAINERS
 
 from swe_eval.errors import SandboxError
 from swe_eval.sandbox import history
@@ -30,6 +31,12 @@ HIDDEN = {
 }
 STATE = "git rev-parse HEAD; git symbolic-ref HEAD; git status -s; git describe; git diff --cached; git log --format=%H"
 OBJECTS = "git cat-file --batch-all-objects --batch-check='%(objectname)' | while read id; do git cat-file -p $id; done"
+
+
+@pytest.fixture(params=["local", *(kind for kind in CONTAINERS if kind.values[0] in ("docker", "bubblewrap"))])
+def kind(request):
+    """The others' sandboxes are made of the same images, in an engine or in a store."""
+    return request.param
 
 
 @pytest.fixture

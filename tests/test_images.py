@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
+from registry_fixtures import MANIFEST, Registry
 from test_process import eventually
 
 from swe_eval.benchmark.instances import Instance
@@ -21,7 +22,6 @@ from swe_eval.sandbox import images as module
 from swe_eval.sandbox.docker import DockerSandboxes
 from swe_eval.sandbox.images import Images
 from swe_eval.sandbox.store.source import opened
-from swe_eval.serving.supervised import free_port
 
 pytestmark = pytest.mark.docker
 
@@ -39,51 +39,34 @@ def archive_of(name: str) -> bytes:
 
 
 @dataclass
-class Registry:
-    """Where images are pushed to, and a door to it through which they are pulled."""
+class Guarded:
+    """A registry, and a door to it through which images are pulled."""
 
-    port: int
+    behind: Registry
     door: int = 0
     refusals: int = 0
     """So many requests are refused at the door from now on."""
 
     def publish(self, name: str) -> Instance:
         """An instance whose image, of a single file, is here and not in the engine."""
-        pushed = f"127.0.0.1:{self.port}/{name}:latest"
-        docker("import", "-", pushed, data=archive_of(name))
-        docker("push", pushed)
-        docker("rmi", pushed)
-        return Instance({"instance_id": name, "image": f"127.0.0.1:{self.door}/{name}:latest"})
+        pushed = self.behind.publish(f"pulled-{name}", {name: ""})
+        return Instance({"instance_id": name, "image": pushed.replace(str(self.behind.port), str(self.door))})
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """Docker's own, behind a door that can be shut."""
-    folder, inner = tmp_path_factory.mktemp("registry"), free_port("127.0.0.1")
-    storage = f"storage: {{filesystem: {{rootdirectory: {folder}}}}}"
-    (folder / "config.yml").write_text(f"version: 0.1\n{storage}\nhttp: {{addr: 127.0.0.1:{inner}}}\n")
-    server = subprocess.Popen(["docker-registry", "serve", folder / "config.yml"], stderr=subprocess.DEVNULL)
-    registry = Registry(inner)
-    door = ThreadingHTTPServer(("127.0.0.1", 0), _door(registry))
-    registry.door = door.server_port
+def registry(registry: Registry) -> Iterator[Guarded]:
+    """Behind a door that can be shut."""
+    guarded = Guarded(registry)
+    door = ThreadingHTTPServer(("127.0.0.1", 0), _door(guarded))
+    guarded.door = door.server_port
     threading.Thread(target=door.serve_forever, daemon=True).start()
-    assert eventually(lambda: _answers(f"http://127.0.0.1:{inner}/v2/"))
-    yield registry
+    yield guarded
     listed = docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()
-    docker("rmi", "--force", *(image for image in listed if image.startswith(f"127.0.0.1:{registry.door}/")))
+    docker("rmi", "--force", *(image for image in listed if image.startswith(f"127.0.0.1:{guarded.door}/")))
     door.shutdown()
-    server.terminate()
-    server.wait()
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def _door(registry: Registry) -> type[BaseHTTPRequestHandler]:
+def _door(registry: Guarded) -> type[BaseHTTPRequestHandler]:
     class Door(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if registry.refusals > 0 and "/manifests/" in self.path:
@@ -91,7 +74,9 @@ def _door(registry: Registry) -> type[BaseHTTPRequestHandler]:
                 given = httpx.Response(429, json={"errors": [{"code": "TOOMANYREQUESTS", "message": "later"}]})
             else:
                 wanted = [("Accept", each) for each in self.headers.get_all("Accept", ["*/*"])]  # in any order
-                given = httpx.request(self.command, f"http://127.0.0.1:{registry.port}{self.path}", headers=wanted)
+                given = httpx.request(
+                    self.command, f"http://127.0.0.1:{registry.behind.port}{self.path}", headers=wanted
+                )
             self.send_response(given.status_code)
             for key, value in given.headers.items():
                 self.send_header(key, value)
@@ -139,6 +124,7 @@ def test_they_are_pulled_in_the_order_of_use_and_not_too_far_ahead(images, regis
         time.sleep(0.5)
         assert [is_here(each) for each in wanted] == [True, True, False, False]
         use(ahead, wanted[0])
+        ahead.done_with(wanted[0])
         assert eventually(lambda: is_here(wanted[2]))
         assert not is_here(wanted[3])
 
@@ -167,26 +153,26 @@ def test_it_is_known_by_the_digest_of_its_registry(images, registry):
     known = images()
     use(known, one)
     told = httpx.get(
-        f"http://127.0.0.1:{registry.port}/v2/digest/manifests/latest",
-        headers={"Accept": "application/vnd.docker.distribution.manifest.v2+json"},
+        f"http://127.0.0.1:{registry.behind.port}/v2/pulled-digest/manifests/latest", headers={"Accept": MANIFEST}
     )
     assert known.digests == {one.image: told.headers["docker-content-digest"]}
 
 
 def test_when_the_disk_is_full_what_we_pulled_makes_room_and_nothing_else(images, registry):
     """Not what was in the engine before, and not what this run still wants."""
-    old, wanted, new = (registry.publish(name) for name in ("old", "wanted", "new"))
+    over, wanted, new = (registry.publish(name) for name in ("over", "wanted", "new"))
     theirs = registry.publish("theirs")
     docker("pull", theirs.image)
-    for each in (theirs, old, wanted):
+    for each in (theirs, over, wanted):
         use(images(), each)
     full = images("sandbox.min_free_gb=1e9")
     with (
-        full.expecting([wanted]),
+        full.expecting([over, wanted]),
         pytest.raises(SandboxError, match=r"GB are free where the engine keeps images, and sandbox\.min_free_gb="),
     ):
+        full.done_with(over)
         use(full, new)
-    assert [is_here(each) for each in (theirs, old, wanted, new)] == [True, False, True, False]
+    assert [is_here(each) for each in (theirs, over, wanted, new)] == [True, False, True, False]
 
 
 def test_what_is_in_the_engine_needs_neither_registry_nor_room(images, registry):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 import time
@@ -142,17 +141,3 @@ def test_a_clock_that_is_set_meanwhile_is_no_part_of_its_time(rolled, tmp_path, 
     monkeypatch.setattr("time.time", lambda: right() + 3600 * is_set.exists())
     answers = [bash(f"{EDIT} && git diff > patch.txt && touch {is_set}"), SUBMIT]
     assert rolled(answers, "agent.wall_time_limit=600")[0].exit_status == "Submitted"
-
-
-def test_mini_s_inspector_opens_a_trajectory(rolled, tmp_path):
-    from minisweagent.run.utilities.inspector import TrajectoryInspector
-
-    rolled([bash(f"{EDIT} && git diff > patch.txt"), SUBMIT])
-    files = sorted((tmp_path / "run" / "trajectories" / "arm").glob("*.traj.json"))
-
-    async def steps() -> int:
-        app = TrajectoryInspector(files)
-        async with app.run_test():
-            return int(app.n_steps)
-
-    assert asyncio.run(steps()) >= 3

@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from test_process import eventually
 
 from swe_eval.errors import SandboxError
 from swe_eval.sandbox.sandbox import Completed
@@ -98,17 +98,10 @@ def test_a_sandbox_without_bash_is_the_doing_of_what_ran_in_it():
 def test_a_command_ends_with_the_process_that_asked_for_it(nap):
     code = f"from test_shell import *; run(Shell(ENTER, print), '{nap}')"
     asking = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
-    wait_until(lambda: runs_here(nap))
+    assert eventually(lambda: runs_here(nap), 30)
     asking.kill()
     asking.wait()
-    wait_until(lambda: not runs_here(nap))
-
-
-def wait_until(is_so) -> None:
-    deadline = time.monotonic() + 30
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert eventually(lambda: not runs_here(nap), 30)
 
 
 def runs_here(command: str) -> bool:

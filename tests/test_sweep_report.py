@@ -8,7 +8,7 @@ from pathlib import Path
 from shutil import rmtree
 
 import pytest
-from test_evaluate import wait_for
+from test_demo_run import wait_for
 
 from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.errors import UserError

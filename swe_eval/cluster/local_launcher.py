@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from swe_eval.cluster.launcher import Planned, SweepLauncher, say
 from swe_eval.cluster.sweep import Sweep, SweepJob, how_far, is_through
@@ -20,23 +21,23 @@ class LocalLauncher(SweepLauncher):
 
     def _run(self, sweep: Sweep, todo: Sequence[Planned]) -> int:
         free, waiting = self._places(), list(todo)
-        running: dict[str, _Process] = {}
+        running: dict[str, _Started] = {}
         try:
             while waiting or running:
                 while waiting and free:
                     job = waiting.pop(0)
-                    running[job.name] = _Process(sweep, job, free.pop())
+                    running[job.name] = _start(sweep, job, free.pop())
                     sweep.record([running[job.name].row])
                 time.sleep(0.2)
-                for name in [name for name, process in running.items() if process.has_ended()]:
-                    process = running.pop(name)
-                    free.append(process.devices)
-                    say(f"{name}: exit code {process.code}; {how_far(sweep.run(name))}")
+                for name in [name for name, each in running.items() if each.process.poll() is not None]:
+                    ended = running.pop(name)
+                    free.append(ended.devices)
+                    say(f"{name}: exit code {ended.process.returncode}; {how_far(sweep.run(name))}")
         finally:
-            for process in running.values():
-                process.interrupt()
-            for process in running.values():
-                process.wait()
+            for started in running.values():
+                started.process.terminate()  # SIGINT is ignored where a script has begun us in the background
+            for started in running.values():
+                started.process.wait()
         return sum(not is_through(sweep.run(job.name), job.settings) for job in todo)
 
     def _places(self) -> list[Sequence[str]]:
@@ -52,36 +53,29 @@ class LocalLauncher(SweepLauncher):
         return places[: self.params["at_once"]]
 
 
-class _Process:
-    """A job of this machine."""
+@dataclass(frozen=True)
+class _Started:
+    """A job at work."""
 
-    def __init__(self, sweep: Sweep, job: Planned, devices: Sequence[str]) -> None:
-        self.devices = devices
-        log = sweep.run(job.name).log("job.log")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "swe_eval", *job.argv],
-                env=os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(devices)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches it once, through us
-                preexec_fn=tell_when_parent_dies,
-            )
-        self.row = SweepJob(job.name, job.overrides, str(self._process.pid), str(log.relative_to(sweep.root)))
-        on = f" on GPU {','.join(devices)}" if devices else ""
-        say(f"{job.name}: process {self._process.pid}{on}, log {log}")
+    process: subprocess.Popen[bytes]
+    devices: Sequence[str]
+    row: SweepJob
 
-    @property
-    def code(self) -> int | None:
-        return self._process.returncode
 
-    def has_ended(self) -> bool:
-        return self._process.poll() is not None
-
-    def interrupt(self) -> None:
-        self._process.terminate()  # not SIGINT, which is ignored where a script has begun us in the background
-
-    def wait(self) -> None:
-        self._process.wait()
+def _start(sweep: Sweep, job: Planned, devices: Sequence[str]) -> _Started:
+    log = sweep.run(job.name).log("job.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "swe_eval", *job.argv],
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(devices)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches it once, through us
+            preexec_fn=tell_when_parent_dies,
+        )
+    on = f" on GPU {','.join(devices)}" if devices else ""
+    say(f"{job.name}: process {process.pid}{on}, log {log}")
+    row = SweepJob(job.name, job.overrides, str(process.pid), str(log.relative_to(sweep.root)))
+    return _Started(process, devices, row)

@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import IO
 
 from swe_eval.errors import SandboxError
 from swe_eval.sandbox.sandbox import Completed
@@ -26,13 +25,22 @@ LONG = 32_000
 """Characters of a command that may be too many for an argument (the kernel takes 131,071 bytes)."""
 
 
-def capture(
-    argv: Sequence[str],
-    *,
-    timeout: float,
-    env: Mapping[str, str] | None = None,
-    stdin: IO[bytes] | int = subprocess.DEVNULL,
-) -> Completed:
+def begin(
+    argv: Sequence[str], *, stdin: int = subprocess.PIPE, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own: an interrupt at the terminal is ours to hear. Its output is a pipe.
+
+    Raises:
+        SandboxError: there is no such command.
+    """
+    out, err = subprocess.PIPE, subprocess.STDOUT
+    try:
+        return subprocess.Popen(argv, stdin=stdin, stdout=out, stderr=err, env=env, start_new_session=True)
+    except OSError as error:
+        raise SandboxError(f"{argv[0]}: {error.strerror}") from error
+
+
+def capture(argv: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
     """Run ``argv`` in a session of its own until it ends, its time is over or it printed ``CAP``; kill what is left.
 
     A background process that stays in the session is killed with it; one that made a session of its own goes on.
@@ -40,19 +48,9 @@ def capture(
     Raises:
         SandboxError: it could not be started.
     """
+    process, kept = begin(argv, stdin=subprocess.DEVNULL, env=env), Kept()
     try:
-        process = subprocess.Popen(
-            argv,
-            env=dict(env) if env is not None else None,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise SandboxError(f"{argv[0]}: {error.strerror}") from error
-    try:
-        output, timed_out = _drain(process, time.monotonic() + timeout)
+        is_late = _drain(process, kept, time.monotonic() + timeout)
     finally:
         kill_group(process)
         assert process.stdout
@@ -60,7 +58,7 @@ def capture(
     code = process.returncode if process.returncode >= 0 else 128 - process.returncode  # as a shell says it
     if code in TOLD:
         time.sleep(A_MOMENT)
-    return Completed(output, code, timed_out)
+    return Completed(kept.joined, code, is_late)
 
 
 def argument(command: str) -> str:
@@ -90,16 +88,15 @@ class Kept:
         return bytes(self._head) + middle + bytes(self._tail)
 
 
-def _drain(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bool]:
-    """Read until the process ends, the deadline passes or ``CAP`` is reached: (what is kept, whether it was late)."""
+def _drain(process: subprocess.Popen[bytes], kept: Kept, deadline: float) -> bool:
+    """Read until the process ends, the deadline passes or ``CAP`` is reached; returns whether it was late."""
     assert process.stdout
-    kept = Kept()
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while kept.total < CAP:
             left = deadline - time.monotonic()
             if left <= 0:
-                return kept.joined, True
+                return True
             has_ended = process.poll() is not None
             if not selector.select(0 if has_ended else min(left, 0.1)):
                 if has_ended:
@@ -113,8 +110,8 @@ def _drain(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bo
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            return kept.joined, True
-    return kept.joined, False
+            return True
+    return False
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

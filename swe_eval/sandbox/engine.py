@@ -43,15 +43,14 @@ class EngineLibrary:
         found = self._engine("image", "inspect", "--format", ask, image, timeout=60)
         return "" if found.returncode else found.text.split()[-1].rpartition("@")[2]
 
-    def can_build(self, instance: Instance) -> bool:
-        """A task of a task repo has a Dockerfile."""
-        return instance.context is not None and (instance.context / "Dockerfile").is_file()
-
-    def build(self, instance: Instance, timeout: float) -> None:
-        """See ``Library.build``."""
+    def build(self, instance: Instance, timeout: float) -> bool:
+        """See ``Library.build``; a task of a task repo has a Dockerfile."""
+        if instance.context is None or not (instance.context / "Dockerfile").is_file():
+            return False
         arguments = [f"--build-arg={key}={value}" for key, value in self._build_args.items()]
         command = ["build", "--force-rm", "--tag", instance.image, *arguments, str(instance.context)]
         self._do(f"{self._name} build", *command, timeout=timeout)
+        return True
 
     def pull(self, image: str, timeout: float) -> None:
         """See ``Library.pull``."""

@@ -43,11 +43,8 @@ class Library(Protocol):
     def digest(self, image: str) -> str:
         """Of the registry where it is from one, else of the image itself; empty if it is not here."""
 
-    def can_build(self, instance: Instance) -> bool:
-        """Whether the instance's image is made here, and not pulled."""
-
-    def build(self, instance: Instance, timeout: float) -> None:
-        """Make it."""
+    def build(self, instance: Instance, timeout: float) -> bool:
+        """Make the instance's image; False if it is none to be made here, but pulled."""
 
     def pull(self, image: str, timeout: float) -> None:
         """Get it from its registry, in one attempt."""
@@ -89,7 +86,7 @@ class Images:
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._in_use: Counter[str] = Counter()
         self._wanted: list[str] = []
-        """By trials to come, the next one first."""
+        """By trials that have not ended, the next one first."""
         self._changed = threading.Condition()
         self._is_over = threading.Event()
         self.digests: dict[str, str] = {}
@@ -103,7 +100,7 @@ class Images:
 
     @contextmanager
     def expecting(self, instances: Sequence[Instance]) -> Iterator[None]:
-        """Inside the block, get the images of these ahead of their use, in this order."""
+        """Inside the block, get the images of these trials ahead of their use, in this order."""
         self._wanted = [instance.image for instance in instances]
         first = {instance.image: instance for instance in reversed(instances)}
         pool = ThreadPoolExecutor(PULLS, thread_name_prefix="images")
@@ -134,9 +131,12 @@ class Images:
         finally:
             with self._changed:
                 self._in_use[image] -= 1
-                if image in self._wanted:
-                    self._wanted.remove(image)
-                self._changed.notify_all()
+
+    def done_with(self, instance: Instance) -> None:
+        """One of the trials that were expected has ended; what none wants any more may be removed."""
+        with self._changed, suppress(ValueError):
+            self._wanted.remove(instance.image)
+            self._changed.notify_all()
 
     def get(self, instances: Sequence[Instance]) -> Iterator[tuple[str, str]]:
         """Have all of them here, in this order, and none removed for another: each with why not, or an empty text."""
@@ -154,9 +154,7 @@ class Images:
         with self._locks[instance.image]:
             if self._digest(instance.image):
                 return
-            if self.library.can_build(instance):
-                self._build(instance)
-            else:
+            if not self._built(instance):
                 self._make_room()
                 self._pull(instance.image)
             self._digest(instance.image)
@@ -184,9 +182,9 @@ class Images:
             self.digests[image] = found
         return found
 
-    def _build(self, instance: Instance) -> None:
+    def _built(self, instance: Instance) -> bool:
         try:
-            self.library.build(instance, self._timeout)
+            return self.library.build(instance, self._timeout)
         except SandboxError as error:
             raise SandboxError(f"image {instance.image} is missing; {error}") from error
 
@@ -223,6 +221,7 @@ class FromImages:
     """What backends whose sandboxes start from images have in common (see ``Sandboxes``)."""
 
     images: Images
+    chosen = ""
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -236,7 +235,13 @@ class FromImages:
     @contextmanager
     def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> Iterator[None]:
         """See ``Sandboxes.expecting``."""
+        if self.chosen:
+            say(self.chosen)
         if (planned := self.images.plan(instances)).missing:
             say(str(planned))
         with self.images.expecting(instances):
             yield
+
+    def done_with(self, instance: Instance) -> None:
+        """See ``Sandboxes.done_with``."""
+        self.images.done_with(instance)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from swe_eval.errors import SandboxError
-from swe_eval.sandbox.capture import kill_group
+from swe_eval.sandbox.capture import begin, kill_group
 
 READY = b"ready\n"
 """What it says once the sandbox's process 1 is at work."""
@@ -19,20 +19,8 @@ class Keeper:
     """The process, and that it is done with in the end. For any thread."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        """Start it, in a session of its own: an interrupt at the terminal is ours to hear.
-
-        Raises:
-            SandboxError: there is no such command.
-        """
-        pipe = subprocess.PIPE
-        try:
-            self._process = subprocess.Popen(
-                argv, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=env, start_new_session=True
-            )
-        except OSError as error:
-            raise SandboxError(f"{argv[0]}: {error.strerror}") from error
-
-        self._is_told_to_end = False
+        """Start it; see ``begin``."""
+        self._process, self._is_told_to_end = begin(argv, env=env), False
 
     @property
     def pid(self) -> int:

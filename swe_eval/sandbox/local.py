@@ -99,7 +99,7 @@ def own_processes() -> tuple[str, ...]:
 class LocalSandboxes:
     """See ``Sandboxes``."""
 
-    images = None
+    images, chosen = None, ""
 
     def __init__(self, run_id: str) -> None:
         if importlib.util.find_spec("pytest") is None:
@@ -130,6 +130,9 @@ class LocalSandboxes:
     def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> AbstractContextManager[None]:
         """There is nothing to make ready."""
         return nullcontext()
+
+    def done_with(self, instance: Instance) -> None:
+        """There is nothing to keep."""
 
     def check(self) -> None:
         """There is no engine."""

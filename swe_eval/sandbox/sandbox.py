@@ -46,6 +46,9 @@ class Sandbox(Protocol):
 class Sandboxes(Protocol):
     """A backend: starts sandboxes from the images of instances, and knows which are its own."""
 
+    chosen: str
+    """Which it is of several, and why none before it, in words; empty if it was asked for by its name."""
+
     @property
     def images(self) -> Images | None:
         """What it has of them; None if it needs none."""
@@ -57,7 +60,10 @@ class Sandboxes(Protocol):
         """What these need that is here, and what is to come, in words; empty if they need nothing."""
 
     def expecting(self, instances: Sequence[Instance], say: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Inside the block, make ready what a sandbox of each of these needs, in this order; says what is to come."""
+        """Inside the block, make ready what each of these trials' sandboxes need, in order; says what is to come."""
+
+    def done_with(self, instance: Instance) -> None:
+        """One of the trials that were expected has ended."""
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -70,17 +76,12 @@ class Sandboxes(Protocol):
         """Remove every sandbox of this run, also those of a process that was killed."""
 
 
-def connect(settings: Settings, run_id: str) -> Sandboxes:
+def connect(sandbox: SandboxSettings, run_id: str) -> Sandboxes:
     """The configured backend, with nothing started.
 
     Raises:
         UserError: the backend cannot work on this machine.
     """
-    return connect_to(settings.sandbox, run_id)
-
-
-def connect_to(sandbox: SandboxSettings, run_id: str) -> Sandboxes:
-    """``connect``, to one of the group's options."""
     if sandbox.kind == "docker":
         from swe_eval.sandbox.docker import DockerSandboxes
 
@@ -98,9 +99,9 @@ def connect_to(sandbox: SandboxSettings, run_id: str) -> Sandboxes:
 
         return ApptainerSandboxes(sandbox, run_id)
     if sandbox.kind == "auto":
-        from swe_eval.sandbox.auto import AutoSandboxes
+        from swe_eval.sandbox.auto import first_that_works
 
-        return AutoSandboxes(sandbox, run_id)
+        return first_that_works(sandbox, run_id)
     from swe_eval.sandbox.local import LocalSandboxes
 
     return LocalSandboxes(run_id)
@@ -113,7 +114,7 @@ def sandboxes(settings: Settings, run_id: str) -> Iterator[Sandboxes]:
     Raises:
         UserError: the backend cannot work on this machine.
     """
-    backend = connect(settings, run_id)
+    backend = connect(settings.sandbox, run_id)
     backend.remove_all()
     try:
         yield backend

@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from swe_eval.errors import SandboxError
-from swe_eval.sandbox.capture import A_MOMENT, CAP, LONG, TOLD, Kept, argument, kill_group
+from swe_eval.sandbox.capture import A_MOMENT, CAP, LONG, TOLD, Kept, argument, begin, kill_group
 from swe_eval.sandbox.sandbox import Completed
 
 SCRIPT = Path(__file__).with_suffix(".sh").read_bytes()
@@ -173,13 +173,7 @@ class _Client:
     """The process on our side of the shell."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        pipe = subprocess.PIPE
-        try:
-            self._process = subprocess.Popen(
-                argv, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, bufsize=0, start_new_session=True
-            )
-        except OSError as error:
-            raise SandboxError(f"{argv[0]}: {error.strerror}") from error
+        self._process = begin(argv)
         assert self._process.stdin and self._process.stdout
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         os.set_blocking(self._stdin.fileno(), False)

@@ -107,13 +107,9 @@ class Store:
         found = self._read(self._file(image))
         return found if found and all((self.layers / layer).is_dir() for layer in found.layers) else None
 
-    def can_build(self, instance: Instance) -> bool:
+    def build(self, instance: Instance, timeout: float) -> bool:
         """Without an engine nothing is built."""
         return False
-
-    def build(self, instance: Instance, timeout: float) -> None:
-        """Never asked for."""
-        raise SandboxError("the image store builds no images")
 
     def pull(self, image: str, timeout: float) -> None:
         """See ``Library.pull``: fetch and unpack the layers that are not here yet."""
