@@ -99,15 +99,12 @@ def random_adapters(talkative: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def server_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``server`` writes."""
-    return tmp_path_factory.mktemp("server") / "server.log"
-
-
-@pytest.fixture(scope="session")
-def server(talkative: Path, random_adapters: dict[str, Path], server_log: Path) -> Iterator[Server]:
+def server(
+    talkative: Path, random_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """Our own server: ``talkative`` as ``base``, and its adapters ``sft`` and ``rl-step.900``."""
-    with serve([serving_settings(talkative, {"base": None, **random_adapters})], server_log, print) as server:
+    settings = serving_settings(talkative, {"base": None, **random_adapters})
+    with serve([settings], tmp_path_factory.mktemp("server") / "server.log", print) as server:
         yield server
 
 

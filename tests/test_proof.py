@@ -6,10 +6,10 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from serving_fixtures import NAMES, Given, serving_settings
 from swe_eval.evaluate import evaluate
 from swe_eval.report.tables import print_proof
 from swe_eval.serving.parts import serve
-from swe_eval.serving.proof import Proof, Prover, Unproven
+from swe_eval.serving.proof import TEXTS, Proof, Prover, Unproven
 from swe_eval.serving.server import Endpoint, Server
 from swe_eval.settings import Settings
 
@@ -42,20 +42,19 @@ def proven(server: Server, settings: Settings) -> Proof:
 
 
 @contextmanager
-def endpoint_that_scores(score: Callable[[str, list[str]], float]) -> Iterator[dict[str, Endpoint]]:
-    """``base`` and ``trained``: a model's score of a text, by its name and the models that are being asked with it."""
-    busy: list[str] = []
+def endpoint_that_scores(score: Callable[[str, bool], float]) -> Iterator[dict[str, Endpoint]]:
+    """``base`` and ``trained``: a model's score of a text, by its name and whether all are asked at once.
+
+    They are once each text was scored under each of them alone, twice; then none is answered before all are there.
+    """
+    asked, all_are_there = count(), threading.Barrier(2 * len(TEXTS))
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             model = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["model"]
-            busy.append(model)
-            deadline = time.monotonic() + 0.5
-            while len({*busy}) == 1 and time.monotonic() < deadline:
-                time.sleep(0.01)
-            scored = score(model, busy)
-            time.sleep(0.2)
-            busy.remove(model)
+            if at_once := next(asked) >= 2 * 2 * len(TEXTS):
+                all_are_there.wait(60)
+            scored = score(model, at_once)
             answer = {"choices": [{"logprobs": {"token_logprobs": [None, scored]}}], "usage": {"prompt_tokens": 2}}
             self.send_response(200)
             self.end_headers()
@@ -108,7 +107,7 @@ BASE_AND_TRAINED = serving_settings(Path("unused"), {"base": None, "trained": Pa
 
 def test_a_server_that_mixes_up_arms_asked_at_once_stops_the_run():
     with (
-        endpoint_that_scores(lambda _, busy: -2.0 if "trained" in busy else -1.0) as endpoints,
+        endpoint_that_scores(lambda model, at_once: -2.0 if at_once or model == "trained" else -1.0) as endpoints,
         pytest.raises(Unproven, match="with other arms, base is scored as trained is"),
     ):
         Prover(BASE_AND_TRAINED).prove(Given(endpoints))
@@ -117,7 +116,7 @@ def test_a_server_that_mixes_up_arms_asked_at_once_stops_the_run():
 def test_two_checkpoints_nearer_to_each_other_than_the_rounding_in_company_are_not_mixed_up():
     """Seen alone they differ; asked together, all scores move by more than that."""
     alone = {"base": -1.0, "trained": -1.001}
-    with endpoint_that_scores(lambda model, busy: alone[model] + 0.01 * (len({*busy}) - 1)) as endpoints:
+    with endpoint_that_scores(lambda model, at_once: alone[model] + 0.01 * at_once) as endpoints:
         [found] = proven(Given(endpoints), BASE_AND_TRAINED).distances
     assert found.is_real
 
