@@ -15,14 +15,13 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from signal import SIGKILL
 
 import pytest
 from conftest import BASE_IMAGE
 from minisweagent.exceptions import Submitted
-from sandbox_fixtures import CONTAINERS, ENGINES, OVERRIDES, STORES, is_running, what_is_left
+from sandbox_fixtures import CONTAINERS, ENGINES, OVERRIDES, STORES, hold, is_running, what_is_left
 from test_process import eventually
 from test_shell import runs_here
 
@@ -53,13 +52,6 @@ def typing() -> Iterator[None]:
     os.dup2(kept, 0)
     for descriptor in (kept, reader, writer):
         os.close(descriptor)
-
-
-def hold(settings: Settings, run_id: str, instance: Instance, is_ready: Event) -> None:
-    """A run with a sandbox, until it is killed."""
-    with sandboxes(settings, run_id) as backend, backend.start(instance, "rollout"):
-        is_ready.set()
-        time.sleep(300)
 
 
 class TestCommands:
