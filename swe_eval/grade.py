@@ -13,12 +13,15 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swe_eval import command
 from swe_eval.cluster.walltime import Walltime
 from swe_eval.errors import UserError
 from swe_eval.settings import GRADE, NAME, Settings, result_settings
+
+if TYPE_CHECKING:
+    from swe_eval.benchmark.instances import Benchmark
 
 GOLD = "gold"
 GRADED_BY = ("benchmark.", "sandbox.")
@@ -42,10 +45,6 @@ def _grade(settings: Settings, predictions: str | None) -> int:
     if GRADE not in settings.stages:
         raise UserError("stages=[rollout]: there are predictions already; write stages=[grade], or leave it out")
     from swe_eval.benchmark import instances
-    from swe_eval.evaluate import record, roll_out_and_grade
-    from swe_eval.report.report import conclude
-    from swe_eval.run_dir import RunDir, Trial, write_text
-    from swe_eval.sandbox.sandbox import connect
 
     given = None if predictions == GOLD else read_predictions(Path(predictions))
     benchmark = instances.load(settings.benchmark)
@@ -53,6 +52,15 @@ def _grade(settings: Settings, predictions: str | None) -> int:
     rows = _gold(by_id) if given is None else given
     if unknown := sorted({row["instance_id"] for row in rows} - by_id.keys()):
         raise UserError(f"{predictions}: not in the benchmark: {', '.join(unknown[:5])}; write benchmark=... to fit")
+    return _graded(settings, benchmark, rows)
+
+
+def _graded(settings: Settings, benchmark: Benchmark, rows: Sequence[Mapping[str, str]]) -> int:
+    from swe_eval.evaluate import record, roll_out_and_grade
+    from swe_eval.report.report import conclude
+    from swe_eval.run_dir import RunDir, Trial, write_text
+    from swe_eval.sandbox.sandbox import connect
+
     run = RunDir(settings.output_dir)
     identity = {
         **{key: value for key, value in result_settings(settings).items() if key.startswith(GRADED_BY)},

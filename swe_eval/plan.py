@@ -84,8 +84,9 @@ def what_is_owed(settings: Settings, run: RunDir, trials: Sequence[Trial]) -> Wo
     there = [trial for trial in trials if run.is_rolled_out(trial)]
     if GRADE not in settings.stages:
         return Work(missing, [], [(trial, ROLLED_OUT) for trial in there])
-    graded = [(trial, outcome) for trial in there if (outcome := run.outcome(trial))]
-    ungraded = [trial for trial in there if not run.is_graded(trial)]
+    outcomes = {trial: run.outcome(trial) for trial in there}
+    graded = [(trial, outcome) for trial, outcome in outcomes.items() if outcome]
+    ungraded = [trial for trial, outcome in outcomes.items() if not outcome]
     if ROLLOUT in settings.stages:
         return Work(missing, ungraded, graded)
     return Work([], ungraded, graded) if ungraded else Work([], there, [], "to grade again")

@@ -23,7 +23,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from swe_eval.adapters import model_folder
 from swe_eval.benchmark.instances import Instance
 from swe_eval.cluster import slurm
-from swe_eval.mini import mini_config
 from swe_eval.run_dir import read_json
 from swe_eval.settings import Settings
 
@@ -149,6 +148,8 @@ def _chat_template(settings: Settings, folder: Path) -> Finding:
 
 
 def _context(settings: Settings, instances: Mapping[str, Instance], context: int) -> Finding:
+    from swe_eval.mini import mini_config  # late: it brings litellm, and mistakes are answered in a second
+
     agent = settings.agent
     config = mini_config(agent)
     longest = max((len(instance.problem_statement) for instance in instances.values()), default=0)

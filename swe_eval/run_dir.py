@@ -139,14 +139,16 @@ class RunDir:
         """The ``model_patch``; bytes that are not UTF-8 come as surrogates (see ``write_text``)."""
         return self.prediction(trial).read_bytes().decode("utf-8", "surrogateescape")
 
+    def predictions(self, arm: str, trials: Iterable[Trial]) -> Iterator[dict[str, str]]:
+        """The arm's, as far as they are there, as the official harness has them."""
+        for trial in trials:
+            if trial.arm == arm and self.is_rolled_out(trial):
+                patch = self.read_patch(trial)
+                yield {"instance_id": trial.instance_id, "model_name_or_path": arm, "model_patch": patch}
+
     def write_predictions_jsonl(self, arm: str, trials: Iterable[Trial]) -> None:
-        """The arm's predictions in the form that the official harness reads, from its ``.diff`` files."""
-        rows = [
-            {"instance_id": t.instance_id, "model_name_or_path": arm, "model_patch": self.read_patch(t)}
-            for t in trials
-            if self.is_rolled_out(t)
-        ]
-        write_text(self.predictions_jsonl(arm), "".join(json.dumps(row) + "\n" for row in rows))
+        """The file that the official harness reads, from the ``.diff`` files."""
+        write_jsonl(self.predictions_jsonl(arm), self.predictions(arm, trials))
 
     def record_infra(self, trial: Trial, stage: str, error: BaseException) -> None:
         """Add a line to ``logs/infra.jsonl``: what kept a trial from its verdict, and that it was not the model."""
@@ -253,6 +255,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     os.chmod(part, 0o644)  # mkstemp makes it private; a shared run directory is read by others
     os.replace(part, path)
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """``write_text`` of a line of JSON for each row."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_json(path: Path, value: Any) -> None:

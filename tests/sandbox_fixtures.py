@@ -7,6 +7,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,13 @@ def sandbox(backend: Sandboxes, calc: Instance) -> Iterator[Sandbox]:
 def nap() -> str:
     """A ``sleep`` that no other process on this machine is doing."""
     return f"sleep 300.{uuid.uuid4().int % 10**12:012}"
+
+
+def hold(settings: Settings, run_id: str, instance: Instance, is_ready: Event) -> None:
+    """A run with a sandbox, until it is killed; here, because a process of its own imports what is beside it."""
+    with sandboxes(settings, run_id) as backend, backend.start(instance, "rollout"):
+        is_ready.set()
+        time.sleep(300)
 
 
 def is_running(sandbox: Sandbox, command: str) -> bool:

@@ -160,6 +160,7 @@ def test_help_and_cfg_import_nothing_heavy(tmp_path):
     code = f"""
 import sys
 sys.argv = ["swe_eval", "--cfg", "job"]
+import swe_eval.doctor
 from swe_eval.__main__ import main
 try: main()
 except SystemExit: print([name for name in {heavy.split()!r} if name in sys.modules])

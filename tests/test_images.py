@@ -175,6 +175,12 @@ def test_when_the_disk_is_full_what_we_pulled_makes_room_and_nothing_else(images
     assert [is_here(each) for each in (theirs, over, wanted, new)] == [True, False, True, False]
 
 
+def test_what_another_run_removes_meanwhile_is_no_trouble(images, tmp_path):
+    (tmp_path / "cache/images").mkdir(parents=True)
+    (tmp_path / "cache/images/gone").symlink_to("nowhere")
+    assert images().library.ours() == {}
+
+
 def test_what_is_in_the_engine_needs_neither_registry_nor_room(images, registry):
     here = registry.publish("here")
     docker("pull", here.image)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trajectory_fixtures import trajectory
 
+from swe_eval.command import settings_of
 from swe_eval.report.clean import clean_lines, cleaned, flag_lines, integrity
 from swe_eval.report.integrity import COPY, HISTORY, NETWORK, PATCH, TESTS, contamination, flags_of, scan
 from swe_eval.report.integrity.known import has_no_network, package_names
@@ -195,7 +196,8 @@ def test_only_what_can_have_shown_the_fix_disqualifies(step, how, disqualifies):
         ({"kind": "docker", "network": "none"}, True),
         ({"kind": "podman", "network": "bridge"}, False),
         ({"kind": "bubblewrap", "grading_network": "host"}, True),
-        ({"kind": "auto", "docker": {"network": "none"}, "bubblewrap": {"kind": "bubblewrap"}}, True),
+        ({"kind": "apptainer", "grading_network": "host"}, True),
+        (settings_of("sandbox=auto").sandbox.model_dump(), True),
         ({"kind": "auto", "docker": {"network": "bridge"}, "bubblewrap": {"kind": "bubblewrap"}}, False),
         ({"kind": "local"}, False),
         ({}, False),

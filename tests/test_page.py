@@ -41,8 +41,7 @@ def visible(page: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["ab", "sweep"])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize(("dark", "size"), [(False, DESK), (True, PHONE)], ids=["light-desk", "dark-phone"])
 def test_everybody_can_read_it(name, dark, size, pages, opened, request):
     """No serious issue of accessibility, and no scrolling from side to side."""
     page = opened(pages[name], dark, size)

@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -15,14 +16,13 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from signal import SIGKILL
 
 import pytest
 from conftest import BASE_IMAGE
 from minisweagent.exceptions import Submitted
-from sandbox_fixtures import CONTAINERS, ENGINES, OVERRIDES, STORES, is_running, what_is_left
+from sandbox_fixtures import CONTAINERS, ENGINES, OVERRIDES, STORES, hold, is_running, what_is_left
 from test_process import eventually
 from test_shell import runs_here
 
@@ -31,7 +31,7 @@ from swe_eval.errors import SandboxError, UserError
 from swe_eval.grading import grade
 from swe_eval.mini import SandboxEnvironment
 from swe_eval.run_dir import RunDir, Trial, write_text
-from swe_eval.sandbox import owner, shell
+from swe_eval.sandbox import owner, shell, watchdog
 from swe_eval.sandbox.bubblewrap import BubblewrapSandbox, BubblewrapSandboxes
 from swe_eval.sandbox.capture import CAP, KEEP
 from swe_eval.sandbox.docker import DockerSandbox
@@ -53,13 +53,6 @@ def typing() -> Iterator[None]:
     os.dup2(kept, 0)
     for descriptor in (kept, reader, writer):
         os.close(descriptor)
-
-
-def hold(settings: Settings, run_id: str, instance: Instance, is_ready: Event) -> None:
-    """A run with a sandbox, until it is killed."""
-    with sandboxes(settings, run_id) as backend, backend.start(instance, "rollout"):
-        is_ready.set()
-        time.sleep(300)
 
 
 class TestCommands:
@@ -620,3 +613,16 @@ def test_owner_is_gone_once_it_has_ended() -> None:
     assert not any(owner.is_gone(name) for name in (here, ended, f"other{theirs}", ""))
     sleeper.kill()
     assert sleeper.wait() and owner.is_gone(ended)
+
+
+def test_what_shares_memory_is_held_to_its_disk_too(tmp_path: Path) -> None:
+    """Four processes that have a block of memory together, and seem to have four."""
+    (tmp_path / "file").write_bytes(bytes(1_000_000))
+    code = "import os, time; x = b'x' * 2**26; os.fork(); os.fork(); print(os.getpid(), flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as first:
+        assert first.stdout
+        pids, said = [int(first.stdout.readline()) for _ in range(4)], []
+        watched = watchdog.Watched(watchdog.Limits(2**27, 9, 500_000), lambda: said.append("killed"), tmp_path)
+        watchdog._enforce(watched, pids, with_disk=True)
+        os.killpg(first.pid, SIGKILL)
+    assert said == ["killed"]

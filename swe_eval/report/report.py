@@ -50,7 +50,7 @@ def conclude(run: RunDir, trials: Sequence[Trial], to_compare: Sequence[tuple[st
 def conclude_rollouts(run: RunDir, trials: Sequence[Trial]) -> int:
     """Write the predictions and say how many there are; returns how many rollouts are owed."""
     for arm in dict.fromkeys(trial.arm for trial in trials):
-        run.write_predictions_jsonl(arm, [trial for trial in trials if trial.arm == arm])
+        run.write_predictions_jsonl(arm, trials)
     arms = collect(run, trials)
     _record(run, arms, {"totals": totals(arms)})
     there = sum(map(run.is_rolled_out, trials))

@@ -120,7 +120,7 @@ def _changed(path: Path) -> int:
 def write_results(run: RunDir, trials: Sequence[Trial], arms: Sequence[Arm]) -> None:
     """Write what official tools read, arm by arm: ``predictions/*.jsonl`` and swebench's report in ``results/``."""
     for arm in arms:
-        run.write_predictions_jsonl(arm.name, [trial for trial in trials if trial.arm == arm.name])
+        run.write_predictions_jsonl(arm.name, trials)
         write_json(run.results(arm.name), swebench_report(run, arm))
 
 

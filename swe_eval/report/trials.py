@@ -15,7 +15,7 @@ from sys import intern
 from typing import Any
 
 from swe_eval.report.results import Arm, Verdict
-from swe_eval.run_dir import RunDir, Trial, write_text
+from swe_eval.run_dir import RunDir, Trial, write_jsonl
 
 COLUMNS = tuple(column.name for column in fields(Verdict) if column.name != "calls")
 """The fields of a verdict that a line has, beside the trial's ``adapter``, ``arm`` and ``instance_id``."""
@@ -25,7 +25,7 @@ CONCLUDED = "concluded"
 
 def write_trials(run: RunDir, arms: Iterable[Arm]) -> None:
     """Write the table of a run."""
-    write_text(run.trials_jsonl, "".join(json.dumps(row) + "\n" for row in _rows(arms)))
+    write_jsonl(run.trials_jsonl, _rows(arms))
 
 
 def read_trials(run: RunDir, record: Mapping[str, Any], trials: Sequence[Trial]) -> list[Arm] | None:

@@ -30,9 +30,9 @@ class ApptainerSandboxes(BubblewrapSandboxes):
         {tool: package for tool, package in TOOLS.items() if tool != "bwrap"} | {"apptainer": "apptainer"}
     )
 
-    def _make_argv(self, record: Record, folder: Path, purpose: Purpose, has_network: bool) -> list[str]:
+    def _make_argv(self, record: Record, folder: Path, purpose: Purpose) -> list[str]:
         contain = ["--writable", "--containall", "--no-mount", "tmp,home,hostfs,bind-paths", "--no-init", "--no-umask"]
-        network = [] if has_network else ["--net", "--network", "none"]
+        network = [] if self._has_network(purpose) else ["--net", "--network", "none"]
         capabilities = ",".join(f"CAP_{name}" for name in privileges(purpose))
         return [
             *(*self._limits(), "env", "-i", f"PATH={CLEAN['PATH']}", "HOME=/root", "apptainer", "--silent", "exec"),

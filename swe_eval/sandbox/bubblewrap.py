@@ -122,12 +122,11 @@ class BubblewrapSandboxes(FromImages):
     @contextmanager
     def _started(self, record: Record, purpose: Purpose) -> Iterator[BubblewrapSandbox]:
         folder = self._scratch / f"{PREFIX}{self._run_id}-{secrets.token_hex(8)}"
-        has_network = self._has_network(purpose)
         with ExitStack() as stack:
             stack.callback(_remove, folder)
             with writing("sandbox.scratch", self._scratch):
-                _make(folder, self._claim(), has_network)
-            keeper = Keeper(self._keep(record, folder, purpose, has_network), CLEAN)
+                _make(folder, self._claim(), self._has_network(purpose))
+            keeper = Keeper(self._keep(record, folder, purpose), CLEAN)
             stack.callback(keeper.end, ENDING)
             pid_1 = self._pid_1(keeper, record.image)
             stack.callback(owner.kill, owner.name_of(pid_1))  # Apptainer's outlives a keeper that was killed
@@ -152,12 +151,12 @@ class BubblewrapSandboxes(FromImages):
                 f"sandbox.scratch={self._scratch}: the disk is full; make room, or write another directory"
             )
 
-    def _keep(self, record: Record, folder: Path, purpose: Purpose, has_network: bool) -> list[str]:
+    def _keep(self, record: Record, folder: Path, purpose: Purpose) -> list[str]:
         """The command that makes the sandbox and keeps it."""
         return [
             *(*IN_USERNS, "--mount", "sh", str(SCRIPT)),
             *(str(self.store.layers), self.store.lower(record), str(folder), self._overlay),
-            *self._make_argv(record, folder, purpose, has_network),
+            *self._make_argv(record, folder, purpose),
         ]
 
     def _pid_1(self, keeper: Keeper, image: str) -> int:
@@ -169,9 +168,9 @@ class BubblewrapSandboxes(FromImages):
     def _has_network(self, purpose: Purpose) -> bool:
         return purpose == "grading" and self._settings.grading_network == "host"
 
-    def _make_argv(self, record: Record, folder: Path, purpose: Purpose, has_network: bool) -> list[str]:
+    def _make_argv(self, record: Record, folder: Path, purpose: Purpose) -> list[str]:
         """The command that puts process 1 into namespaces of its own, on the overlay."""
-        spaces = ["pid", "ipc", "uts", "cgroup-try", *([] if has_network else ["net"])]
+        spaces = ["pid", "ipc", "uts", "cgroup-try", *([] if self._has_network(purpose) else ["net"])]
         return [
             *(*self._bwrap(record, folder, purpose), *(f"--unshare-{space}" for space in spaces)),
             *("--hostname", HOSTNAME, "--as-pid-1", "--info-fd", "4", "--", "bash", "-p", "-c", PID_1),

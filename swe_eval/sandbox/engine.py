@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from swe_eval.benchmark.instances import Instance
@@ -109,10 +109,11 @@ class _Pulled:
         self._file(image).unlink(missing_ok=True)
 
     def oldest_first(self) -> dict[str, float]:
-        by_age = sorted(
-            ((time.time() - file.stat().st_mtime, file.name) for file in self._folder.glob("*")), reverse=True
-        )
-        return {name.replace("%", "/"): age for age, name in by_age}
+        by_age = []
+        for file in self._folder.glob("*"):
+            with suppress(FileNotFoundError):  # another run has just removed it
+                by_age.append((time.time() - file.stat().st_mtime, file.name))
+        return {name.replace("%", "/"): age for age, name in sorted(by_age, reverse=True)}
 
     def _file(self, image: str) -> Path:
         return self._folder / image.replace("/", "%")

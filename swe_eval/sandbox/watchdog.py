@@ -89,13 +89,11 @@ class Watchdog:
 
 def _enforce(watched: Watched, pids: list[int], *, with_disk: bool) -> None:
     limits = watched.limits
+    sizes = {pid: _resident(pid) for pid in pids}
     if len(pids) > limits.pids:
         watched.kill_all()
-        return
-    by_size = sorted((_resident(pid), pid) for pid in pids)
-    if by_size and sum(size for size, _ in by_size) > limits.memory:
-        if sum(_proportional(pid) for _, pid in by_size) > limits.memory:
-            os.kill(by_size[-1][1], signal.SIGKILL)
+    elif sum(sizes.values()) > limits.memory and sum(map(_proportional, pids)) > limits.memory:
+        os.kill(max(pids, key=sizes.__getitem__), signal.SIGKILL)
     elif with_disk and watched.written and _nbytes(watched.written, limits.disk) > limits.disk:
         watched.kill_all()
 

@@ -9,10 +9,9 @@ Its own ``python -m analysis.get_results`` makes ``results/`` from these. What o
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from swe_eval.report.numbers import score
 from swe_eval.report.results import Arm
 from swe_eval.report.rows import rows_of
 from swe_eval.report.runs import SavedRun
-from swe_eval.run_dir import RunDir, Trial, write_json, write_text
+from swe_eval.run_dir import RunDir, Trial, write_json, write_jsonl, write_text
 
 OURS = ("outcome", "error", "suspicious", "seconds")
 """Keys that we add to swebench's report of an instance."""
@@ -38,19 +37,13 @@ def write_leaderboard(saved: SavedRun, folder: Path) -> list[Path]:
 
 def _write_arm(saved: SavedRun, arm: Arm, folder: Path) -> Path:
     trials = [trial for trial in saved.trials if trial.arm == arm.name and saved.run.is_rolled_out(trial)]
-    write_text(folder / "all_preds.jsonl", "".join(json.dumps(row) + "\n" for row in _predictions(saved.run, trials)))
+    write_jsonl(folder / "all_preds.jsonl", saved.run.predictions(arm.name, trials))
     for trial in trials:
         _copy(saved.run.trajectory(trial), folder / "trajs" / f"{trial.instance_id}.traj.json")
         _write_logs(saved.run, trial, folder / "logs" / trial.instance_id)
     write_text(folder / "metadata.yaml", _metadata(saved.record["identity"], folder.name))
     write_text(folder / "README.md", _readme(saved.record, arm))
     return folder
-
-
-def _predictions(run: RunDir, trials: Iterable[Trial]) -> Iterable[dict[str, str]]:
-    for trial in trials:
-        patch = run.read_patch(trial)
-        yield {"instance_id": trial.instance_id, "model_name_or_path": trial.arm, "model_patch": patch}
 
 
 def _write_logs(run: RunDir, trial: Trial, folder: Path) -> None:

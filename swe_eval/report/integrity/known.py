@@ -51,7 +51,7 @@ def has_no_network(sandbox: Mapping[str, Any]) -> bool:
     """Whether an agent's sandbox with these settings has no network; for ``sandbox=auto``, whichever kind it was."""
     if sandbox.get("kind") == "auto":
         return all(has_no_network(each) for each in sandbox.values() if isinstance(each, Mapping))
-    return sandbox.get("kind") == "bubblewrap" or sandbox.get("network") == "none"
+    return sandbox.get("kind") in ("bubblewrap", "apptainer") or sandbox.get("network") == "none"
 
 
 def package_names(instance_id: str) -> set[str]:
