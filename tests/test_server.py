@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 
 from swe_eval.errors import ServingError
+from swe_eval.serving.app.__main__ import main
 from swe_eval.serving.app.completions import Completions
 from swe_eval.serving.app.engine import Engine
 from swe_eval.serving.app.http import create_app
@@ -678,17 +679,12 @@ class TestStart:
         with pytest.raises(CannotServe, match=r"adapter other: .*size mismatch"):
             load(Source(str(talkative)), {"other": str(other)}, [])
 
-    def test_model_that_is_not_there(self, tmp_path: Path, talkative: Path) -> None:
-        """A base model that cannot be found is named, with the setting to change."""
-        settings = serving_settings(talkative, {"base": None})
-        settings = settings.model_copy(
-            update={"model": settings.model.model_copy(update={"base_model": "/no/such/model"})}
-        )
-        with (
-            pytest.raises(ServingError, match=r"(?s)exit code 1.*/no/such/model.*model\.base_model must be"),
-            serve([settings], tmp_path / "log", print),
-        ):
-            pass
+    def test_model_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A base model that cannot be found is named in one line, by which the hint in ``process.HINTS`` goes."""
+        monkeypatch.setenv("SWE_EVAL_API_KEY", "key")
+        monkeypatch.setattr("sys.argv", ["app", "--model=/no/such/model", "--port=0"])
+        with pytest.raises(SystemExit, match=r"^error: model /no/such/model: "):
+            main()
 
     def test_model_without_chat_template(self, tmp_path: Path, talkative: Path) -> None:
         """Without a chat template there is no chat."""
