@@ -46,7 +46,8 @@ COSTS = (
     *("input_cost_per_token", "output_cost_per_token"),
     *("cache_creation_input_token_cost", "cache_read_input_token_cost"),
 )
-TEMPLATES = ("system_template", "instance_template", "observation_template", "format_error_template")
+OF_AGENT, OF_MODEL = {"system_template", "instance_template"}, {"observation_template", "format_error_template"}
+"""Templates, by the part of mini-swe-agent's configuration that has them."""
 
 
 class Stopped(Exception):
@@ -75,6 +76,7 @@ class Agent(DefaultAgent):
 def make_agent(trial: Trial, endpoint: Endpoint, settings: Settings, sandbox: Sandbox, turns: Turns) -> Agent:
     """The agent of a trial; its ``query`` raises Stopped once the run is being stopped."""
     config = mini_config(settings.agent)
+    os.environ["MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT"] = str(settings.agent.model_retries)  # mini has no other way
     model = _model(trial, endpoint, settings, turns, config["model"])
     environment = SandboxEnvironment(sandbox, settings, config["environment"]["env"])
     return Agent(model, environment, turns=turns, **config["agent"])
@@ -85,19 +87,16 @@ def mini_config(settings: AgentSettings) -> dict[str, Any]:
     """mini-swe-agent's benchmark configuration with our settings over it: keys agent, model, environment."""
     path = Path(builtin_config_dir) / "benchmarks" / f"{settings.mini_config}.yaml"
     stock = yaml.safe_load(path.read_text())
-    given = {name: text for name in TEMPLATES if (text := getattr(settings, name)) is not None}
-    agent_keys, model_keys = TEMPLATES[:2], TEMPLATES[2:]
-    os.environ["MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT"] = str(settings.model_retries)
     return {
         "agent": stock["agent"]
-        | {key: given[key] for key in agent_keys if key in given}
+        | settings.model_dump(include=OF_AGENT, exclude_none=True)
         | {
             "step_limit": settings.max_turns,
             "cost_limit": 0.0,
             "wall_time_limit_seconds": max(1, round(settings.wall_time_limit)),
         },
-        "model": {key: text for key, text in stock["model"].items() if key in model_keys}
-        | {key: given[key] for key in model_keys if key in given},
+        "model": {name: stock["model"][name] for name in OF_MODEL}
+        | settings.model_dump(include=OF_MODEL, exclude_none=True),
         "environment": stock["environment"],
     }
 

@@ -12,7 +12,7 @@ from adapter_fixtures import PREFIX, Made, examined, modules, shapes
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from swe_eval.adapters import WEIGHTS
 from swe_eval.benchmark.demo.model import tiny_model
@@ -60,8 +60,7 @@ def by_hand(made: Made, scales: dict[str, float], folder: Path) -> torch.Tensor:
     for name in {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in made.weights}:
         a, b = (made.weights[f"{PREFIX}{name}.lora_{side}.weight"] for side in "AB")
         weights[f"{name}.weight"] = weights[f"{name}.weight"] + scales.get(name, 2.0) * b @ a
-    model = base().config.__class__.from_pretrained(tiny_model())
-    model.save_pretrained(folder)
+    AutoConfig.from_pretrained(tiny_model()).save_pretrained(folder)
     tensors = {name: torch.from_numpy(np.ascontiguousarray(weight)) for name, weight in weights.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())

@@ -292,14 +292,11 @@ class TestRun:
         rises = [at for at, (before, after) in enumerate(pairwise(budgets)) if after > before]
         assert min(rises) < min(falls) < max(rises)
 
-    def test_a_number_of_workers_is_not_steered(self, settings, tmp_path):
-        lines, run = steered(settings, tmp_path, 2, "workers=3", tasks=EVERY_TASK[:2])
+    def test_a_number_of_workers_is_not_steered_and_the_load_is_told(self, settings, tmp_path, capsys):
+        """In run.json and under the tables."""
+        lines, run = steered(settings, tmp_path, 4, "workers=2", tasks=EVERY_TASK[:1])
         assert {line["budget"] for line in lines} == {None}
-        assert run["load"]["agents"]["peak"] == 3
-
-    def test_the_load_is_in_run_json_and_under_the_tables(self, settings, tmp_path, capsys):
-        _, run = steered(settings, tmp_path, 4, "workers=2", tasks=EVERY_TASK[:1])
-        assert run["load"]["kv_use"]["peak"] == 0.5
+        assert (run["load"]["agents"]["peak"], run["load"]["kv_use"]["peak"]) == (2, 0.5)
         assert (run["load"]["preemptions"], run["load"]["prefix_hit_rate"]) == (0, None)
         assert 2 <= len(run["load"]["course"]) <= 60
         assert "  2 rollouts at once at most, " in (out := capsys.readouterr().out)

@@ -29,7 +29,7 @@ from swe_eval.serving.app.weights import Source, load
 WORDS = "the agent looks at the file and finds a loop that ends too early "
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def loaded(random_adapters: dict[str, Path], talkative: Path):
     """Weights of an engine's own: it changes which adapters are active."""
     adapters = {name: str(path) for name, path in random_adapters.items()}
@@ -43,7 +43,7 @@ def engine(loaded):
     engine.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def forgetful(loaded):
     """Without a prefix cache, one request at a time."""
     engine = Engine(loaded(), prefix_cache_bytes=0, max_running=1)

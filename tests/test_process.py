@@ -17,7 +17,6 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from swe_eval.benchmark.demo.model import tiny_model
 from swe_eval.errors import ServingError
 from swe_eval.serving import supervised
 from swe_eval.serving.endpoint import Endpoint, is_healthy
@@ -108,21 +107,14 @@ class TestFailures:
 
     def test_lost_race_for_a_port_is_run_again(self, tmp_path: Path) -> None:
         """A port that was ours to choose, and that somebody took, is no failure; the next may be taken, too."""
-        app = [
-            sys.executable,
-            "-m",
-            "swe_eval.serving.app",
-            f"--model={tiny_model()}",
-            "--base-name=base",
-            "--device=cpu",
-        ]
         tries = []
 
         def argv(port: int) -> list[str]:
             tries.append(port)
-            return python("raise SystemExit('Address already in use')") if len(tries) == 1 else [*app, f"--port={port}"]
+            return [*python(ANSWERING if len(tries) > 1 else "raise SystemExit('Address already in use')"), str(port)]
 
-        with SupervisedServer(launch(argv), tmp_path / "log", print) as server:
+        racing = replace(launch(argv), env={"NAMES": "base"})
+        with SupervisedServer(racing, tmp_path / "log", print) as server:
             assert server.endpoints["base"].base_url == f"http://127.0.0.1:{tries[-1]}/v1"
         assert len(tries) > 1
 

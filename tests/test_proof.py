@@ -144,18 +144,14 @@ def test_none_asks_for_nothing(arms):
     assert Prover(with_lora(arms, proof="none")).prove(Given({})) is None
 
 
-def test_a_base_model_that_is_no_arm_is_served_for_the_proof(talkative, random_adapters, tmp_path):
-    settings = serving_settings(talkative, {"sft": random_adapters["sft"]})
-    with serve([settings], tmp_path / "log", print) as server:
-        [found] = proven(server, settings).distances
-    assert (found.a, found.b) == (str(talkative), "sft")
-
-
-def test_a_server_that_dies_meanwhile_is_started_again_and_asked_again(arms, tmp_path):
+def test_a_server_that_dies_meanwhile_is_started_again_and_asked_again(talkative, random_adapters, tmp_path):
+    """Here with a base model that is no arm, and served for the proof alone."""
     said = []
-    with serve([arms], tmp_path / "log", said.append) as server:
+    settings = serving_settings(talkative, {"sft": random_adapters["sft"]})
+    with serve([settings], tmp_path / "log", said.append) as server:
         os.killpg(server.pid, signal.SIGKILL)
-        assert [found.is_real for found in proven(server, arms).distances] == [True] * 3
+        [found] = proven(server, settings).distances
+    assert (found.a, found.b, found.is_real) == (str(talkative), "sft", True)
     assert any("the model server ended with exit code -9" in line for line in said)
 
 

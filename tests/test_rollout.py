@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 
@@ -12,10 +13,10 @@ from test_demo_run import wait_for
 
 from swe_eval.benchmark.instances import load
 from swe_eval.errors import InfraError
-from swe_eval.mini import Stopped
+from swe_eval.mini import Stopped, make_agent
 from swe_eval.rollout import Rollout, roll_out
 from swe_eval.run_dir import RunDir, Trial
-from swe_eval.sandbox.local import LocalSandboxes
+from swe_eval.sandbox.local import LocalSandbox, LocalSandboxes
 from swe_eval.scheduling.gate import Gate
 from swe_eval.serving.server import Endpoint
 
@@ -134,6 +135,13 @@ def test_a_key_that_is_refused_is_told_with_where_it_is_from(rolled):
         rolled([bash(EDIT)], status=401)
     advice = "serving.api_key_env must name the variable that holds this endpoint's key"
     assert str(error.value) == f"AuthenticationError: HTTP 401 Unauthorized; {advice}"
+
+
+def test_an_agent_has_its_own_number_of_attempts_whatever_the_ones_before_had(settings, tmp_path):
+    where, sandbox = Endpoint("http://host/v1", "key", "m", None), LocalSandbox(tmp_path)
+    for attempts in ("1", "2", "1"):
+        make_agent(TRIAL, where, settings(f"agent.model_retries={attempts}"), sandbox, Gate(1).turns(TRIAL))
+        assert os.environ["MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT"] == attempts
 
 
 def test_a_run_that_is_being_stopped_leaves_nothing(rolled, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,14 +56,11 @@ def choose(
 
 
 def _why_unfinished(folder: Path) -> str:
-    return next(_troubles(folder), "")
-
-
-def _troubles(folder: Path) -> Iterator[str]:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            yield f"no {name} in it"
+            return f"no {name} in it"
     try:
         read_header(folder / WEIGHTS)
     except Damaged as error:
-        yield f"{WEIGHTS} is not whole ({error})"
+        return f"{WEIGHTS} is not whole ({error})"
+    return ""

@@ -123,13 +123,11 @@ class VllmServer(SupervisedServer):
                 refuse_changed(self._adapters[arm], name)
             return [*command, f"--host={serving.host}", f"--port={port}", *serving.args]
 
+        env = {"VLLM_API_KEY": api_key}  # not in argv, which every user of the machine can read
+        updating = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"} if self._slots else {}
         return Launch(
             argv=argv,
-            env={"VLLM_API_KEY": api_key}  # not in argv, which every user of the machine can read
-            | ({"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"} if self._slots else {})
-            | settings.model.vllm_env
-            | serving.env
-            | only(devices),
+            env=env | updating | settings.model.vllm_env | serving.env | only(devices),
             api_key=api_key,
             host=serving.host,
             port=serving.port,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from itertools import accumulate
 from typing import Any
 
 from fastapi import Request as HttpRequest
@@ -71,7 +72,7 @@ class Completions:
 
     def _logprobs(self, scores: list[TokenLogprob]) -> dict[str, list[Any]]:
         texts = [self._engine.token_text(score.token) for score in scores]
-        starts = [sum(map(len, texts[:index])) for index in range(len(texts))]
+        *starts, _ = accumulate(map(len, texts), initial=0)
         return {
             "tokens": texts,
             "token_logprobs": [score.logprob for score in scores],
