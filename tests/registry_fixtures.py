@@ -99,7 +99,7 @@ def serve(folder: Path, *, login: bool = False) -> Iterator[Registry]:
     quiet = subprocess.DEVNULL
     server = subprocess.Popen(["docker-registry", "serve", folder / "config.yml"], stdout=quiet, stderr=quiet)
     try:
-        assert eventually(lambda: _answers(port))
+        assert eventually(lambda: _answers(port), 60)
         yield Registry(port, folder / "files", folder / "layouts")
     finally:
         server.terminate()

@@ -67,6 +67,7 @@ class TestLoad:
 
     def test_our_own_server_tells_it(self, server):
         with closing(LoadReader(server.endpoints.values)) as reader:
+            assert eventually(lambda: reader.read().running == 0)  # it answers before it counts
             load = reader.read()
         assert (load.running, load.waiting, load.kv_use, load.preemptions) == (0, 0, None, 0)
         assert load.prefix_queries > load.prefix_hits >= 0
@@ -254,17 +255,27 @@ def is_last(messages):
     return sum(message["role"] == "assistant" for message in messages) == 9
 
 
-def steered(settings, tmp_path, room, *overrides, tasks=EVERY_TASK):
+def steered(settings, tmp_path, room, *overrides, tasks=EVERY_TASK, at_first=0):
     """(lines of load.jsonl, run.json) of two arms, on a server with a KV cache for ``room`` conversations.
 
-    It holds those of its last requests that go on, which does not depend on how fast anybody is.
+    It holds those of its last requests that go on, which does not depend on how fast anybody is. The first answers are
+    there once it has told of ``at_first`` conversations.
     """
-    with scripted_endpoint(dawdle, usage={"total_tokens": 5000}) as endpoint:
+    is_told = threading.Event()
+
+    def dawdle_once_told(model, messages):
+        if messages[0]["role"] == "system":
+            is_told.wait(60)
+        return dawdle(model, messages)
+
+    with scripted_endpoint(dawdle_once_told, usage={"total_tokens": 5000}) as endpoint:
 
         def metrics():
             asked = [(turn["model"], turn["messages"]) for turn in endpoint.turns[-2 * room :]]
             kept = {(model, messages[1]["content"]) for model, messages in asked}
             kept -= {(model, messages[1]["content"]) for model, messages in asked if is_last(messages)}
+            if len(kept) >= at_first:
+                is_told.set()
             return (
                 f"vllm:num_requests_running {endpoint.at_once}\nvllm:num_requests_waiting 0\n"
                 f"vllm:kv_cache_usage_perc {min(1.0, len(kept) / room)}\n"
@@ -294,7 +305,7 @@ class TestRun:
 
     def test_a_number_of_workers_is_not_steered_and_the_load_is_told(self, settings, tmp_path, capsys):
         """In run.json and under the tables."""
-        lines, run = steered(settings, tmp_path, 4, "workers=2", tasks=EVERY_TASK[:1])
+        lines, run = steered(settings, tmp_path, 4, "workers=2", tasks=EVERY_TASK[:1], at_first=2)
         assert {line["budget"] for line in lines} == {None}
         assert (run["load"]["agents"]["peak"], run["load"]["kv_use"]["peak"]) == (2, 0.5)
         assert (run["load"]["preemptions"], run["load"]["prefix_hit_rate"]) == (0, None)

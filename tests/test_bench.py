@@ -45,7 +45,7 @@ GROUPS = {**dict.fromkeys(IN_DOCKER, pytest.mark.docker), "page": pytest.mark.br
 @pytest.mark.parametrize("name", [pytest.param(name, marks=GROUPS.get(name, ())) for name in FIGURES])
 def test_a_benchmark_ends_with_one_json_object_of_its_figures(name):
     command = [sys.executable, "-m", f"bench.{name}", "--quick", *IN_DOCKER.get(name, ())]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures.keys() == FIGURES[name]

@@ -23,6 +23,8 @@ SAMPLES = 8
 VICTIMS = ["runner", "server", "engine", "container"]
 ROUNDS = 4
 """Each victim once per round."""
+PER_DEED = SAMPLES * len(OUTCOMES) // (ROUNDS * len(VICTIMS))
+"""Trials that a fast machine ends between two of them, at most."""
 COMMAND = [
     *("sandbox=docker", f"+sandbox.build_args.BASE={BASE_IMAGE}", "sandbox.memory=1g", "sandbox.grading_network=none"),
     *("lora.with_base=false", f"agent.samples={SAMPLES}", "agent.model_retries=1", "workers=4"),
@@ -121,14 +123,20 @@ def test_every_trial_is_scored_once_whatever_is_killed(engine, tmp_path):
     chance = random.Random(8)
     run = Run(tmp_path, engine)
     deeds = [victim for _ in range(ROUNDS) for victim in chance.sample(VICTIMS, len(VICTIMS))]
-    deadline = time.monotonic() + 900
+    results = tmp_path / "outputs" / "demo-tiny-demo"
+    deadline = time.monotonic() + 1800
+
+    def graded() -> int:
+        return len(list(results.glob("evaluation/*/*/report.json")))
+
     while run.keep_going():
         assert time.monotonic() < deadline, (tmp_path / "output").read_text()[-5000:]
-        time.sleep(chance.uniform(1, 6))
+        moment, most = time.monotonic() + chance.uniform(1, 6), graded() + PER_DEED
+        while run.keep_going() and time.monotonic() < moment and graded() < most:
+            time.sleep(0.1)
         if deeds:
             do_harm(deeds.pop(), run, engine, chance)
     assert len(deeds) <= len(VICTIMS), "the run was through before every victim had its turn thrice"
-    results = tmp_path / "outputs" / "demo-tiny-demo"
     for sample in range(1, SAMPLES + 1):
         reports = sorted(results.glob(f"evaluation/demo.s{sample}/*/report.json"))
         entries = [entry for report in reports for entry in json.loads(report.read_text()).values()]

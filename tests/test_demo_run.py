@@ -49,7 +49,7 @@ def server_of(pid: int) -> int | None:
     return guard and child_of(guard, b"swe_eval.serving.app")
 
 
-def wait_for(condition, seconds=180):
+def wait_for(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
@@ -65,7 +65,7 @@ def demo(tmp_path_factory):
     server = wait_for(lambda: server_of(killed.pid))
     killed.kill()
     killed.wait()
-    wait_for(lambda: not Path(f"/proc/{server}").exists(), seconds=10)
+    wait_for(lambda: not Path(f"/proc/{server}").exists())
     again = start("swe_eval", cwd=folder)
     return again.communicate()[0], again.returncode, folder / "outputs" / "demo-tiny-demo"
 
@@ -129,7 +129,7 @@ def test_serve_says_how_to_use_it_and_serves_until_ctrl_c(tmp_path):
     answer = subprocess.run(curl, shell=True, capture_output=True, text=True, timeout=60).stdout
     assert json.loads(answer)["model"] == "demo"
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,6 +22,7 @@ from swebench.harness import run_evaluation
 from swebench.harness.constants import APPLY_PATCH_FAIL
 from swebench.harness.reporting import make_run_report
 from swebench.harness.utils import get_predictions_from_file, make_test_spec
+from test_process import eventually
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError
@@ -225,7 +226,7 @@ class TestVerdict:
         assert graded(hangs(nap), timeout=3) == report("unresolved", error=TIMED_OUT)
         assert log_of(tmp_path).endswith("\n\nTimeout error: 3 seconds exceeded.")
         with backend.start(calc, "grading") as sandbox:
-            assert not is_running(sandbox, nap)
+            assert eventually(lambda: not is_running(sandbox, nap))
 
     @pytest.mark.parametrize("content", ["a\r\nb\r\n", "caf\udce9\n"], ids=["CRLF", "latin-1"])
     def test_patch_is_bytes(
@@ -284,7 +285,7 @@ class TestInfra:
         with ThreadPoolExecutor() as pool:
             interrupted = pool.submit(interrupt)
             with pytest.raises(SandboxError):
-                grade(calc, ARM, hangs("sleep 6"), backend, tmp_path, 60)
+                grade(calc, ARM, hangs("while [ -e calc.py ]; do sleep 0.1; done"), backend, tmp_path, 60)
             interrupted.result()
         assert [path.name for path in tmp_path.iterdir()] == ["patch.diff"]
 

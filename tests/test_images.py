@@ -120,12 +120,12 @@ def test_they_are_pulled_in_the_order_of_use_and_not_too_far_ahead(images, regis
     wanted = [registry.publish(f"ahead-{number}") for number in range(4)]
     ahead = images()
     with ahead.expecting(wanted):
-        assert eventually(lambda: all(map(is_here, wanted[:2])))
+        assert eventually(lambda: all(map(is_here, wanted[:2])), 60)
         time.sleep(0.5)
         assert [is_here(each) for each in wanted] == [True, True, False, False]
         use(ahead, wanted[0])
         ahead.done_with(wanted[0])
-        assert eventually(lambda: is_here(wanted[2]))
+        assert eventually(lambda: is_here(wanted[2]), 60)
         assert not is_here(wanted[3])
 
 
@@ -138,12 +138,13 @@ def test_a_registry_that_asks_for_patience_is_given_it(images, registry, monkeyp
     assert registry.refusals == 0
 
 
-def test_patience_ends_with_the_time_for_a_start(images, registry):
+def test_patience_ends_with_the_time_for_a_start(images, registry, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_WAIT", 61)
     never = registry.publish("never")
     registry.refusals = 1000
     try:
         with pytest.raises(SandboxError, match=rf"^image {never.image} is missing; docker pull: .*toomanyrequests"):
-            use(images("sandbox.start_timeout=2"), never)
+            use(images("sandbox.start_timeout=60"), never)
     finally:
         registry.refusals = 0
 

@@ -41,7 +41,7 @@ from swe_eval.sandbox.shell import ShellSandbox
 from swe_eval.settings import Settings
 
 SOON = 10
-"""Seconds that are far from any limit below, and enough for a slow machine."""
+"""Seconds that are far from those after which a shell is given up (``GRACE``), and enough for a slow machine."""
 
 
 @pytest.fixture
@@ -99,22 +99,15 @@ class TestCommands:
     def test_standard_input_is_closed(self, sandbox: Sandbox) -> None:
         """A command that reads gets end of file at once."""
         for command in ("cat", "read line", "python3 -c 'input()'"):
-            started = time.monotonic()
             assert sandbox.run(f"{command} 2> /dev/null; echo $?", timeout=60).text in ("0\n", "1\n")
-            assert time.monotonic() - started < SOON
 
     def test_background_process_does_not_hold_the_command(self, sandbox: Sandbox, nap: str) -> None:
         """A command is over when its shell is, though something it started keeps the output open."""
-        started = time.monotonic()
         assert sandbox.run(f"{nap} & echo started", timeout=60) == Completed(b"started\n", 0)
-        assert time.monotonic() - started < SOON
 
     def test_neither_does_a_talkative_one(self, sandbox: Sandbox) -> None:
         """Nor if it keeps writing."""
-        command = "(for i in {1..600}; do echo noise; sleep 0.05; done) & echo started"
-        started = time.monotonic()
-        done = sandbox.run(command, timeout=60)
-        assert time.monotonic() - started < SOON
+        done = sandbox.run("while :; do echo noise; sleep 0.05; done & echo started", timeout=60)
         assert b"started\n" in done.output
         assert (done.returncode, done.timed_out) == (0, False)
         assert sandbox.run("sleep 0.2; echo on", timeout=60) == Completed(b"on\n", 0)
@@ -186,7 +179,7 @@ class TestBytes:
 
 class TestLimits:
     def test_late_command_is_killed_with_all_it_started(self, sandbox: Sandbox, nap: str) -> None:
-        """Past its time limit a command is reported late with what it wrote, and nothing of it goes on."""
+        """Past its time limit nothing of a command goes on."""
         for command in (
             nap,
             f"{nap} & {nap}",
@@ -195,14 +188,17 @@ class TestLimits:
             f"exec >&- 2>&-; {nap}",
         ):
             started = time.monotonic()
-            done = sandbox.run(f"echo before; {command}", timeout=1)
+            assert sandbox.run(command, timeout=1).timed_out
             assert 1 <= time.monotonic() - started < 1 + SOON
-            assert (done.output, done.timed_out) == (b"before\n", True)
-            assert not is_running(sandbox, nap)
+            assert eventually(lambda: not is_running(sandbox, nap))
+
+    def test_late_command_is_reported_with_what_it_wrote(self, sandbox: Sandbox) -> None:
+        """And with its having been killed."""
+        assert sandbox.run("echo before; sleep 300", timeout=4) == Completed(b"before\n", 137, timed_out=True)
 
     def test_process_in_a_session_of_its_own(self, sandbox: Sandbox, nap: str) -> None:
         """``setsid`` outlives its command, and not where a command has a process space of its own."""
-        assert sandbox.run(f"setsid {nap} > /dev/null & wait", timeout=1).timed_out
+        assert sandbox.run(f"setsid {nap} > /dev/null & wait", timeout=4).timed_out
         assert is_running(sandbox, nap) == (isinstance(sandbox, ShellSandbox) or not own_processes())
 
     def test_kill_everything(self, sandbox: Sandbox) -> None:
@@ -222,7 +218,7 @@ class TestLimits:
         assert peak < 10 * KEEP < CAP
         assert 2 * KEEP < len(done.output) < 2 * KEEP + 100
         assert (done.timed_out, done.returncode) == (False, 137)
-        assert not is_running(sandbox, command)
+        assert eventually(lambda: not is_running(sandbox, command))
 
     def test_middle_of_long_output_is_cut_out(self, sandbox: Sandbox) -> None:
         """Head and tail are kept, with the number of bytes between them."""
@@ -255,7 +251,8 @@ class TestEnd:
     def test_removal_during_a_command(self, backend: Sandboxes, calc: Instance) -> None:
         """A command whose sandbox is removed under it has no result either, whatever it said."""
         with backend.start(calc, "grading") as sandbox, ThreadPoolExecutor() as pool:
-            result = pool.submit(sandbox.run, "sleep 2; echo tests failed", timeout=60)
+            until_removed = "while [ -e calc.py ]; do sleep 0.1; done; echo tests failed"
+            result = pool.submit(sandbox.run, until_removed, timeout=60)
             time.sleep(1)
             backend.remove_all()
             with pytest.raises(SandboxError):
@@ -276,7 +273,7 @@ class TestLocal:
         with sandboxes(chosen, other) as backend, backend.start(calc, "rollout") as sandbox:
             killed = spawn.Process(target=hold, args=(chosen, run_id, calc, is_ready))
             killed.start()
-            assert is_ready.wait(60)
+            assert is_ready.wait(120)
             killed.kill()
             killed.join()
             assert len(what_is_left(kind, run_id)) == 1
@@ -326,13 +323,13 @@ class TestContainer:
         """What a late command started is killed in whichever process group it is."""
         for command in (f"timeout 300 {nap}", f"set -m; {nap} & wait", f"({nap}; echo) | cat"):
             assert sandbox.run(command, timeout=1) == Completed(b"", 137, timed_out=True)
-            assert not is_running(sandbox, nap)
+            assert eventually(lambda: not is_running(sandbox, nap))
 
     def test_background_process_goes_on(self, sandbox: Sandbox) -> None:
         """A server that one command starts is there for the next."""
         sandbox.run("python3 -m http.server --bind 127.0.0.1 8000 &> server.log &", timeout=60)
-        ask = "until python3 -c 'import urllib.request as u; u.urlopen(\"http://127.0.0.1:8000\")'; do sleep 1; done"
-        assert sandbox.run(f"({ask}) 2> /dev/null; grep -c GET server.log", timeout=30) == Completed(b"1\n", 0)
+        ask = "until python3 -c 'import urllib.request as u; u.urlopen(\"http://127.0.0.1:8000\")'; do sleep 0.1; done"
+        assert sandbox.run(f"({ask}) 2> /dev/null; grep -c GET server.log", timeout=60) == Completed(b"1\n", 0)
 
     @pytest.mark.parametrize("wait", ["", "; sleep 300"], ids=["left behind", "waited for"])
     def test_fork_bomb(
@@ -352,7 +349,8 @@ class TestContainer:
         self, kind: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, signal: str, is_late: bool
     ) -> None:
         """A command can end or stop the shell around it: it ends with it, and the next one has another."""
-        monkeypatch.setattr(shell, "GRACE", 3)
+        if is_late:
+            monkeypatch.setattr(shell, "GRACE", 3)
         done = sandbox.run(f"touch kept; echo before; kill -{signal} $PPID", timeout=3)
         assert (done.returncode, done.timed_out) == (137, is_late)
         assert done.output == b"before\n" or kind == "podman"  # its exec ends before what was said last is out
@@ -368,15 +366,16 @@ class TestContainer:
 
     def test_zombies_are_reaped(self, sandbox: Sandbox) -> None:
         """Orphans that end leave no entry behind."""
-        sandbox.run("for i in {1..50}; do (sleep 0.1 &); done; sleep 2", timeout=60)
-        assert sandbox.run("grep -c '^State:.Z' /proc/[0-9]*/status | grep -c ':1$'", timeout=60).text == "0\n"
+        sandbox.run("for i in {1..50}; do (sleep 0.1 &); done", timeout=60)
+        look = "grep --quiet --no-messages '^Name:.sleep$' /proc/[0-9]*/status"
+        assert eventually(lambda: sandbox.run(look, timeout=60).returncode != 0)
 
-    def test_container_is_gone_in_a_second(self, backend: Sandboxes, calc: Instance) -> None:
-        """Whatever runs in it."""
+    def test_container_is_gone_at_once(self, backend: Sandboxes, calc: Instance) -> None:
+        """Whatever runs in it; an engine waits ten seconds for what does not listen to SIGTERM."""
         with backend.start(calc, "rollout") as sandbox:
             sandbox.run("trap '' TERM; sleep 300 & true", timeout=60)
             started = time.monotonic()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 9
 
     def test_next_run_of_any_name_removes_what_a_killed_one_left(
         self, kind: str, settings: Callable[..., Settings], calc: Instance, run_id: str
@@ -389,19 +388,19 @@ class TestContainer:
             for name, is_ready in zip(others, ready, strict=True)
         ]
         try:
-            for process, is_ready in zip(runs, ready, strict=True):
+            for process in runs:
                 process.start()
-                assert is_ready.wait(60)
+            assert all(is_ready.wait(120) for is_ready in ready)
             runs[0].kill()
             runs[0].join()
             with sandboxes(chosen, run_id):
-                assert eventually(lambda: [len(what_is_left(kind, name)) for name in others] == [0, 1])
+                assert eventually(lambda: [len(what_is_left(kind, name)) for name in others] == [0, 1], 60)
         finally:
             for process in runs:
                 process.kill()
                 process.join()
             with sandboxes(chosen, run_id):
-                assert [len(what_is_left(kind, name)) for name in others] == [0, 0]
+                assert eventually(lambda: [len(what_is_left(kind, name)) for name in others] == [0, 0], 60)
 
     def test_commands_cannot_end_the_container(self, sandbox: Sandbox) -> None:
         """Process 1 is beyond the reach of what a command kills."""
@@ -420,7 +419,7 @@ class TestContainer:
         """What takes more is killed, alone."""
         chosen = settings(*OVERRIDES[kind], "sandbox.memory=64m")
         with sandboxes(chosen, run_id) as backend, backend.start(calc, "rollout") as sandbox:
-            greedy = "x = b'x' * (1 << 30)"
+            greedy = "import time; x = b'x' * (1 << 30); time.sleep(60)"
             assert sandbox.run(f'python3 -c "{greedy}"', timeout=60) == Completed(b"", 137)
             assert sandbox.run("echo on", timeout=60) == Completed(b"on\n", 0)
 

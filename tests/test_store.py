@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ from swe_eval.sandbox.bubblewrap import BubblewrapSandboxes
 from swe_eval.sandbox.node import USERNS
 from swe_eval.sandbox.store import Store
 from swe_eval.sandbox.store import lease as lease_module
-from swe_eval.sandbox.store.lease import lease
+from swe_eval.sandbox.store.lease import DEAD, age, lease
 from swe_eval.sandbox.store.packing import PIECE, unpacked
 from swe_eval.sandbox.store.registry import Reference
 
@@ -45,7 +46,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def pull(store: Store, image: str) -> None:
-    store.pull(image, 60)
+    store.pull(image, 600)
 
 
 def images(monkeypatch, capsys, *arguments: str) -> tuple[int, list[str]]:
@@ -196,7 +197,7 @@ def test_a_pull_through_skopeo_that_is_killed_leaves_nothing(store, calc):
     pulling.kill()
     pulling.join()
     command = f"skopeo --insecure-policy copy --quiet {DEMO_IMAGES}{calc.image} dir:{copied}"
-    assert eventually(lambda: not runs_here(command), 5)
+    assert eventually(lambda: not runs_here(command), 60)
     store.tidy()
     assert list((store.root / "new").iterdir()) == []
 
@@ -372,13 +373,13 @@ class TestLease:
             is_held = spawn.Event()
             holder = spawn.Process(target=_hold, args=(tmp_path / "lease", is_held, seconds))
             holder.start()
-            assert is_held.wait(60)
+            assert is_held.wait(120)
             return holder, is_held
 
         return held
 
     def test_it_is_waited_for(self, held, tmp_path):
-        _, is_held = held(2)
+        _, is_held = held(0.5)
         with lease(tmp_path / "lease", 30):
             assert not is_held.is_set()
         assert list(tmp_path.iterdir()) == []
@@ -393,15 +394,15 @@ class TestLease:
         holder, _ = held(60)
         holder.kill()
         holder.join()
-        with lease(tmp_path / "lease", 1):
+        with lease(tmp_path / "lease", DEAD / 2):
             pass
 
     def test_that_of_another_machine_is_taken_when_nobody_touches_it_any_more(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(lease_module, "DEAD", 2)
-        (tmp_path / "lease").write_text("another-boot/1/1/17/99")
+        monkeypatch.setattr(lease_module, "DEAD", 1)
         started = time.monotonic()
+        (tmp_path / "lease").write_text("another-boot/1/1/17/99")
         with lease(tmp_path / "lease", 30):
-            assert 1 < time.monotonic() - started < 10
+            assert time.monotonic() - started > 0.9
 
     def test_one_that_cannot_be_written_whole_is_nobodys(self, tmp_path):
         full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
@@ -411,10 +412,9 @@ class TestLease:
         assert list(tmp_path.iterdir()) == []
 
     def test_one_that_is_held_long_stays_held(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(lease_module, "DEAD", 1.0)
         monkeypatch.setattr(lease_module, "BEAT", 0.1)
-        monkeypatch.setattr(owner, "is_gone", lambda name: False)
         with lease(tmp_path / "lease", 1):
-            time.sleep(1.5)
+            os.utime(tmp_path / "lease", (0, 0))  # as if it had not been touched for long
+            assert eventually(lambda: age(tmp_path / "lease") < DEAD)
             with pytest.raises(SandboxError), lease(tmp_path / "lease", 0.5):
                 pass
