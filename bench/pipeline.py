@@ -352,13 +352,12 @@ def figures_of(pairs: Sequence[Pair]) -> dict[str, float]:
     }
 
 
-def chosen(given: argparse.Namespace) -> tuple[Settings, list[Instance]]:
-    """The instances that the command line names, and settings that give them sandboxes."""
+def chosen(given: argparse.Namespace) -> Settings:
+    """Settings with the instances that the command line names, and with sandboxes for them."""
     selection = [f"benchmark.instance_ids=[{','.join(given.instances)}]"] if given.instances else []
     source = ["benchmark=local", f"benchmark.dataset={given.dataset}"] if given.dataset else ["benchmark=demo"]
     base = [f"+sandbox.build_args.BASE={given.base}"] if given.base else []
-    settings = settings_of("sandbox=docker", *source, *selection, *base)
-    return settings, list(load(settings.benchmark).instances)
+    return settings_of("sandbox=docker", *source, *selection, *base)
 
 
 def ensure_images(settings: Settings, instances: Sequence[Instance]) -> None:
@@ -377,8 +376,8 @@ def main() -> None:
     parser.add_argument("--instances", nargs="+", metavar="ID", help="of the dataset; all without it")
     parser.add_argument("--quick", action="store_true", help="two instances, few turns: whether it runs, not how fast")
     given = parser.parse_args()
-    settings, instances = chosen(given)
-    instances = instances[:2] if given.quick else instances
+    settings = chosen(given)
+    instances = load(settings.benchmark).instances[: 2 if given.quick else None]
     ensure_images(settings, instances)
     described = f"{len(instances)} instances, {machine()}"
     with tempfile.TemporaryDirectory() as folder:

@@ -126,7 +126,8 @@ def _code_of(call: Callable[[], int | None]) -> int:
     except OSError as error:  # the disk is full, a file system went away: nothing is lost, nothing is scored
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return FAILED
-        return _say(f"{error}; put it right, and the same command continues", FAILED)
+        code = BAD_INPUT if isinstance(error, PermissionError) else FAILED
+        return _say(f"{error}; put it right, and the same command continues", code)
 
 
 def _nobody_reads() -> bool:

@@ -44,7 +44,12 @@ class Finding:
 
 def check_machine(settings: Settings) -> Iterator[Finding]:
     """The disk and the GPUs."""
-    free = shutil.disk_usage(_existing(settings.output_dir)).free
+    place = _existing(settings.output_dir)
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        yield Finding(
+            "problem", f"output_dir={settings.output_dir}: {place} cannot be written to; write output_dir=..."
+        )
+    free = shutil.disk_usage(place).free
     state: Literal["ok", "warning"] = "ok" if free > FREE_DISK else "warning"
     yield Finding(state, f"disk: {free / GB:.0f} GB are free where the run is written")
     yield from _memory(settings)
@@ -203,4 +208,4 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _existing(path: Path) -> Path:
-    return next(each for each in [path.absolute(), *path.absolute().parents] if each.exists())
+    return next(each for each in [path.absolute(), *path.absolute().parents] if os.path.exists(each))

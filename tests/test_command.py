@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from swe_eval.command import exit_code
 from swe_eval.help import describe_fields
 from swe_eval.settings import PACKAGE
 
@@ -116,6 +117,15 @@ def test_help_has_the_fields_of_the_option_that_is_chosen_line_by_line():
         "  tracking.mode=offline                     offline keeps the figures in the run",
         "                                            directory, for a later wandb sync.",
     ]
+
+
+def test_what_may_not_be_read_is_one_line_and_bad_input(capsys):
+    def call() -> None:
+        raise PermissionError(13, "Permission denied", "/x")  # root may read anything
+
+    assert exit_code(call) == 2
+    said = "swe_eval: [Errno 13] Permission denied: '/x'; put it right, and the same command continues\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["lora=none", "--cfg", "job"]])

@@ -137,6 +137,12 @@ def test_a_run_of_another_configuration_is_a_problem(diagnosed, tmp_path):
     assert "problem seed: 7 there, 0 now" in lines
 
 
+def test_a_run_directory_that_cannot_be_made_is_a_problem(diagnosed):
+    code, lines = diagnosed("lora=none", f"output_dir={__file__}/run")
+    said = f"problem output_dir={__file__}/run: {__file__} cannot be written to; write output_dir=..."
+    assert (code, [line for line in lines if line.startswith("problem")]) == (2, [said])
+
+
 def test_what_an_external_server_does_with_an_adapter_is_not_claimed(diagnosed, tmp_path):
     folder = Made(modules("o_proj")).write(tmp_path / "a")
     _, lines = diagnosed("lora=trained", f"lora.path={folder}", "serving=external", "serving.base_url=http://host/v1")
