@@ -51,6 +51,13 @@ def screenshot(page: Any, name: str) -> None:
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 
+def first_paint(page: Any) -> float:
+    """Seconds until something was to be seen."""
+    entries = "performance.getEntriesByName('first-contentful-paint')"
+    page.wait_for_function(f"{entries}.length")
+    return float(page.evaluate(f"{entries}[0].startTime")) / 1000
+
+
 def troubles(page: Any) -> list[str]:
     """What axe-core finds serious."""
     from axe_playwright_python.sync_playwright import Axe
