@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from scripted import SUBMIT, bash, bash_call, scripted_endpoint
+from scripted import SUBMIT, ScriptedEndpoint, bash, bash_call, scripted_endpoint
 
 from swe_eval.benchmark.instances import load
 from swe_eval.errors import InfraError
@@ -99,6 +99,14 @@ def test_commands_come_as_tool_calls_too(rolled):
     assert rollout.model_patch.endswith("+# touched\n")
 
 
+def test_the_model_sees_that_its_command_is_no_string(rolled):
+    call = bash_call("")
+    call["tool_calls"][0]["function"]["arguments"] = json.dumps({"command": ["bash", "-lc", "ls"]})
+    rollout, trajectory = rolled([call], "agent=toolcall", "agent.max_turns=1")
+    assert rollout.exit_status == "LimitsExceeded"
+    assert 'The command is no string: ["bash", "-lc", "ls"]' in trajectory["messages"][3]["content"]
+
+
 def test_the_model_sees_that_its_command_took_too_long(rolled):
     _, trajectory = rolled([bash("sleep 9"), SUBMIT], "agent.command_timeout=0.5", "agent.max_turns=2")
     seen = trajectory["messages"][3]["content"]
@@ -125,6 +133,21 @@ def test_what_it_was_held_back_is_no_part_of_its_time(rolled):
     gate.expect([other])
     threading.Timer(2, gate.leave, [other]).start()
     rollout, _ = rolled([bash(f"{EDIT} && git diff > patch.txt"), SUBMIT], "agent.wall_time_limit=1", gate=gate)
+    assert rollout.exit_status == "Submitted"
+    assert rollout.seconds < 2
+
+
+def test_nor_is_what_the_endpoint_failed(rolled, monkeypatch):
+    """A request that is lost ends by its own time limit, which is the trial's."""
+    lost = iter([True])
+
+    def lose_the_first(endpoint, body):
+        time.sleep(2.5 if next(lost, False) else 0)
+        return answer(endpoint, body)
+
+    answer = ScriptedEndpoint.answer
+    monkeypatch.setattr(ScriptedEndpoint, "answer", lose_the_first)
+    rollout, _ = rolled([bash(f"{EDIT} && git diff > patch.txt"), SUBMIT], "agent.wall_time_limit=2")
     assert rollout.exit_status == "Submitted"
     assert rollout.seconds < 2
 
