@@ -6,7 +6,7 @@ anything is started, from the files' headers: no torch, no weights of the base.
 
 from swe_eval.adapters.adapter import CONFIG, WEIGHTS, Problem, content_hash
 from swe_eval.adapters.backends import BACKENDS, LORA_RANKS, MUST_MERGE, Verdict
-from swe_eval.adapters.base import model_folder, read_base
+from swe_eval.adapters.base import base_hash, model_folder, read_base
 from swe_eval.adapters.examine import Examined, check, examine, refusals, to_merge
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Examined",
     "Problem",
     "Verdict",
+    "base_hash",
     "check",
     "content_hash",
     "examine",
