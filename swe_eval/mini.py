@@ -34,6 +34,7 @@ from minisweagent.models.litellm_model import LitellmModel
 from minisweagent.models.litellm_textbased_model import LitellmTextbasedModel
 
 from swe_eval.run_dir import Trial, write_json
+from swe_eval.sandbox.capture import SUBMIT
 from swe_eval.sandbox.sandbox import Completed, Sandbox
 from swe_eval.scheduling.gate import Turns
 from swe_eval.serving.server import Endpoint
@@ -41,7 +42,6 @@ from swe_eval.settings import AgentSettings, Settings
 
 litellm.suppress_debug_info = True
 
-SUBMIT = b"COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 COSTS = (
     *("input_cost_per_token", "output_cost_per_token"),
     *("cache_creation_input_token_cost", "cache_read_input_token_cost"),

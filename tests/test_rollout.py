@@ -92,6 +92,16 @@ def test_a_submission_in_any_encoding_survives_byte_for_byte(rolled):
     assert rollout.model_patch.encode("utf-8", "surrogateescape") == b"+\xe9\r\n"
 
 
+def test_a_submission_is_whole_however_long_it_is(rolled):
+    rollout, _ = rolled([bash("(yes +0123456789 | head -c 20000000; echo) > patch.txt"), SUBMIT])
+    assert (len(rollout.model_patch), "cut out" in rollout.model_patch) == (20_000_001, False)
+
+
+def test_so_is_work_that_was_not_submitted(rolled):
+    rollout, _ = rolled([bash("yes '#23456789' | head -c 20000000 >> calc.py")], "agent.max_turns=1")
+    assert (rollout.source, rollout.model_patch.count("\n+#23456789")) == ("rescued", 2_000_000)
+
+
 def test_commands_come_as_tool_calls_too(rolled):
     answers = [bash_call(f"{EDIT} && git diff > patch.txt"), bash_call(SUBMIT.splitlines()[2])]
     rollout, _ = rolled(answers, "agent=toolcall")
