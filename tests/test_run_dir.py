@@ -86,7 +86,9 @@ def test_another_base_model_is_refused_where_the_run_has_noted_its_own(run):
         run.claimed({"seed": 0, BASE_MODEL: "another"}).__enter__()
 
 
-@pytest.mark.parametrize("damage", ["", "{", "{}", "[]", '{"repo__name-1": 3}', '{"repo__name-1": {"outcome": 1}}'])
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[" * 99_999, "{}", "[]", '{"repo__name-1": 3}', '{"repo__name-1": {"outcome": 1}}']
+)
 def test_a_damaged_report_is_owed_again(damage, run):
     write_text(run.prediction(TRIAL), "diff")
     write_text(run.report(TRIAL), damage)
