@@ -21,7 +21,7 @@ from swe_eval.cluster import slurm
 from swe_eval.cluster.walltime import Walltime
 from swe_eval.errors import OutOfTime, UserError
 from swe_eval.mini import write_registry
-from swe_eval.plan import Work, identify, pairs, plan, what_is_owed
+from swe_eval.plan import Work, identify, pairs, plan, refuse_new_weights, what_is_owed
 from swe_eval.preconditions import check_template
 from swe_eval.progress import Progress
 from swe_eval.provenance import provenance
@@ -181,6 +181,7 @@ def _server(together: Round, prover: Prover, run: RunDir, say: Callable[[str], N
         yield None
         return
     with serve(together, run.log("server.log"), say) as server:
+        refuse_new_weights(run, arms_of(together))  # a server starts minutes after the run, or hours
         if proof := prover.prove(server):
             keep_proof(run, proof)
         write_registry(run.log("litellm_registry.json"), server.endpoints)

@@ -5,6 +5,7 @@ Import this module before anything of mini-swe-agent or litellm: both read the e
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ from minisweagent.models.litellm_model import LitellmModel
 from minisweagent.models.litellm_textbased_model import LitellmTextbasedModel
 
 from swe_eval.run_dir import Trial, write_json
+from swe_eval.sandbox.capture import SUBMIT
 from swe_eval.sandbox.sandbox import Completed, Sandbox
 from swe_eval.scheduling.gate import Turns
 from swe_eval.serving.server import Endpoint
@@ -41,7 +43,6 @@ from swe_eval.settings import AgentSettings, Settings
 
 litellm.suppress_debug_info = True
 
-SUBMIT = b"COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 COSTS = (
     *("input_cost_per_token", "output_cost_per_token"),
     *("cache_creation_input_token_cost", "cache_read_input_token_cost"),
@@ -55,13 +56,16 @@ class Stopped(Exception):
 
 
 class Agent(DefaultAgent):
-    """mini's agent, which takes each turn by leave; what it waits for that is no part of its time limit."""
+    """mini's agent, which takes each turn by leave; what it waits for that is no part of its time limit.
+
+    Nor are calls that the endpoint failed, until one succeeds.
+    """
 
     def __init__(self, *args: Any, turns: Turns, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._turns, self._began = turns, time.monotonic()
         self.held = 0.0
-        """Seconds that it has waited."""
+        """Seconds that it has waited for either."""
 
     def query(self) -> dict[str, Any]:
         asked = time.monotonic()
@@ -70,7 +74,10 @@ class Agent(DefaultAgent):
         now = time.monotonic()
         self.held += now - asked
         self._start_time = time.time() - (now - self._began - self.held)  # mini's limit is by a clock that may be set
-        return cast(dict[str, Any], super().query())
+        try:
+            return cast(dict[str, Any], super().query())
+        finally:
+            self.held += cast(_Served, self.model).failing
 
 
 def make_agent(trial: Trial, endpoint: Endpoint, settings: Settings, sandbox: Sandbox, turns: Turns) -> Agent:
@@ -126,6 +133,9 @@ class SandboxEnvironment:
 
     def execute(self, action: dict[str, Any], cwd: str = "") -> dict[str, Any]:
         """Run the action's command; raises mini's ``Submitted`` when its output is a submission."""
+        if not isinstance(action["command"], str):  # a tool call's argument is whatever JSON the model writes
+            problem = f"The command is no string: {json.dumps(action['command'])}"
+            return {"output": "", "returncode": -1, "exception_info": problem}
         done = self._sandbox.run(action["command"], timeout=self._timeout, env=self._env)
         _raise_if_submitted(done)
         if done.timed_out:
@@ -183,8 +193,11 @@ class _Served:
         super().__init__(**kwargs)
         self._endpoint, self._turns = endpoint, turns
         self._seconds = 0.0
+        self.failing = 0.0
+        """Seconds until the call began that was answered, of the latest query."""
 
     def query(self, messages: list[dict[str, Any]], **kwargs: Any) -> dict[str, Any]:
+        self._begun, self.failing = time.monotonic(), 0.0
         try:
             message: dict[str, Any] = super().query(messages, **kwargs)  # type: ignore[misc]
         except FormatError as error:
@@ -197,7 +210,7 @@ class _Served:
         where = {"api_base": self._endpoint.base_url, "api_key": self._endpoint.api_key}
         asked = time.monotonic()
         response = super()._query(messages, **where, **kwargs)  # type: ignore[misc]
-        self._seconds = time.monotonic() - asked
+        self._seconds, self.failing = time.monotonic() - asked, asked - self._begun
         self._turns.end(response.usage.total_tokens)
         return response
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from swe_eval import adapters
 from swe_eval.benchmark.instances import Benchmark, Instance
-from swe_eval.run_dir import ARM, RunDir, Trial
+from swe_eval.errors import ServingError
+from swe_eval.run_dir import ARM, BASE_MODEL, RunDir, Trial, read_json
 from swe_eval.settings import GRADE, ROLLOUT, AdapterSettings, Settings, result_settings
 from swe_eval.stages import ROLLED_OUT
 
@@ -48,9 +49,21 @@ def pairs(settings: Settings) -> list[tuple[str, str]]:
 
 
 def identify(settings: Settings, benchmark: Benchmark) -> dict[str, Any]:
-    """Everything that the numbers depend on: settings, the adapters' weights, the dataset's rows."""
+    """Everything that the numbers depend on: settings, the weights, the dataset's rows."""
     hashes = {f"{ARM}{adapter.name}": adapters.content_hash(adapter) for adapter in _served(settings)}
+    if _served(settings) and settings.serving.kind != "external" and (base := adapters.base_hash(settings.model)):
+        hashes[BASE_MODEL] = base
     return result_settings(settings) | hashes | {"benchmark.fingerprint": benchmark.fingerprint}
+
+
+def refuse_new_weights(run: RunDir, arms: Iterable[AdapterSettings]) -> None:
+    """Raise ServingError if an adapter on the disk is no longer the one that the run has noted as its arm."""
+    identity = read_json(run.run_json)["identity"]
+    for arm in arms:
+        if adapters.content_hash(arm) != identity[f"{ARM}{arm.name}"]:
+            raise ServingError(
+                f"lora: {arm.name}: {arm.path} was changed while the run went on; put the old files back"
+            )
 
 
 def _served(settings: Settings) -> Sequence[AdapterSettings]:

@@ -16,6 +16,7 @@ from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import InfraError, SandboxError
 from swe_eval.mini import Agent, AuthenticationError, ContextWindowExceededError, Stopped, make_agent
 from swe_eval.run_dir import RunDir, Trial, write_text
+from swe_eval.sandbox.capture import SUBMIT
 from swe_eval.sandbox.history import scrub
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes
 from swe_eval.scheduling.gate import Turns
@@ -102,10 +103,12 @@ def _head(sandbox: Sandbox) -> str:
 
 def _work_since(base: str, sandbox: Sandbox) -> str:
     """The agent's changes to tracked files, committed or not; nothing if it broke its repository."""
-    done = sandbox.run(f"{GIT_DIFF} {base}", timeout=300)
+    said = SUBMIT.decode()  # because a submission is kept whole
+    done = sandbox.run(f"echo {said} && {GIT_DIFF} {base}", timeout=300)
     if done.timed_out:
         raise SandboxError("git diff took more than 300 seconds")
-    return done.output.decode("utf-8", "surrogateescape") if done.returncode == 0 else ""
+    patch = done.output.partition(b"\n")[2]
+    return patch.decode("utf-8", "surrogateescape") if done.returncode == 0 else ""
 
 
 def _save(agent: Agent, run: RunDir, trial: Trial, info: dict[str, Any]) -> None:

@@ -30,6 +30,8 @@ OUTCOMES = ("resolved", "unresolved", "empty_patch", "infra")
 """What a trial can come to; ``infra`` is ours, and owed."""
 ARM = "adapters."
 """Begins the keys of a run's identity that are the content of one arm."""
+BASE_MODEL = "model.content"
+"""The key of the base model's content, if it is known."""
 RESULTS = ("trajectories", "predictions", "evaluation")
 """The folders that hold what a run did."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -198,7 +200,8 @@ class RunDir:
             return
         differing = sorted(key for key in before.keys() | identity.keys() if before.get(key) != identity.get(key))
         # an arm may come or go: its trials are its own
-        differing = [key for key in differing if not key.startswith(ARM) or {key} <= before.keys() & identity.keys()]
+        both, may_lack = before.keys() & identity.keys(), (ARM, BASE_MODEL)
+        differing = [key for key in differing if not key.startswith(may_lack) or key in both]
         if differing:
             lines = [f"{key}: {before.get(key)!r} there, {identity.get(key)!r} now" for key in differing]
             raise UserError(
@@ -227,7 +230,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a file; empty if there is none, or the file is damaged."""
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from swe_eval.adapters import CONFIG, WEIGHTS, check, examine, to_merge
+from swe_eval.adapters import CONFIG, WEIGHTS, base_hash, check, examine, to_merge
 from swe_eval.benchmark.demo.model import tiny_model
 from swe_eval.errors import UserError
 from swe_eval.settings import PACKAGE, AdapterSettings
@@ -401,3 +402,17 @@ def test_any_single_mutation_is_never_ok(names, data, how):
             path.write_bytes(path.read_bytes()[: -data.draw(st.integers(1, 2000))])
         [found] = examined(path.parent)
     assert all(verdict.kind == "refused" for verdict in found.verdicts.values()), found
+
+
+@pytest.mark.parametrize("changed", ["model.safetensors", "config.json"])
+def test_a_base_model_is_known_by_its_content(changed, tmp_path):
+    for name in ("one", "another"):
+        shutil.copytree(tiny_model(), tmp_path / name)
+    assert base_hash(model(tmp_path / "one")) == base_hash(model(tmp_path / "another"))
+    if changed == "config.json":
+        (tmp_path / "one" / changed).write_text("{}")
+    else:
+        weights = load_file(tmp_path / "one" / changed)
+        save_file(weights | {"model.norm.weight": weights["model.norm.weight"] * 2}, tmp_path / "one" / changed)
+    assert base_hash(model(tmp_path / "one")) != base_hash(model(tmp_path / "another"))
+    assert base_hash(model("hub/id")) is None

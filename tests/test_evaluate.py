@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from adapter_fixtures import Made, modules
 from scripted import SUBMIT, bash, scripted_endpoint
 from test_demo_run import wait_for
 from test_process import eventually
@@ -101,6 +102,20 @@ def test_a_run_may_grow_by_an_arm(settings, tmp_path):
         assert {body["model"] for body in endpoint.turns[before:]} == {"good"}
     found = json.loads((tmp_path / "run/results/comparison.json").read_text())
     assert [pair["b"] for pair in found["comparisons"]] == ["good"]
+
+
+def test_an_adapter_that_is_written_over_before_it_is_served_is_not_measured(settings, tmp_path):
+    adapter = Made(modules("o_proj")).write(tmp_path / "trained")
+
+    def retrain(model, messages):
+        Made(modules("o_proj"), seed=1).write(adapter)
+        return solve(model, messages)
+
+    with scripted_endpoint(retrain) as endpoint:
+        arms = f"lora.adapters=[{{name: trained, path: {adapter}}}]"
+        with pytest.raises(ServingError, match=r"lora: trained: .* was changed while the run went on"):
+            evaluate(settings(*external(endpoint, "trained"), arms, "lora.proof=none"))
+    assert not endpoint.turns
 
 
 def test_the_comparison_pairs_the_arms(settings, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from trajectory_fixtures import trajectory
 
@@ -221,8 +221,15 @@ def test_a_patch_of_what_decides_any_verdict_is_flagged_and_a_new_test_is_not():
 @given(
     st.lists(st.sampled_from(["git log --all", "'", '"', "$(", ")", "`", "<<EOF", "EOF", "\n", "|", "\\", "#", "x"]))
 )
+@example(["cat << \N{SUPERSCRIPT TWO}"])
+@example([f"cat << {'5' * 5000}"])
 def test_whatever_a_model_writes_is_no_error(parts):
     list(scan(DJANGO, trajectory(" ".join(parts) + " git")))
+
+
+def test_half_a_character_is_shown_as_a_question_mark():
+    [flag] = scan(DJANGO, trajectory("git log --all --grep \ud83d"))
+    assert flag["evidence"] == "git log --all --grep '?'"
 
 
 # ---- the clean score

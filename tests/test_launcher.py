@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from adapter_fixtures import Made, modules
 from scripted import scripted_endpoint
 from test_command import swe_eval
 from test_demo_run import wait_for
@@ -56,6 +57,18 @@ def test_each_job_of_one_machine_has_a_gpu_of_its_own(tmp_path, endpoint):
     assert code == 0, out
     again, code = finish(sweep(tmp_path, endpoint))
     assert (again, code) == ("0: through already\n1: through already\n", 0)
+
+
+def test_a_job_is_not_through_where_its_adapter_was_trained_again(tmp_path, endpoint):
+    adapter = Made(modules("o_proj")).write(tmp_path / "trained")
+    what = (f"lora.adapters=[{{name: good, path: {adapter}}}]", "lora.proof=none")
+    out, code = finish(sweep(tmp_path, endpoint, *what))
+    assert code == 0, out
+    Made(modules("o_proj"), seed=1).write(adapter)
+    out, code = finish(sweep(tmp_path, endpoint, *what))
+    assert (code, "2 of 2 jobs are not through" in out) == (1, True), out
+    logs = [next(tmp_path.glob("multirun_outputs/*")) / job["log"] for job in jobs(tmp_path)]
+    assert all("adapters.good: " in log.read_text() for log in logs)
 
 
 @pytest.mark.parametrize(

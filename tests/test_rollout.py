@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from scripted import SUBMIT, bash, bash_call, scripted_endpoint
+from scripted import SUBMIT, ScriptedEndpoint, bash, bash_call, scripted_endpoint
 from test_demo_run import wait_for
 
 from swe_eval.benchmark.instances import load
@@ -110,11 +110,29 @@ def test_a_submission_in_any_encoding_survives_byte_for_byte(rolled):
     assert rollout.model_patch.encode("utf-8", "surrogateescape") == b"+\xe9\r\n"
 
 
+def test_a_submission_is_whole_however_long_it_is(rolled):
+    rollout, _ = rolled([bash("(yes +0123456789 | head -c 20000000; echo) > patch.txt"), SUBMIT])
+    assert (len(rollout.model_patch), "cut out" in rollout.model_patch) == (20_000_001, False)
+
+
+def test_so_is_work_that_was_not_submitted(rolled):
+    rollout, _ = rolled([bash("yes '#23456789' | head -c 20000000 >> calc.py")], "agent.max_turns=1")
+    assert (rollout.source, rollout.model_patch.count("\n+#23456789")) == ("rescued", 2_000_000)
+
+
 def test_commands_come_as_tool_calls_too(rolled):
     answers = [bash_call(f"{EDIT} && git diff > patch.txt"), bash_call(SUBMIT.splitlines()[2])]
     rollout, _ = rolled(answers, "agent=toolcall")
     assert rollout.exit_status == "Submitted"
     assert rollout.model_patch.endswith("+# touched\n")
+
+
+def test_the_model_sees_that_its_command_is_no_string(rolled):
+    call = bash_call("")
+    call["tool_calls"][0]["function"]["arguments"] = json.dumps({"command": ["bash", "-lc", "ls"]})
+    rollout, trajectory = rolled([call], "agent=toolcall", "agent.max_turns=1")
+    assert rollout.exit_status == "LimitsExceeded"
+    assert 'The command is no string: ["bash", "-lc", "ls"]' in trajectory["messages"][3]["content"]
 
 
 def test_the_model_sees_that_its_command_took_too_long(rolled):
@@ -163,6 +181,22 @@ def test_what_it_was_held_back_is_no_part_of_its_time(rolled, passes):
 
     threading.Thread(target=let_it_wait).start()
     rollout, _ = rolled([bash(f"{EDIT} && git diff > patch.txt"), SUBMIT], "agent.wall_time_limit=600", gate=gate)
+    assert rollout.exit_status == "Submitted"
+    assert rollout.seconds < 600
+
+
+def test_nor_is_what_the_endpoint_failed(rolled, passes, monkeypatch):
+    """A request that is lost ends by its own time limit, which is the trial's."""
+    lost, answer = iter([True]), ScriptedEndpoint.answer
+
+    def lose_the_first(endpoint, body):
+        if next(lost, False):
+            passes(700)
+            return 500, {"error": {"message": "lost"}}
+        return answer(endpoint, body)
+
+    monkeypatch.setattr(ScriptedEndpoint, "answer", lose_the_first)
+    rollout, _ = rolled([bash(f"{EDIT} && git diff > patch.txt"), SUBMIT], "agent.wall_time_limit=600")
     assert rollout.exit_status == "Submitted"
     assert rollout.seconds < 600
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from swe_eval.errors import UserError
-from swe_eval.run_dir import RunDir, Trial, write_json, write_text
+from swe_eval.run_dir import BASE_MODEL, RunDir, Trial, write_json, write_text
 
 TRIAL = Trial("demo", "repo__name-1")
 
@@ -77,7 +77,18 @@ def test_another_configuration_is_refused_by_the_keys_that_differ(run):
     assert str(error.value).splitlines()[1:] == ["agent.max_turns: 30 there, 5 now"]
 
 
-@pytest.mark.parametrize("damage", ["", "{", "{}", "[]", '{"repo__name-1": 3}', '{"repo__name-1": {"outcome": 1}}'])
+def test_another_base_model_is_refused_where_the_run_has_noted_its_own(run):
+    with run.claimed({"seed": 0}):
+        write_json(run.run_json, {"identity": {"seed": 0}})
+    with run.claimed({"seed": 0, BASE_MODEL: "one"}):
+        write_json(run.run_json, {"identity": {"seed": 0, BASE_MODEL: "one"}})
+    with pytest.raises(UserError, match=r"model\.content: 'one' there, 'another' now"):
+        run.claimed({"seed": 0, BASE_MODEL: "another"}).__enter__()
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[" * 99_999, "{}", "[]", '{"repo__name-1": 3}', '{"repo__name-1": {"outcome": 1}}']
+)
 def test_a_damaged_report_is_owed_again(damage, run):
     write_text(run.prediction(TRIAL), "diff")
     write_text(run.report(TRIAL), damage)

@@ -6,7 +6,7 @@ anything is started, from the files' headers: no torch, no weights of the base.
 
 from swe_eval.adapters.adapter import CONFIG, WEIGHTS, content_hash
 from swe_eval.adapters.backends import BACKENDS, LORA_RANKS, MUST_MERGE
-from swe_eval.adapters.base import model_folder, read_base
+from swe_eval.adapters.base import base_hash, model_folder, read_base
 from swe_eval.adapters.examine import Examined, check, examine, refusals, to_merge
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "MUST_MERGE",
     "WEIGHTS",
     "Examined",
+    "base_hash",
     "check",
     "content_hash",
     "examine",

@@ -7,6 +7,7 @@ tell exactly is left unchecked, with a warning that says so, and never guessed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,10 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 EXPERT = re.compile(r"(?P<container>.+\.experts)\.\d+\.(?P<leaf>\w+)")
 MLP = {"gate_proj", "up_proj", "down_proj"}
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+SMALL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""Files of a model that decide its answers, beside the weights."""
+SAMPLE = 4096
+"""Bytes of each tensor that tell it from another: training changes most of them, and all would take minutes."""
 _PACKED = re.compile(r"\.(qweight|weight_packed|absmax|\w+_blocks)$")
 
 
@@ -89,6 +94,27 @@ def model_folder(model: ModelSettings) -> Path | None:
     except ValueError as error:
         raise UserError(f"model.base_model={model.base_model}: {str(error).splitlines()[0]}") from None
     return Path(found).parent if isinstance(found, str) else None
+
+
+def base_hash(model: ModelSettings) -> str | None:
+    """SHA-256 over a directory's small files and the beginning of every tensor; None for a hub id.
+
+    Raises:
+        UserError: a file of it is missing or damaged.
+    """
+    folder = Path(model.base_model)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for small in filter(Path.is_file, map(folder.joinpath, SMALL)):
+        digest.update(small.read_bytes())
+    for file in weight_files(folder):
+        tensors = _header(file).values()
+        with file.open("rb") as content:
+            for tensor in tensors:
+                content.seek(tensor.start)
+                digest.update(f"{tensor.name} {tensor.shape}".encode() + content.read(min(SAMPLE, tensor.nbytes)))
+    return digest.hexdigest()
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -67,10 +67,14 @@ class Sweep:
 
 
 def is_through(run: RunDir, settings: Settings) -> bool:
-    """Whether the run was last called with these very settings and has all that they ask for."""
+    """Whether the run was last called with these very settings, and weights, and has all that they ask for."""
     trials = _trials(run)
     if not trials or _kept_settings(run) != settings.model_dump(mode="json"):
         return False
+    called = run.config_yaml.stat().st_mtime
+    weights = [settings.model.base_model, *(arm.path for arm in settings.adapters if arm.path)]
+    if any(_last_written(Path(each)) > called for each in weights):
+        return False  # the job itself will tell whether they are other weights
     is_done = run.is_graded if GRADE in settings.stages else run.is_rolled_out
     return all(map(is_done, trials))
 
@@ -88,6 +92,14 @@ def _trials(run: RunDir) -> list[Trial]:
     record = read_json(run.run_json)
     samples = record.get("identity", {}).get("agent.samples", 1)
     return [Trial.of_arm(arm, each, samples) for arm, ids in record.get("trials", {}).items() for each in ids]
+
+
+def _last_written(folder: Path) -> float:
+    """Of its files, in seconds since 1970; 0 if it is gone."""
+    try:
+        return max((file.stat().st_mtime for file in folder.iterdir()), default=0.0)
+    except OSError:
+        return 0.0
 
 
 def _kept_settings(run: RunDir) -> Any:

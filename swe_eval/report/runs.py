@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from swe_eval.errors import UserError
 from swe_eval.report.results import Arm, Seen, collect
 from swe_eval.report.trials import read_trials
-from swe_eval.run_dir import ARM, RunDir, Trial, can_be_file_name, read_json
+from swe_eval.run_dir import ARM, BASE_MODEL, RunDir, Trial, can_be_file_name, read_json
 
 COMPARABLE = ("agent.", "benchmark.", "sandbox.", "seed", "model.max_model_len")
 """How the names of settings begin that runs must share to be compared: tasks, prompts, limits, sampling, sandbox."""
-NOT_WEIGHTS = (*COMPARABLE, ARM, "serving.")
-"""How the names of settings begin that do not change what a model is."""
+NOT_WEIGHTS = (*COMPARABLE, ARM, BASE_MODEL, "serving.")
+"""How the names of settings begin that do not change what a model is, or that older runs do not have."""
 DEPTH = 3
 """How many folders may lie between a sweep's directory and a run's."""
 NO_RUN = "no run.json in it; write a run directory: outputs/<name>"

@@ -15,6 +15,10 @@ from swe_eval.sandbox.sandbox import Completed
 
 KEEP = 8 << 20
 """Bytes kept of the head of an output, and as many of its tail."""
+SUBMIT = b"COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
+"""The first line of an output that is a submission, in mini-swe-agent's prompts."""
+SUBMISSION = 64 << 20
+"""Bytes kept of the tail of a submission: a patch without its middle does not apply."""
 CAP = 256 << 20
 """Bytes after which a command is killed. (``yes`` took 15 GB of the stock runner in 5 s, and then the machine.)"""
 TOLD = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
@@ -78,7 +82,8 @@ class Kept:
         room = max(0, KEEP - len(self._head))
         self._head += chunk[:room]
         self._tail += chunk[room:]
-        del self._tail[:-KEEP]
+        is_submission = self._head[:99].lstrip().startswith(SUBMIT)
+        del self._tail[: -(SUBMISSION if is_submission else KEEP)]
 
     @property
     def joined(self) -> bytes:

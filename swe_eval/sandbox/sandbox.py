@@ -21,7 +21,8 @@ class Completed:
     """A command that ran."""
 
     output: bytes
-    """Standard output and error, interleaved; the middle is cut out of what is larger than ``capture.KEEP``."""
+    """Standard output and error, interleaved; the middle is cut out of what is larger than ``capture.KEEP``, or
+    of a submission that is larger than ``capture.SUBMISSION``."""
     returncode: int
     """As a shell says it: 128 and the signal's number for what was killed, be it for too much output."""
     timed_out: bool = False

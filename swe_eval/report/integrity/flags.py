@@ -91,7 +91,7 @@ def _of_patch(suspicious: Mapping[str, Sequence[str]]) -> Iterator[Flag]:
 
 
 def _shown(command: Command) -> str:
-    text = str(command)
+    text = str(command).encode("utf-8", "replace").decode()  # a tool call may end in half a character
     return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 

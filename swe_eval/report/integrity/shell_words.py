@@ -127,7 +127,7 @@ def _redirected(words: Iterable[str], bodies: Sequence[str]) -> _Redirected:
     for word in rest:
         if word == "<<":
             number = next(rest, "")
-            reads += [bodies[int(number)]] if number.isdigit() and int(number) < len(bodies) else []
+            reads += [body for index, body in enumerate(bodies) if str(index) == number]
         elif set(word) <= set("<>&"):
             target = next(rest, "")
             is_file = ">" in word and target and not target.isdigit() and not target.startswith("/dev/")
