@@ -7,6 +7,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from conftest import BASE_IMAGE, DEMO_IMAGES
 
 from swe_eval.benchmark.instances import Instance, load
 from swe_eval.command import settings_of
+from swe_eval.errors import SandboxError
 from swe_eval.sandbox.docker import LABEL
 from swe_eval.sandbox.local import LocalSandbox
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes, sandboxes
@@ -85,6 +87,20 @@ def hold(settings: Settings, run_id: str, instance: Instance, is_ready: Event) -
     with sandboxes(settings, run_id) as backend, backend.start(instance, "rollout"):
         is_ready.set()
         time.sleep(300)
+
+
+def start_on(scratch: Path, command: str, fill: int) -> None:
+    """The command in a sandbox there, where ``fill`` bytes are written already: prints the error and what is left."""
+    settings = settings_of(*OVERRIDES["bubblewrap"], f"sandbox.scratch={scratch}")
+    with suppress(OSError):
+        (scratch / "fill").write_bytes(bytes(fill))
+    try:
+        with sandboxes(settings, "small") as backend:
+            with backend.start(load(settings.benchmark).instances[0], "rollout") as sandbox:
+                sandbox.run(command, timeout=60)
+    except SandboxError as error:
+        print(error)
+    print([path.name for path in scratch.iterdir()])
 
 
 def is_running(sandbox: Sandbox, command: str) -> bool:

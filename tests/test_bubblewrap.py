@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from sandbox_fixtures import OVERRIDES, what_is_left
 
 from swe_eval import doctor
-from swe_eval.benchmark.instances import load
-from swe_eval.command import settings_of
-from swe_eval.errors import SandboxError, UserError
+from swe_eval.errors import UserError
 from swe_eval.sandbox import node, watchdog
 from swe_eval.sandbox.bubblewrap import BubblewrapSandboxes
 from swe_eval.sandbox.node import USERNS, file_system, has_fuse, overlay_that_works
-from swe_eval.sandbox.sandbox import Completed, connect, sandboxes
+from swe_eval.sandbox.sandbox import Completed, connect
 
 pytestmark = pytest.mark.bubblewrap
 
@@ -85,20 +82,6 @@ class TestSandbox:
             assert sandbox.run("head -c 80m /dev/zero > one-file", timeout=60).returncode != 0
 
 
-def start_on(scratch: Path, command: str, fill: int) -> None:
-    """The command in a sandbox there, where ``fill`` bytes are written already: prints the error and what is left."""
-    settings = settings_of(*OVERRIDES["bubblewrap"], f"sandbox.scratch={scratch}")
-    with suppress(OSError):
-        (scratch / "fill").write_bytes(bytes(fill))
-    try:
-        with sandboxes(settings, "small") as backend:
-            with backend.start(load(settings.benchmark).instances[0], "rollout") as sandbox:
-                sandbox.run(command, timeout=60)
-    except SandboxError as error:
-        print(error)
-    print([path.name for path in scratch.iterdir()])
-
-
 @pytest.mark.parametrize(
     ("command", "fill", "said"),
     [
@@ -108,7 +91,7 @@ def start_on(scratch: Path, command: str, fill: int) -> None:
 )
 def test_a_sandbox_that_meets_a_full_disk_has_no_result_and_leaves_nothing(tmp_path, command, fill, said):
     """The disk is of three megabytes, mounted where a user is root."""
-    code = f"from test_bubblewrap import *; start_on(Path({str(tmp_path)!r}), {command!r}, {fill})"
+    code = f"from sandbox_fixtures import *; start_on(Path({str(tmp_path)!r}), {command!r}, {fill})"
     mount = 'mount -t tmpfs -o size=3m small "$0" && exec "$@"'
     done = subprocess.run(
         [*USERNS, "sh", "-c", mount, str(tmp_path), sys.executable, "-c", code],
