@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from swebench.harness.constants import APPLY_PATCH_FAIL
-from swebench.harness.grading import get_eval_report
 from swebench.harness.run_evaluation import GIT_APPLY_CMDS
 from swebench.harness.utils import make_test_spec
 
+from swe_eval import reading
 from swe_eval.benchmark.instances import Instance
 from swe_eval.run_dir import write_json, write_text
 from swe_eval.sandbox.sandbox import Sandbox, Sandboxes
@@ -70,8 +70,10 @@ def _verdict(
         return _no_verdict(UNRESOLVED) | {"error": TIMED_OUT}
     write_text(folder / "test_output.txt", done.text)
     prediction = {"instance_id": instance.instance_id, "model_name_or_path": arm, "model_patch": model_patch}
-    log = str(folder / "test_output.txt")
-    report: dict[str, Any] = get_eval_report(spec, prediction, log, include_tests_status=True)[instance.instance_id]
+    try:
+        report = reading.read(instance.row, prediction, folder / "test_output.txt")
+    except reading.Unreadable as error:
+        return _no_verdict(UNRESOLVED) | {"error": str(error)}
     return report | {"outcome": RESOLVED if report["resolved"] else UNRESOLVED}
 
 

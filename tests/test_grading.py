@@ -19,11 +19,12 @@ import docker
 import pytest
 from sandbox_fixtures import CONTAINERS, DEMO_IDS, is_running, what_is_left
 from swebench.harness import run_evaluation
-from swebench.harness.constants import APPLY_PATCH_FAIL
+from swebench.harness.constants import APPLY_PATCH_FAIL, END_TEST_OUTPUT, START_TEST_OUTPUT
 from swebench.harness.reporting import make_run_report
 from swebench.harness.utils import get_predictions_from_file, make_test_spec
 from test_process import eventually
 
+from swe_eval import reading
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError
 from swe_eval.grading import RESOLVED, TIMED_OUT, UNRESOLVED, grade
@@ -298,6 +299,28 @@ class TestInfra:
         with sandboxes(settings("sandbox=local"), "awkward") as backend:
             found = grade(calc, ARM, calc.row["patch"], backend, tmp_path / "evaluation", 60)
         assert found["outcome"] == "resolved"
+
+
+class TestReading:
+    """Sympy's tests may print an expression of any length, and swebench then reads for hours."""
+
+    def read(self, calc: Instance, log: Path) -> dict[str, Any]:
+        row = calc.row | {"log_parser": "parse_log_sympy", "FAIL_TO_PASS": ["test_long"], "PASS_TO_PASS": []}
+        prediction = {"instance_id": calc.instance_id, "model_name_or_path": ARM, "model_patch": WRONG}
+        return reading.read(row, prediction, log)
+
+    @pytest.mark.parametrize("characters", [reading.LONG_LINE, reading.LONG_LINE + 1])
+    def test_a_long_line_changes_no_verdict(self, calc: Instance, tmp_path: Path, characters: int) -> None:
+        log = tmp_path / "test_output.txt"
+        log.write_text(f"{START_TEST_OUTPUT}\n{'x' * characters}\ntest_long ok\n{END_TEST_OUTPUT}\n")
+        assert self.read(calc, log)["resolved"]
+
+    def test_reading_is_given_up(self, calc: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(reading, "PATIENCE", 5)
+        log = tmp_path / "test_output.txt"
+        log.write_text(f"{START_TEST_OUTPUT}\n{'_' * 1_000_000}\ntest_long ok\n{END_TEST_OUTPUT}\n")
+        with pytest.raises(reading.Unreadable, match=r"^swebench did not read the tests' output in 5 seconds$"):
+            self.read(calc, log)
 
 
 class TestOfficialReport:
