@@ -46,6 +46,7 @@ def swe_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("lora=", "swe_eval: lora=: no such option; write one of ab, adapter, baseline,"),
         ("--base-model x", "swe_eval: --base-model: no such option; did you mean model.base_model=...?"),
         ("--lora.path=/x", "swe_eval: --lora.path=/x: no such option; did you mean lora.path=...?"),
+        ("benchmark=local sandbox=docker", "swe_eval: benchmark.dataset: needs a value: write benchmark.dataset=..."),
         ("--quick", "swe_eval: --quick: no such option; fields are written FIELD=VALUE, --help lists them"),
         (
             "model.base_model=/nowhere lora=none",
