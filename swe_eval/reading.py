@@ -19,8 +19,8 @@ from swebench.harness.utils import make_test_spec
 
 from swe_eval.serving.guard import PR_SET_PDEATHSIG, prctl
 
-LONG_LINE = 10_000
-"""Characters, which take half a second at most."""
+LONG_LINE = 20_000
+"""Characters, which take two seconds at most, as do lines whose squares are as much together."""
 PATIENCE = 300.0
 """Seconds that a process may read."""
 
@@ -33,9 +33,9 @@ def read(row: Mapping[str, Any], prediction: Mapping[str, str], log: Path) -> di
     """swebench's report (``get_eval_report``) of one prediction, by the output of its tests.
 
     Raises:
-        Unreadable: a line is so long that it takes more than ``PATIENCE``.
+        Unreadable: lines are so long that they take more than ``PATIENCE``.
     """
-    if all(len(line) <= LONG_LINE for line in log.read_bytes().splitlines()):
+    if sum(len(line) ** 2 for line in log.read_bytes().splitlines()) < LONG_LINE**2:
         return _report(row, prediction, log)
     asked = json.dumps({"row": row, "prediction": prediction, "log": str(log)}, default=str)
     argv = [sys.executable, "-m", __name__]

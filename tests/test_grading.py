@@ -309,16 +309,19 @@ class TestReading:
         prediction = {"instance_id": calc.instance_id, "model_name_or_path": ARM, "model_patch": WRONG}
         return reading.read(row, prediction, log)
 
-    @pytest.mark.parametrize("characters", [reading.LONG_LINE, reading.LONG_LINE + 1])
+    @pytest.mark.parametrize("characters", [reading.LONG_LINE - 99, reading.LONG_LINE])
     def test_a_long_line_changes_no_verdict(self, calc: Instance, tmp_path: Path, characters: int) -> None:
         log = tmp_path / "test_output.txt"
         log.write_text(f"{START_TEST_OUTPUT}\n{'x' * characters}\ntest_long ok\n{END_TEST_OUTPUT}\n")
         assert self.read(calc, log)["resolved"]
 
-    def test_reading_is_given_up(self, calc: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("text", ["_" * 1_000_000, f"{'_' * 9_000}\n" * 1_000], ids=["a line", "many lines"])
+    def test_reading_is_given_up(
+        self, calc: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+    ) -> None:
         monkeypatch.setattr(reading, "PATIENCE", 5)
         log = tmp_path / "test_output.txt"
-        log.write_text(f"{START_TEST_OUTPUT}\n{'_' * 1_000_000}\ntest_long ok\n{END_TEST_OUTPUT}\n")
+        log.write_text(f"{START_TEST_OUTPUT}\n{text}\ntest_long ok\n{END_TEST_OUTPUT}\n")
         with pytest.raises(reading.Unreadable, match=r"^swebench did not read the tests' output in 5 seconds$"):
             self.read(calc, log)
 
