@@ -74,10 +74,12 @@ class Agent(DefaultAgent):
         now = time.monotonic()
         self.held += now - asked
         self._start_time = time.time() - (now - self._began - self.held)  # mini's limit is by a clock that may be set
+        model = cast(_Served, self.model)
+        model.failing = 0.0  # or a query that a limit ends counts the one before it again
         try:
             return cast(dict[str, Any], super().query())
         finally:
-            self.held += cast(_Served, self.model).failing
+            self.held += model.failing
 
 
 def make_agent(trial: Trial, endpoint: Endpoint, settings: Settings, sandbox: Sandbox, turns: Turns) -> Agent:
@@ -197,7 +199,7 @@ class _Served:
         """Seconds until the call began that was answered, of the latest query."""
 
     def query(self, messages: list[dict[str, Any]], **kwargs: Any) -> dict[str, Any]:
-        self._begun, self.failing = time.monotonic(), 0.0
+        self._begun = time.monotonic()
         try:
             message: dict[str, Any] = super().query(messages, **kwargs)  # type: ignore[misc]
         except FormatError as error:

@@ -185,8 +185,9 @@ def test_what_it_was_held_back_is_no_part_of_its_time(rolled, passes):
     assert rollout.seconds < 600
 
 
-def test_nor_is_what_the_endpoint_failed(rolled, passes, monkeypatch):
-    """A request that is lost ends by its own time limit, which is the trial's."""
+@pytest.mark.parametrize(("turns", "exit_status"), [(1, "LimitsExceeded"), (9, "Submitted")])
+def test_nor_is_what_the_endpoint_failed(rolled, passes, monkeypatch, turns, exit_status):
+    """A request that is lost ends by its own time limit, which is the trial's; and it is lost once."""
     lost, answer = iter([True]), ScriptedEndpoint.answer
 
     def lose_the_first(endpoint, body):
@@ -196,9 +197,10 @@ def test_nor_is_what_the_endpoint_failed(rolled, passes, monkeypatch):
         return answer(endpoint, body)
 
     monkeypatch.setattr(ScriptedEndpoint, "answer", lose_the_first)
-    rollout, _ = rolled([bash(f"{EDIT} && git diff > patch.txt"), SUBMIT], "agent.wall_time_limit=600")
-    assert rollout.exit_status == "Submitted"
-    assert rollout.seconds < 600
+    limits = [f"agent.max_turns={turns}", "agent.wall_time_limit=600"]
+    rollout, _ = rolled([bash(f"{EDIT} && git diff > patch.txt"), SUBMIT], *limits)
+    assert rollout.exit_status == exit_status
+    assert 0 < rollout.seconds < 600
 
 
 def test_a_clock_that_is_set_meanwhile_is_no_part_of_its_time(rolled, tmp_path, monkeypatch):
