@@ -20,7 +20,7 @@ from swe_eval.report.runs import read_run
 from swe_eval.report.subject import Subject, subject_of
 from swe_eval.report.throughput import throughput
 from swe_eval.report.trials import read_trials
-from swe_eval.run_dir import Trial, read_json, write_json
+from swe_eval.run_dir import BASE_MODEL, Trial, read_json, write_json
 
 IDS = instance_ids(12)
 
@@ -104,11 +104,20 @@ def test_of_a_reference_that_every_job_has_the_first_verdicts_count(tmp_path):
     assert subject.notes[0].startswith("base was evaluated in 2 runs: ")
 
 
-def test_namesakes_with_other_weights_stay_apart(tmp_path):
+@pytest.mark.parametrize("weights", ["adapters.rl-9", BASE_MODEL])
+def test_namesakes_with_other_weights_stay_apart(weights, tmp_path):
     for run in ("one", "two"):
         make_run(tmp_path / run, {"rl-9": 0.4}, IDS)
-    other_settings(tmp_path / "two", {"adapters.rl-9": "other"})
+        other_settings(tmp_path / run, {weights: run})
     assert names(sweep_of(tmp_path)) == ["one/rl-9", "two/rl-9"]
+
+
+def test_a_run_that_has_not_noted_its_base_model_s_content_is_one_with_those_that_have(tmp_path):
+    runs = [tmp_path / name for name in ("one", "two")]
+    for run, ids in zip(runs, (IDS[:5], IDS[5:]), strict=True):
+        make_run(run, {"rl-9": 0.4}, ids)
+    other_settings(runs[1], {BASE_MODEL: "noted"})
+    assert names(sweep_of(tmp_path)) == names(subject_of(runs, None, None)) == ["rl-9"]
 
 
 def test_namesakes_in_directories_of_one_name_are_no_samples_of_one_arm(tmp_path):

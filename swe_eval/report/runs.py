@@ -18,7 +18,7 @@ from swe_eval.run_dir import ARM, BASE_MODEL, RunDir, Trial, can_be_file_name, r
 COMPARABLE = ("agent.", "benchmark.", "sandbox.", "seed", "model.max_model_len")
 """How the names of settings begin that runs must share to be compared: tasks, prompts, limits, sampling, sandbox."""
 NOT_WEIGHTS = (*COMPARABLE, ARM, BASE_MODEL, "serving.")
-"""How the names of settings begin that do not change what a model is, or that older runs do not have."""
+"""How the names of settings begin that do not change what a model is; its content, older runs do not have."""
 DEPTH = 3
 """How many folders may lie between a sweep's directory and a run's."""
 NO_RUN = "no run.json in it; write a run directory: outputs/<name>"

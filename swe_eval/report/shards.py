@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
 
 from swe_eval.report.results import Arm
 from swe_eval.report.runs import SavedRun, name_among
+from swe_eval.run_dir import BASE_MODEL
 
 
 class Joined(NamedTuple):
@@ -18,27 +19,30 @@ class Joined(NamedTuple):
     notes: list[str]
 
 
-def joined(runs: Iterable[SavedRun]) -> Joined:
+def joined(runs: Sequence[SavedRun]) -> Joined:
     """Join the arms that have the same name and the same weights.
 
     If several of them have a verdict on an instance, the first counts.
     """
-    by_weights: dict[tuple[str, str], list[tuple[SavedRun, Arm]]] = {}
+    bases = [saved.identity[BASE_MODEL] for saved in runs if BASE_MODEL in saved.identity]
+    unnoted = bases[0] if len({*bases}) == 1 else None  # by the runs of earlier versions
+    by_weights: dict[tuple[str, str, object], list[tuple[SavedRun, Arm]]] = {}
     for saved in runs:
+        base = saved.identity.get(BASE_MODEL, unnoted)
         for arm in saved.arms:
-            by_weights.setdefault((arm.name, saved.weights(arm.adapter)), []).append((saved, arm))
+            by_weights.setdefault((arm.name, saved.weights(arm.adapter), base), []).append((saved, arm))
     arms, notes = [], []
-    for (name, _), members in by_weights.items():
+    for (name, *_), members in by_weights.items():
         whole = _join([arm for _, arm in members])
         left_out = sum(len(arm.resolved) for _, arm in members) - len(whole.resolved)
         if left_out:
             notes.append(f"{name} was evaluated in {len(members)} runs: {left_out} later verdicts are left out")
-        others = [each[0][0] for (namesake, _), each in by_weights.items() if namesake == name]
+        others = [each[0][0] for (namesake, *_), each in by_weights.items() if namesake == name]
         arms.append(whole if len(others) == 1 else labelled(whole, name_among(members[0][0], others)))
     return Joined(arms, notes)
 
 
-def wholes(runs: Iterable[SavedRun]) -> list[list[SavedRun]]:
+def wholes(runs: Sequence[SavedRun]) -> list[list[SavedRun]]:
     """Group the runs that are shards of one: with the same configuration, and no trial in common."""
     found: list[list[SavedRun]] = []
     for saved in runs:
@@ -51,14 +55,21 @@ def wholes(runs: Iterable[SavedRun]) -> list[list[SavedRun]]:
 
 
 def _are_shards(one: SavedRun, other: SavedRun) -> bool:
-    return one.identity == other.identity and not {*one.trials} & {*other.trials}
+    return _are_alike(one, other) and not {*one.trials} & {*other.trials}
 
 
-def overlaps(runs: Iterable[SavedRun]) -> Iterator[str]:
+def _are_alike(one: SavedRun, other: SavedRun) -> bool:
+    """Also if just one of them has noted the content of its base model."""
+    lacking = {BASE_MODEL} - (one.identity.keys() & other.identity.keys())
+    first, second = ({k: v for k, v in saved.identity.items() if k not in lacking} for saved in (one, other))
+    return first == second
+
+
+def overlaps(runs: Sequence[SavedRun]) -> Iterator[str]:
     """Lines about runs that would be shards of one, if they did not have some trials in common."""
     for one, other in combinations(runs, 2):
         both = {*one.trials} & {*other.trials}
-        if one.identity == other.identity and both and {*one.trials} != {*other.trials}:
+        if _are_alike(one, other) and both and {*one.trials} != {*other.trials}:
             names = f"{one.run.root.name} and {other.run.root.name}"
             yield f"{names} are no shards of one run: {len(both)} trials are in both, so they are compared as two"
 
