@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from test_demo_run import wait_for
 from test_evaluate import TASKS, external, solve
 from test_slurm import finish, held
 
+from swe_eval.cluster.sweep import is_through
 from swe_eval.cluster.walltime import CLOSING, Walltime
+from swe_eval.run_dir import RunDir, Trial, write_json, write_text
 from swe_eval.settings import PACKAGE
 
 LOCAL = "hydra/launcher=submitit_local"
@@ -69,6 +72,18 @@ def test_a_job_is_not_through_where_its_adapter_was_trained_again(tmp_path, endp
     assert (code, "2 of 2 jobs are not through" in out) == (1, True), out
     logs = [next(tmp_path.glob("multirun_outputs/*")) / job["log"] for job in jobs(tmp_path)]
     assert all("adapters.good: " in log.read_text() for log in logs)
+
+
+def test_to_a_job_that_only_grades_weights_are_nothing(settings, tmp_path):
+    adapter = Made(modules("o_proj")).write(tmp_path / "trained")
+    chosen = settings("stages=[grade]", "lora=trained", f"lora.path={adapter}")
+    run, trial = RunDir(chosen.output_dir), Trial("trained", TASKS[0])
+    write_text(run.prediction(trial), "")
+    write_json(run.report(trial), {trial.instance_id: {"outcome": "empty_patch"}})
+    write_json(run.run_json, {"trials": {trial.arm: [trial.instance_id]}})
+    write_json(run.config_yaml, chosen.model_dump(mode="json"))
+    os.utime(run.config_yaml, (0, 0))
+    assert is_through(run, chosen)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from swe_eval.run_dir import RunDir, Trial, now, read_json, write_json
-from swe_eval.settings import GRADE, Settings
+from swe_eval.settings import GRADE, ROLLOUT, Settings
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def is_through(run: RunDir, settings: Settings) -> bool:
         return False
     called = run.config_yaml.stat().st_mtime
     weights = [settings.model.base_model, *(arm.path for arm in settings.adapters if arm.path)]
-    if any(_last_written(Path(each)) > called for each in weights):
+    if ROLLOUT in settings.stages and any(_last_written(Path(each)) > called for each in weights):
         return False  # the job itself will tell whether they are other weights
     is_done = run.is_graded if GRADE in settings.stages else run.is_rolled_out
     return all(map(is_done, trials))
