@@ -50,8 +50,10 @@ def check(settings: Settings) -> str:
     if tracking.kind != "none" and find_spec(tracking.kind) is None:
         raise UserError(f"tracking={tracking.kind}: {tracking.kind} is not installed; pip install 'swe_eval[track]'")
     try:
-        if tracking.kind == "wandb" and tracking.mode == "online" and not _wandb().login(prompt=False, verify=False):
-            raise UserError("tracking=wandb: no key; run wandb login, or write tracking.mode=offline")
+        if tracking.kind == "wandb" and tracking.mode == "online":
+            os.environ["WANDB_MODE"] = tracking.mode  # where it says offline, login() knows no key
+            if not _wandb().login(prompt=False, verify=False):
+                raise UserError("tracking=wandb: no key; run wandb login, or write tracking.mode=offline")
         if tracking.kind == "mlflow":
             _ask_mlflow(tracking)
     except UserError:

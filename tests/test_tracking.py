@@ -109,6 +109,15 @@ def test_wandb_without_a_key_is_one_line_before_anything_starts(settings, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_wandb_has_a_key_whatever_mode_the_environment_names(monkeypatch):
+    """In a process of its own: wandb keeps a key that it has seen."""
+    for name, value in {"WANDB_MODE": "offline", "WANDB_API_KEY": "0" * 40}.items():
+        monkeypatch.setenv(name, value)
+    asked = "from swe_eval import command, tracking; print([tracking.check(command.settings_of('tracking=wandb'))])"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("['']\n", "")
+
+
 @pytest.mark.parametrize("kind", ["wandb", "mlflow"])
 def test_a_package_that_is_missing_is_one_line_before_anything_starts(settings, kind, monkeypatch):
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
