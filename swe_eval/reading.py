@@ -40,7 +40,15 @@ def read(row: Mapping[str, Any], prediction: Mapping[str, str], log: Path) -> di
     asked = json.dumps({"row": row, "prediction": prediction, "log": str(log)}, default=str)
     argv = [sys.executable, "-m", __name__]
     try:
-        answer = subprocess.run(argv, input=asked, stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True)
+        answer = subprocess.run(
+            argv,
+            input=asked,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
+            start_new_session=True,  # an interrupt at the terminal is ours to hear
+        )
     except subprocess.TimeoutExpired as error:
         raise Unreadable(f"swebench did not read the tests' output in {PATIENCE:g} seconds") from error
     report: dict[str, Any] = json.loads(answer.stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from swebench.harness import run_evaluation
 from swebench.harness.constants import APPLY_PATCH_FAIL, END_TEST_OUTPUT, START_TEST_OUTPUT
 from swebench.harness.reporting import make_run_report
 from swebench.harness.utils import get_predictions_from_file, make_test_spec
+from test_demo_run import child_of, wait_for
 from test_process import eventually
 
 from swe_eval import reading
@@ -324,6 +326,18 @@ class TestReading:
         log.write_text(f"{START_TEST_OUTPUT}\n{text}\ntest_long ok\n{END_TEST_OUTPUT}\n")
         with pytest.raises(reading.Unreadable, match=r"^swebench did not read the tests' output in 5 seconds$"):
             self.read(calc, log)
+
+    def test_an_interrupt_at_the_terminal_is_not_for_the_process_that_reads(
+        self, calc: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(reading, "PATIENCE", 10)
+        log = tmp_path / "test_output.txt"
+        log.write_text(f"{START_TEST_OUTPUT}\n{'_' * 1_000_000}\n{END_TEST_OUTPUT}\n")
+        with ThreadPoolExecutor() as pool:
+            given_up = pool.submit(self.read, calc, log)
+            child = wait_for(lambda: child_of(os.getpid(), b"swe_eval.reading"))
+            assert eventually(lambda: os.getsid(child) == child, 5)
+            assert isinstance(given_up.exception(), reading.Unreadable)
 
 
 class TestOfficialReport:
