@@ -17,6 +17,7 @@ from typing import Any
 from swebench.harness.grading import get_eval_report
 from swebench.harness.utils import make_test_spec
 
+from swe_eval.errors import InfraError
 from swe_eval.serving.guard import PR_SET_PDEATHSIG, prctl
 
 LONG_LINE = 20_000
@@ -34,23 +35,18 @@ def read(row: Mapping[str, Any], prediction: Mapping[str, str], log: Path) -> di
 
     Raises:
         Unreadable: lines are so long that they take more than ``PATIENCE``.
+        InfraError: the process ended without a report.
     """
     if sum(len(line) ** 2 for line in log.read_bytes().splitlines()) < LONG_LINE**2:
         return _report(row, prediction, log)
     asked = json.dumps({"row": row, "prediction": prediction, "log": str(log)}, default=str)
     argv = [sys.executable, "-m", __name__]
     try:
-        answer = subprocess.run(
-            argv,
-            input=asked,
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=PATIENCE,
-            check=True,
-            start_new_session=True,  # an interrupt at the terminal is ours to hear
-        )
+        answer = subprocess.run(argv, input=asked, capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired as error:
         raise Unreadable(f"swebench did not read the tests' output in {PATIENCE:g} seconds") from error
+    if answer.returncode:
+        raise InfraError(f"swebench did not read the tests' output: {answer.stderr.strip()[-500:]}")
     report: dict[str, Any] = json.loads(answer.stdout)
     return report
 
