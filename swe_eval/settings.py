@@ -423,6 +423,11 @@ class AutoSandbox(Group):
     apptainer: ApptainerSandbox
     """Tried last."""
 
+    @property
+    def in_order(self) -> tuple[DockerSandbox | PodmanSandbox | BubblewrapSandbox | ApptainerSandbox, ...]:
+        """As they are tried."""
+        return self.docker, self.podman, self.bubblewrap, self.apptainer
+
 
 SandboxSettings = Annotated[
     DockerSandbox | PodmanSandbox | BubblewrapSandbox | ApptainerSandbox | AutoSandbox | LocalSandbox,
