@@ -141,6 +141,22 @@ def test_files_that_are_no_adapter_are_refused(case, tmp_path):
     assert {verdict.kind for verdict in found.verdicts.values()} == {"refused"}
 
 
+@pytest.mark.parametrize(
+    ("case", "remedy"),
+    [
+        ("use_dora", "python -m swe_eval.merging merge"),
+        ("modules_to_save", "python -m swe_eval.merging merge"),
+        ("embedding", "python -m swe_eval.merging merge"),
+        ("bias", "PEFT's merge_and_unload()"),
+    ],
+)
+def test_what_is_more_than_lora_is_sent_to_a_merge_that_takes_it(case, remedy, tmp_path):
+    made = Made(O_PROJ)
+    SPOILT[case](made)
+    [found] = examined(made.write(tmp_path))
+    assert any(remedy in problem.text for problem in found.problems)
+
+
 def test_an_adapter_that_lies_deeper_is_pointed_at(tmp_path):
     inner = Made(O_PROJ).write(tmp_path / "step-9" / "actor")
     [found] = examined(tmp_path)
