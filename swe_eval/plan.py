@@ -8,9 +8,9 @@ from typing import Any
 
 from swe_eval import adapters
 from swe_eval.benchmark.instances import Benchmark, Instance
+from swe_eval.progress import ROLLED_OUT
 from swe_eval.run_dir import ARM, BASE_MODEL, RunDir, Trial, read_json
 from swe_eval.settings import GRADE, ROLLOUT, AdapterSettings, Settings, result_settings
-from swe_eval.stages import ROLLED_OUT
 
 
 def plan(settings: Settings, instances: Sequence[Instance]) -> list[Trial]:
