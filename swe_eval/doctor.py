@@ -149,7 +149,7 @@ def _another_sandbox(settings: Settings) -> Iterator[Finding]:
         return
     auto = command.settings_of("sandbox=auto").sandbox
     assert auto.kind == "auto"
-    for option in (auto.docker, auto.podman, auto.bubblewrap, auto.apptainer):
+    for option in auto.in_order:
         with suppress(UserError):
             if option.kind != settings.sandbox.kind:
                 connect(option, "doctor")

@@ -20,7 +20,6 @@ from swe_eval.benchmark.instances import Benchmark
 from swe_eval.cluster import slurm
 from swe_eval.cluster.walltime import Walltime
 from swe_eval.errors import OutOfTime, UserError
-from swe_eval.mini import write_registry
 from swe_eval.plan import Work, identify, pairs, plan, refuse_new_weights, what_is_owed
 from swe_eval.preconditions import check_template
 from swe_eval.progress import Progress
@@ -35,7 +34,6 @@ from swe_eval.serving.parts import Round, arms_of, preflight, rounds, serve, tak
 from swe_eval.serving.proof import Prover, keep_proof
 from swe_eval.serving.server import Server
 from swe_eval.settings import GRADE, ROLLOUT, Settings
-from swe_eval.stages import Stages
 
 
 def evaluate(settings: Settings) -> int:
@@ -135,6 +133,8 @@ def roll_out_and_grade(
     settings: Settings, benchmark: Benchmark, run: RunDir, trials: Sequence[Trial], walltime: Walltime
 ) -> None:
     """Do every stage of every trial that is owed; a server is started only if a rollout is."""
+    from swe_eval.stages import Stages  # late: it brings litellm, and mistakes are answered in a second
+
     work = what_is_owed(settings, run, trials)
     progress = Progress(trials, work.done, Console())
     if work.to_roll_out or work.to_grade:
@@ -177,6 +177,8 @@ def _needed(planned: Sequence[Round], to_roll_out: Sequence[Trial], say: Callabl
 
 @contextmanager
 def _server(together: Round, prover: Prover, run: RunDir, say: Callable[[str], None]) -> Iterator[Server | None]:
+    from swe_eval.mini import write_registry  # late: see roll_out_and_grade
+
     if not together:
         yield None
         return

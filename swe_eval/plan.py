@@ -8,10 +8,9 @@ from typing import Any
 
 from swe_eval import adapters
 from swe_eval.benchmark.instances import Benchmark, Instance
-from swe_eval.errors import ServingError
+from swe_eval.progress import ROLLED_OUT
 from swe_eval.run_dir import ARM, BASE_MODEL, RunDir, Trial, read_json
 from swe_eval.settings import GRADE, ROLLOUT, AdapterSettings, Settings, result_settings
-from swe_eval.stages import ROLLED_OUT
 
 
 def plan(settings: Settings, instances: Sequence[Instance]) -> list[Trial]:
@@ -60,10 +59,7 @@ def refuse_new_weights(run: RunDir, arms: Iterable[AdapterSettings]) -> None:
     """Raise ServingError if an adapter on the disk is no longer the one that the run has noted as its arm."""
     identity = read_json(run.run_json)["identity"]
     for arm in arms:
-        if adapters.content_hash(arm) != identity[f"{ARM}{arm.name}"]:
-            raise ServingError(
-                f"lora: {arm.name}: {arm.path} was changed while the run went on; put the old files back"
-            )
+        adapters.refuse_changed(arm, identity[f"{ARM}{arm.name}"])
 
 
 def _served(settings: Settings) -> Sequence[AdapterSettings]:

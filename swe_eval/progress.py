@@ -14,6 +14,9 @@ from rich.table import Table
 
 from swe_eval.run_dir import Trial
 
+ROLLED_OUT = "rolled out"
+"""What is said of a trial whose grading was not asked for."""
+
 
 class Progress:
     """Counts the trials of each arm. Thread-safe."""

@@ -40,7 +40,7 @@ def adapter_names(lora: Mapping[str, Any]) -> str:
     """What to call a run of these arms."""
     runs = "-".join(stem(run) for run in _several(lora.get("run")))
     name = lora.get("name") or runs or {"none": BASE}.get(lora["kind"], lora["kind"])
-    return re.sub(r"[^A-Za-z0-9._-]+", "", str(name)).strip("-")
+    return re.sub(r"[^\w.-]+", "", str(name)).strip("-")
 
 
 def checkpoints(*, _parent_: Mapping[str, Any]) -> ListConfig:
@@ -60,7 +60,7 @@ def _arms(lora: Mapping[str, Any]) -> list[dict[str, Any]]:
 def checkpoint_jobs(lora: Mapping[str, Any]) -> str:
     """The values of ``lora.only`` in a sweep, as Hydra has them on the command line: ``per_job`` arms in each."""
     size = _positive(lora, "per_job")
-    names = [arm["name"] for arm in _chosen(lora)]
+    names = [arm["name"] if arm["name"].isascii() else f'"{arm["name"]}"' for arm in _chosen(lora)]
     return ",".join(f"[{','.join(names[first : first + size])}]" for first in range(0, len(names), size))
 
 

@@ -34,7 +34,7 @@ BASE_MODEL = "model.content"
 """The key of the base model's content, if it is known."""
 RESULTS = ("trajectories", "predictions", "evaluation")
 """The folders that hold what a run did."""
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FILE_NAME = re.compile(r"[^\W_][\w.-]*")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ BASE = "base"
 ROLLOUT, GRADE = "rollout", "grade"
 
 Free = "may differ when a run is continued"
-NAME = r"(?!comparison$)(?!.*\.jsonl?$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+NAME = r"(?!comparison$)(?!.*\.jsonl?$)[^\W_][\w.-]{0,99}"
 """What an arm may be called: it is a folder, and files beside others are named after it."""
 AdapterName = Annotated[str, AfterValidator(lambda name: _fits(name))]
 Probability = Annotated[float, Field(gt=0, le=1)]
@@ -422,6 +422,11 @@ class AutoSandbox(Group):
     """Tried after these."""
     apptainer: ApptainerSandbox
     """Tried last."""
+
+    @property
+    def in_order(self) -> tuple[DockerSandbox | PodmanSandbox | BubblewrapSandbox | ApptainerSandbox, ...]:
+        """As they are tried."""
+        return self.docker, self.podman, self.bubblewrap, self.apptainer
 
 
 SandboxSettings = Annotated[

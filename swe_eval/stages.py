@@ -10,7 +10,7 @@ from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import InfraError, SandboxError
 from swe_eval.grading import INFRA, grade
 from swe_eval.mini import Stopped
-from swe_eval.progress import Progress
+from swe_eval.progress import ROLLED_OUT, Progress
 from swe_eval.rollout import Rollout, roll_out
 from swe_eval.run_dir import RunDir, Trial
 from swe_eval.sandbox.sandbox import Sandboxes
@@ -18,8 +18,6 @@ from swe_eval.scheduling.gate import Turns
 from swe_eval.serving.server import Server
 from swe_eval.settings import GRADE, Settings
 
-ROLLED_OUT = "rolled out"
-"""What progress says of a trial whose grading was not asked for."""
 log = logging.getLogger("swe_eval")
 
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from swe_eval import command
 from swe_eval.cluster.sweep import Sweep
 from swe_eval.errors import UserError
+from swe_eval.mistakes import refuse
 from swe_eval.resolvers import written
 from swe_eval.settings import BASE, conf_dir, settings_from
 
@@ -56,10 +57,13 @@ def watch(overrides: Sequence[str], every: float = LOOK) -> int:
     """Submit what is new, look again every so many seconds.
 
     Raises:
-        UserError: the sweep is none of checkpoints; there is no such number of seconds to wait.
+        UserError: the sweep is none of checkpoints, or the command line is wrong.
     """
     if not 0 < every <= DAY:
         raise UserError(f"--every {every:g}: write seconds, such as {LOOK:g}")
+    refuse(overrides)
+    if options := [each for each in overrides if each.startswith("-")]:
+        raise UserError(f"{options[0]}: a watch takes no option but --every; write its fields as FIELD=VALUE")
     config = _composed(overrides)
     sweep = Sweep(Path(str(config.hydra.sweep.dir)))
     sweep.stop.unlink(missing_ok=True)

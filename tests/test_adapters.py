@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,22 @@ def test_files_that_are_no_adapter_are_refused(case, tmp_path):
     [problem] = found.problems
     assert text in problem.text
     assert {verdict.kind for verdict in found.verdicts.values()} == {"refused"}
+
+
+@pytest.mark.parametrize(
+    ("case", "remedy"),
+    [
+        ("use_dora", "python -m swe_eval.merging merge"),
+        ("modules_to_save", "python -m swe_eval.merging merge"),
+        ("embedding", "python -m swe_eval.merging merge"),
+        ("bias", "PEFT's merge_and_unload()"),
+    ],
+)
+def test_what_is_more_than_lora_is_sent_to_a_merge_that_takes_it(case, remedy, tmp_path):
+    made = Made(O_PROJ)
+    SPOILT[case](made)
+    [found] = examined(made.write(tmp_path))
+    assert any(remedy in problem.text for problem in found.problems)
 
 
 def test_an_adapter_that_lies_deeper_is_pointed_at(tmp_path):
@@ -415,4 +432,23 @@ def test_a_base_model_is_known_by_its_content(changed, tmp_path):
         weights = load_file(tmp_path / "one" / changed)
         save_file(weights | {"model.norm.weight": weights["model.norm.weight"] * 2}, tmp_path / "one" / changed)
     assert base_hash(model(tmp_path / "one")) != base_hash(model(tmp_path / "another"))
+
+
+def test_a_model_of_the_hub_is_known_by_its_weights_once_all_are_here(tmp_path, monkeypatch):
+    """A commit that changes none of them, as one of the README, is the same model."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    def hash_of(commit, files):
+        snapshot = tmp_path / "models--hub--id" / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        for name, content in {"config.json": "{}", **files}.items():
+            blob = tmp_path / sha256(content.encode()).hexdigest()
+            blob.write_text(content)
+            (snapshot / name).symlink_to(blob)
+        return base_hash(model("hub/id").model_copy(update={"revision": commit}))
+
+    assert hash_of("begun", {}) is None
+    whole = hash_of("whole", {"model.safetensors": "weights"})
+    assert whole == hash_of("readme", {"model.safetensors": "weights", "README.md": "new"})
+    assert whole != hash_of("trained", {"model.safetensors": "others"})
     assert base_hash(model("hub/id")) is None

@@ -11,8 +11,9 @@ from test_command import swe_eval
 
 from swe_eval.adapters import CONFIG, WEIGHTS
 from swe_eval.adapters.checkpoints import Checkpoint, choose, find_checkpoints
-from swe_eval.command import tree_of
+from swe_eval.command import settings_of, tree_of
 from swe_eval.resolvers import checkpoint_jobs, span
+from swe_eval.run_dir import can_be_file_name
 
 STEPS = (100, 200, 1000)
 
@@ -100,6 +101,14 @@ def test_several_training_runs_are_a_list_or_a_glob(run):
 )
 def test_a_sweep_gives_each_job_as_many_arms_as_it_is_told(per_job, jobs, run):
     assert checkpoint_jobs(tree_of("lora=checkpoints", f"lora.run={run}", f"lora.per_job={per_job}")["lora"]) == jobs
+
+
+def test_a_training_run_may_be_named_in_any_script(run):
+    lora = ["lora=checkpoints", f'lora.run="{run.rename(run.parent / "опыт")}"', "lora.last=100"]
+    tree = tree_of(*lora)
+    assert (tree["name"], checkpoint_jobs(tree["lora"])) == ("demo-tiny-опыт", '[base],["опыт-100"]')
+    [arm] = settings_of(*lora, 'lora.only=["опыт-100"]').adapters
+    assert arm.name == "опыт-100" and can_be_file_name(arm.name)
 
 
 def test_a_job_of_a_sweep_has_its_own_arms_whatever_training_has_written_since(run):

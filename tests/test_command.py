@@ -166,11 +166,12 @@ def test_where_the_locale_has_ascii_alone_files_are_utf8_and_the_output_has_ques
     assert "мой" in (tmp_path / "outputs" / "мой" / "report.html").read_text("utf-8")
 
 
-def test_help_and_cfg_import_nothing_heavy(tmp_path):
+@pytest.mark.parametrize("arguments", ["--cfg job", "lora=trained lora.path=/nowhere"])
+def test_what_is_answered_at_once_imports_nothing_heavy(arguments, tmp_path):
     heavy = "torch litellm datasets transformers swebench minisweagent scipy"
     code = f"""
 import sys
-sys.argv = ["swe_eval", "--cfg", "job"]
+sys.argv = ["swe_eval", *{arguments.split()!r}]
 import swe_eval.doctor
 from swe_eval.__main__ import main
 try: main()

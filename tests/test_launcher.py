@@ -119,10 +119,16 @@ def test_jobs_end_with_a_sweep_that_is_killed_and_the_same_command_goes_on(tmp_p
         ("-m hydra/launcher=slurm hydra.launcher.partitio=x", "swe_eval: hydra.launcher.partitio: no such field; did"),
         (f"-m {LOCAL} hydra.launcher.at_once=two", "swe_eval: command line: Error merging override hydra.launcher"),
         (f"-m {LOCAL} hydra.sweep.subdir=x seed=1,2", "swe_eval: hydra.sweep.subdir: two jobs have the directory x;"),
+        (
+            f"-m {LOCAL} tracking=wandb seed=1,2",
+            "swe_eval: tracking=wandb: no key; run wandb login, or write",
+        ),
         ("-m hydra/launcher=submitit_slurm", "swe_eval: hydra/launcher=submitit_slurm: no such option; write one of"),
     ],
 )
-def test_a_mistake_is_one_line_before_any_job(arguments, line, tmp_path):
+def test_a_mistake_is_one_line_before_any_job(arguments, line, tmp_path, monkeypatch):
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
     done = swe_eval("swe_eval", *arguments.split(), cwd=tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert done.stderr.startswith(line)
@@ -143,6 +149,8 @@ def test_a_mistake_is_one_line_before_any_job(arguments, line, tmp_path):
             "swe_eval: lora.run=/nowhere: no such directory; write the output",
         ),
         ("experiment=checkpoints lora.run=. --every -1", "swe_eval: --every -1: write seconds, such as 60"),
+        ("--config-dir=.", "swe_eval: --config-dir=.: a watch takes no option but --every; write its fields as FIELD="),
+        ("--lora.run=.", "swe_eval: --lora.run=.: no such option; did you mean lora.run=...?"),
         ("experiment=checkpoints lora.run=. workers=0", "swe_eval: workers: write auto, or how many rollouts at once"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from rich.console import Console
 from scripted import scripted_endpoint
 from serving_fixtures import NAMES, Given, serving_settings
 
+from swe_eval.errors import ServingError
 from swe_eval.evaluate import evaluate
 from swe_eval.report.tables import print_proof
 from swe_eval.serving.parts import serve
@@ -153,6 +155,16 @@ def test_a_server_that_dies_meanwhile_is_started_again_and_asked_again(talkative
         [found] = proven(server, settings).distances
     assert (found.a, found.b, found.is_real) == (str(talkative), "sft", True)
     assert any("the model server ended with exit code -9" in line for line in said)
+
+
+def test_a_server_that_dies_does_not_come_back_with_other_weights(talkative, random_adapters, tmp_path):
+    adapter = shutil.copytree(random_adapters["sft"], tmp_path / "sft")
+    settings = serving_settings(talkative, {"sft": adapter})
+    with serve([settings], tmp_path / "log", print) as server:
+        shutil.copytree(random_adapters["rl-step.900"], adapter, dirs_exist_ok=True)
+        os.killpg(server.pid, signal.SIGKILL)
+        with pytest.raises(ServingError, match=r"^lora: sft: .* was changed while the run went on; put the old files"):
+            server.recovered("sft", server.endpoints["sft"])
 
 
 class TestReference:

@@ -4,7 +4,7 @@ Every popular way of serving drops part of some adapters, often without a warnin
 anything is started, from the files' headers: no torch, no weights of the base.
 """
 
-from swe_eval.adapters.adapter import CONFIG, WEIGHTS, content_hash
+from swe_eval.adapters.adapter import CONFIG, WEIGHTS, content_hash, refuse_changed
 from swe_eval.adapters.backends import BACKENDS, LORA_RANKS, MUST_MERGE
 from swe_eval.adapters.base import base_hash, model_folder, read_base
 from swe_eval.adapters.examine import Examined, check, examine, refusals, to_merge
@@ -23,5 +23,6 @@ __all__ = [
     "model_folder",
     "read_base",
     "refusals",
+    "refuse_changed",
     "to_merge",
 ]

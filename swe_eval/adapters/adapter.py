@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError, field_validator
 
 from swe_eval.adapters.tensors import Damaged, Tensor, read_header
+from swe_eval.errors import ServingError
 from swe_eval.settings import AdapterSettings
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -142,6 +144,16 @@ def content_hash(adapter: AdapterSettings) -> str:
             while block := content.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def refuse_changed(adapter: AdapterSettings, content: str) -> None:
+    """Raise ServingError if the adapter on the disk is no longer of this content; see ``content_hash``."""
+    with suppress(OSError):
+        if content_hash(adapter) == content:
+            return
+    raise ServingError(
+        f"lora: {adapter.name}: {adapter.path} was changed while the run went on; put the old files back"
+    )
 
 
 def _by_pattern(patterns: Mapping[str, float] | None, key: str, default: float) -> float:

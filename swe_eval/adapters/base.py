@@ -97,14 +97,15 @@ def model_folder(model: ModelSettings) -> Path | None:
 
 
 def base_hash(model: ModelSettings) -> str | None:
-    """SHA-256 over a directory's small files and the beginning of every tensor; None for a hub id.
+    """SHA-256 over a directory's small files and the beginning of every tensor; of a hub id, see ``_cached_hash``.
 
     Raises:
         UserError: a file of it is missing or damaged.
     """
     folder = Path(model.base_model)
     if not folder.is_dir():
-        return None
+        snapshot = model_folder(model)
+        return _cached_hash(snapshot) if snapshot else None
     digest = hashlib.sha256()
     for small in filter(Path.is_file, map(folder.joinpath, SMALL)):
         digest.update(small.read_bytes())
@@ -115,6 +116,18 @@ def base_hash(model: ModelSettings) -> str | None:
                 content.seek(tensor.start)
                 digest.update(f"{tensor.name} {tensor.shape}".encode() + content.read(min(SAMPLE, tensor.nbytes)))
     return digest.hexdigest()
+
+
+def _cached_hash(snapshot: Path) -> str | None:
+    """SHA-256 over which blobs of the hub's cache are the configuration and the weights; None until all are there.
+
+    Blobs are called by their content. The snapshot itself is called by its commit, and every README is a new one.
+    """
+    weights = weight_files(snapshot)
+    if not weights or not all(map(Path.is_file, weights)):
+        return None
+    blobs = (f"{file.name} {file.resolve().name}\n" for file in (snapshot / "config.json", *weights))
+    return hashlib.sha256("".join(blobs).encode()).hexdigest()
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -11,17 +11,21 @@ from swe_eval.adapters.base import EXPERT, Base, is_beyond
 from swe_eval.adapters.targets import Layout, Placed
 from swe_eval.adapters.tensors import Content, Tensor, read_contents
 
-MERGED = "merge it with PEFT's merge_and_unload() and write model=hf model.base_model=<the merged model> lora=none"
+BY_US = (
+    "write python -m swe_eval.merging merge --base ... --adapter ... --out DIR, "
+    "then model=hf model.base_model=DIR lora=none"
+)
+BY_PEFT = "merge it with PEFT's merge_and_unload() and write model=hf model.base_model=<the merged model> lora=none"
 SAVE_AGAIN = "save the adapter again with save_pretrained"
 
 # What a true value of it means, and what to do. The weights that such adapters save are not all LoRA's.
 _REFUSED = {
-    "use_dora": ("trained magnitudes scale the whole weights (DoRA)", MERGED),
-    "modules_to_save": ("whole modules were trained beside the pairs", MERGED),
-    "bias": ("biases of the base were trained too", MERGED),
-    "lora_bias": ("B has a bias", MERGED),
-    "trainable_token_indices": ("rows of the embedding were trained too", MERGED),
-    "layer_replication": ("the trained model repeats layers of the base", MERGED),
+    "use_dora": ("trained magnitudes scale the whole weights (DoRA)", BY_US),
+    "modules_to_save": ("whole modules were trained beside the pairs", BY_US),
+    "bias": ("biases of the base were trained too", BY_PEFT),
+    "lora_bias": ("B has a bias", BY_PEFT),
+    "trainable_token_indices": ("rows of the embedding were trained too", BY_PEFT),
+    "layer_replication": ("the trained model repeats layers of the base", BY_PEFT),
     "alora_invocation_tokens": ("it acts only after certain tokens (aLoRA)", "no server here can do that"),
 }
 WITHOUT_EFFECT = {
@@ -39,8 +43,8 @@ _STRAYS = {
     "no prefix": (r"(?!base_model\.model\.).*\.lora_[AB]\.weight", f"put {PREFIX} before every name"),
     "adapter name": (r".*\.lora_[AB]\.[^.]+\.weight", f"take the adapter's name out, or {SAVE_AGAIN}"),
     "base copy": (r".*\.base_layer\.\w+", "a copy of the base's own weights: save with save_embedding_layers=False"),
-    "embedding": (r".*\.lora_embedding_[AB]", f"LoRA on an embedding: {MERGED}"),
-    "not LoRA": (r".*", f"it is no lora_A or lora_B: {MERGED}"),
+    "embedding": (r".*\.lora_embedding_[AB]", f"LoRA on an embedding: {BY_US}"),
+    "not LoRA": (r".*", f"it is no lora_A or lora_B: {BY_US}"),
 }
 
 
@@ -75,7 +79,7 @@ def _option_problems(adapter: Adapter) -> Iterator[Problem]:
             meaning, remedy = _REFUSED[name]
             yield Problem(name, f"{file}: {name}={value!r}: {meaning}; {remedy}")
         else:
-            yield Problem("unknown option", f"{file}: {name}={value!r}: what that does is not known here; {MERGED}")
+            yield Problem("unknown option", f"{file}: {name}={value!r}: what that does is not known here; {BY_PEFT}")
     if str(config.init_lora_weights).lower() not in PLAIN_INITS:
         yield Problem(
             "init_lora_weights",

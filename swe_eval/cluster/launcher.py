@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from swe_eval import tracking
 from swe_eval.cluster.sweep import Sweep, is_through
 from swe_eval.errors import SweEvalError, UserError
 from swe_eval.settings import Settings, settings_from
@@ -40,13 +41,17 @@ class SweepLauncher(BaseSubmititLauncher):
         """Run every job that is not through.
 
         Raises:
-            UserError: before anything is submitted: a job's settings are wrong, or two jobs have one directory.
+            UserError: before anything is submitted: a job's settings are wrong, its tracker has no key, or two jobs
+                have one directory.
             SweEvalError: in the end, some are not through.
         """
         sweep = Sweep(Path(str(self.config.hydra.sweep.dir)))
         planned = [self._planned(sweep, list(each), initial_job_idx + n) for n, each in enumerate(job_overrides)]
         _refuse_shared([job.name for job in planned])
         todo = [job for job in planned if not is_through(sweep.run(job.name), job.settings)]
+        for settings in {job.settings.tracking: job.settings for job in todo}.values():
+            if line := tracking.check(settings):
+                say(line)
         for job in planned:
             if job not in todo:
                 say(f"{job.name}: through already")

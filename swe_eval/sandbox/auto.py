@@ -14,7 +14,7 @@ def first_that_works(settings: AutoSandbox, run_id: str) -> Sandboxes:
         UserError: none works; each with what it lacks, on a line of its own.
     """
     why_not: list[str] = []
-    for option in (settings.docker, settings.podman, settings.bubblewrap, settings.apptainer):
+    for option in settings.in_order:
         try:
             found = connect(option, run_id)
         except UserError as error:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from swe_eval import adapters
 from swe_eval.serving.devices import only
 from swe_eval.serving.supervised import Launch, SupervisedServer
 from swe_eval.settings import Settings, TransformersServing
@@ -18,8 +19,15 @@ def transformers_server(
     serving = settings.serving
     assert isinstance(serving, TransformersServing)
     api_key = serving.key()
+    command, contents = _argv(settings), {arm: adapters.content_hash(arm) for arm in settings.adapters}
+
+    def argv(port: int) -> list[str]:
+        for arm, content in contents.items():
+            adapters.refuse_changed(arm, content)
+        return [*command, f"--host={serving.host}", f"--port={port}"]
+
     launch = Launch(
-        argv=lambda port: [*_argv(settings), f"--host={serving.host}", f"--port={port}"],
+        argv=argv,
         env={"SWE_EVAL_API_KEY": api_key} | only(devices),  # not in argv, which every user of the machine can read
         api_key=api_key,
         host=serving.host,

@@ -23,7 +23,7 @@ from swe_eval.serving.slots import Slots
 from swe_eval.serving.supervised import Launch, SupervisedServer
 from swe_eval.serving.transformers import base_names
 from swe_eval.serving.vllm_env import find_python
-from swe_eval.settings import AdapterSettings, Settings, VllmServing
+from swe_eval.settings import Settings, VllmServing
 
 API_SERVER = ("-m", "vllm.entrypoints.openai.api_server")
 PHASES = {
@@ -70,7 +70,8 @@ class VllmServer(SupervisedServer):
         serving = settings.serving
         assert isinstance(serving, VllmServing)
         self._adapters = {arm.name: arm for arm in settings.adapters if arm.path is not None}
-        self._names = {name: served_name(arm) for name, arm in self._adapters.items()}
+        self._contents = {name: adapters.content_hash(arm) for name, arm in self._adapters.items()}
+        self._names = {name: f"{name}-{content[:8]}" for name, content in self._contents.items()}
         self._timeout = serving.startup_timeout
         size = min(serving.slots, len(self._adapters))
         self._slots = None if size == len(self._adapters) else Slots(size, self._load, self._unload)
@@ -97,7 +98,7 @@ class VllmServer(SupervisedServer):
     def _load(self, arm: str) -> None:
         """Under a name that its content decides, never in place: vLLM's prefix cache goes by the name (vllm#42125)."""
         path = self._adapters[arm].path
-        refuse_changed(self._adapters[arm], self._names[arm])
+        adapters.refuse_changed(self._adapters[arm], self._contents[arm])
         self._ask(arm, "load", {"lora_name": self._names[arm], "lora_path": path})
 
     def _unload(self, arm: str) -> None:
@@ -119,8 +120,8 @@ class VllmServer(SupervisedServer):
         command = [*program(serving), *arguments(settings, own_name, own), *lora_arguments(settings, at_start)]
 
         def argv(port: int) -> list[str]:
-            for arm, name in at_start.items():
-                refuse_changed(self._adapters[arm], name)
+            for arm in at_start:
+                adapters.refuse_changed(self._adapters[arm], self._contents[arm])
             return [*command, f"--host={serving.host}", f"--port={port}", *serving.args]
 
         env = {"VLLM_API_KEY": api_key}  # not in argv, which every user of the machine can read
@@ -147,17 +148,6 @@ def program(serving: VllmServing) -> list[str]:
         UserError: no vLLM is installed where the settings say.
     """
     return shlex.split(serving.command) if serving.command else [find_python(serving), *API_SERVER]
-
-
-def served_name(arm: AdapterSettings) -> str:
-    """An adapter's name and the start of its content's hash."""
-    return f"{arm.name}-{adapters.content_hash(arm)[:8]}"
-
-
-def refuse_changed(arm: AdapterSettings, name: str) -> None:
-    """Raise ServingError if the adapter on the disk is no longer the one that this name stands for."""
-    if served_name(arm) != name:
-        raise ServingError(f"lora: {arm.name}: {arm.path} was changed while the run went on; put the old files back")
 
 
 def arguments(settings: Settings, own_name: str, devices: Sequence[str]) -> list[str]:
