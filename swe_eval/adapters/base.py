@@ -23,7 +23,10 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 EXPERT = re.compile(r"(?P<container>.+\.experts)\.\d+\.(?P<leaf>\w+)")
 MLP = {"gate_proj", "up_proj", "down_proj"}
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-SMALL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+SMALL = (
+    *("config.json", "generation_config.json", "chat_template.jinja"),
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt"),
+)
 """Files of a model that decide its answers, beside the weights."""
 SAMPLE = 4096
 """Bytes of each tensor that tell it from another: training changes most of them, and all would take minutes."""
