@@ -152,6 +152,7 @@ def _to_wandb(tracking: WandbTracking, settings: Settings, run: RunDir) -> None:
 
 def _mlflow() -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own seven take minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds; with its own 120 a silent one takes minutes
     import mlflow
 
     for chatty in ("mlflow", "alembic"):
