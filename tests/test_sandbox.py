@@ -593,7 +593,7 @@ def test_what_no_container_could_have_is_told_at_once(
 ) -> None:
     """Told at once, not by each container that does not start."""
     with pytest.raises(UserError, match=f"^{re.escape(line)}"):
-        connect(settings("sandbox=docker", override), "tests")
+        connect(settings("sandbox=docker", override).sandbox, "tests")
 
 
 def test_no_docker_command(settings: Callable[..., Settings], run_id: str) -> None:
