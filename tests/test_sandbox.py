@@ -617,7 +617,8 @@ def test_owner_is_gone_once_it_has_ended() -> None:
 def test_what_shares_memory_is_held_to_its_disk_too(tmp_path: Path) -> None:
     """Four processes that have a block of memory together, and seem to have four."""
     (tmp_path / "file").write_bytes(bytes(1_000_000))
-    code = "import os, time; x = b'x' * 2**26; os.fork(); os.fork(); print(os.getpid(), flush=True); time.sleep(60)"
+    say = "os.write(1, b'%d\\n' % os.getpid())"  # whole, whoever else writes
+    code = f"import os, time; x = b'x' * 2**26; os.fork(); os.fork(); {say}; time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as first:
         assert first.stdout
         pids, said = [int(first.stdout.readline()) for _ in range(4)], []
