@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from swe_eval.sandbox import owner
@@ -40,5 +40,6 @@ def scratch() -> Iterator[Path]:
 def _remove_left_behind(place: Path) -> None:
     """By jobs of this user's that were killed on this node."""
     for mark in place.glob(f"{PREFIX}*/{OWNER}"):
-        if owner.is_gone(mark.read_text()):
-            remove_tree(mark.parent)
+        with suppress(FileNotFoundError):  # another job has just removed it
+            if owner.is_gone(mark.read_text()):
+                remove_tree(mark.parent)

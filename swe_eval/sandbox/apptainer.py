@@ -12,10 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from swe_eval.errors import SandboxError
 from swe_eval.sandbox import enter
 from swe_eval.sandbox.bubblewrap import CLEAN, HOSTNAME, BubblewrapSandboxes, default_signals, environment, privileges
-from swe_eval.sandbox.keeper import Keeper
 from swe_eval.sandbox.node import TOOLS
 from swe_eval.sandbox.sandbox import Purpose
 from swe_eval.sandbox.shell import PID_1
@@ -40,14 +38,6 @@ class ApptainerSandboxes(BubblewrapSandboxes):
             *(str(folder / "root"), "bash", "-p", "-c", PID_1),
         ]
 
-    def _pid_1_of(self, keeper: Keeper, told: bytes) -> int:
-        """Among what the keeper has started, the one that is the first of its process space."""
-        for pid in _below(keeper.pid):
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            if next(line for line in lines if line.startswith("NSpid:")).split()[-1] == "1":
-                return pid
-        raise SandboxError("its first process is not to be found")
-
     def _enter(self, record: Record, folder: Path, purpose: Purpose, keeper: int, pid_1: int) -> list[str]:
         variables = [f"{key}={value}" for key, value in environment(record).items()]
         return [
@@ -56,10 +46,3 @@ class ApptainerSandboxes(BubblewrapSandboxes):
             *(sys.executable, "-I", "-S", enter.__file__, str(pid_1), ",".join(privileges(purpose))),
             *("/usr/bin/env", "-i", *variables),
         ]
-
-
-def _below(pid: int) -> list[int]:
-    """The processes that one has started, and those that they have."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    found = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    return [*found, *(below for child in found for below in _below(child))]

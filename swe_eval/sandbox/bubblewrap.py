@@ -7,7 +7,6 @@ one's namespaces; neither bwrap itself is among the sandbox's processes, where `
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -128,7 +127,7 @@ class BubblewrapSandboxes(FromImages):
                 _make(folder, self._claim(), self._has_network(purpose))
             keeper = Keeper(self._keep(record, folder, purpose), CLEAN)
             stack.callback(keeper.end, ENDING)
-            pid_1 = self._pid_1(keeper, record.image)
+            pid_1 = keeper.wait_until_ready(record.image, STARTING)
             stack.callback(owner.kill, owner.name_of(pid_1))  # Apptainer's outlives a keeper that was killed
             with writing("sandbox.scratch", self._scratch):
                 (folder / OWNER).write_text(self._claim(keeper.pid, pid_1))
@@ -159,12 +158,6 @@ class BubblewrapSandboxes(FromImages):
             *self._make_argv(record, folder, purpose),
         ]
 
-    def _pid_1(self, keeper: Keeper, image: str) -> int:
-        try:
-            return self._pid_1_of(keeper, keeper.wait_until_ready(STARTING))
-        except SandboxError as error:
-            raise SandboxError(f"cannot start {image}: {error}") from error
-
     def _has_network(self, purpose: Purpose) -> bool:
         return purpose == "grading" and self._settings.grading_network == "host"
 
@@ -173,12 +166,8 @@ class BubblewrapSandboxes(FromImages):
         spaces = ["pid", "ipc", "uts", "cgroup-try", *([] if self._has_network(purpose) else ["net"])]
         return [
             *(*self._bwrap(record, folder, purpose), *(f"--unshare-{space}" for space in spaces)),
-            *("--hostname", HOSTNAME, "--as-pid-1", "--info-fd", "4", "--", "bash", "-p", "-c", PID_1),
+            *("--hostname", HOSTNAME, "--as-pid-1", "--", "bash", "-p", "-c", PID_1),
         ]
-
-    def _pid_1_of(self, keeper: Keeper, told: bytes) -> int:
-        pid: int = json.loads(told[told.index(b"{") :])["child-pid"]  # fuse-overlayfs is talkative
-        return pid
 
     def _enter(self, record: Record, folder: Path, purpose: Purpose, keeper: int, pid_1: int) -> list[str]:
         """The command that runs in the sandbox what is appended to it."""

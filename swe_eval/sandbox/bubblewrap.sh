@@ -1,7 +1,7 @@
 # Keeps one sandbox; bubblewrap.py starts it in a user namespace and a mount namespace of its own, as their root.
 # Arguments: the store's layers, overlayfs's lowerdir, the sandbox's folder, how to mount, and bwrap with its arguments.
-# Out: what bwrap tells of its child, and what the sandbox's process 1 says. Its input ends, also by the death of whoever
-# started it, and then the sandbox does. If this is killed, bwrap dies with it: that is its --die-with-parent.
+# Out: what the sandbox's process 1 says. Its input ends, also by the death of whoever started it, and then the sandbox
+# does. If this is killed, bwrap dies with it: that is its --die-with-parent.
 layers=$1 lower=$2 folder=$3 how=$4
 shift 4
 cd "$layers" || exit
@@ -16,7 +16,7 @@ fi
 exec 3<&-
 mount -t tmpfs -o mode=1777,size=64m shm "$folder/shm" || exit
 echo 0 > /proc/sys/user/max_user_namespaces # of this one: no command makes another
-"$@" < /dev/null 4>&1 &
+"$@" < /dev/null &
 read -r _
 exec > /dev/null 2>&1 # nobody may be there to hear it
 kill -KILL $!

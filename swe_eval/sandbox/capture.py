@@ -30,16 +30,20 @@ LONG = 32_000
 
 
 def begin(
-    argv: Sequence[str], *, stdin: int = subprocess.PIPE, env: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    *,
+    stdin: int = subprocess.PIPE,
+    stdout: int = subprocess.PIPE,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own: an interrupt at the terminal is ours to hear. Its output is a pipe.
+    """Start a process in a session of its own: an interrupt at the terminal is ours to hear. All it says is in stdout.
 
     Raises:
         SandboxError: there is no such command.
     """
-    out, err = subprocess.PIPE, subprocess.STDOUT
+    err = subprocess.STDOUT
     try:
-        return subprocess.Popen(argv, stdin=stdin, stdout=out, stderr=err, env=env, start_new_session=True)
+        return subprocess.Popen(argv, stdin=stdin, stdout=stdout, stderr=err, env=env, start_new_session=True)
     except OSError as error:
         raise SandboxError(f"{argv[0]}: {error.strerror}") from error
 

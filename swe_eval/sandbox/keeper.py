@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import selectors
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,9 @@ from swe_eval.errors import SandboxError
 from swe_eval.sandbox.capture import begin, kill_group
 
 READY = b"ready\n"
-"""What it says once the sandbox's process 1 is at work."""
+"""What the sandbox's process 1 says once it is at work."""
+_CREDENTIALS = struct.Struct("3i")
+"""``struct ucred`` of unix(7): the sender's pid, as it is called here, its user and its group."""
 
 
 class Keeper:
@@ -20,7 +22,10 @@ class Keeper:
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         """Start it; see ``begin``."""
-        self._process, self._is_told_to_end = begin(argv, env=env), False
+        self._said, output = socket.socketpair()
+        self._said.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        with output:
+            self._process, self._is_told_to_end = begin(argv, stdout=output.fileno(), env=env), False
 
     @property
     def pid(self) -> int:
@@ -31,31 +36,33 @@ class Keeper:
         """Until it is told to end, or does."""
         return not self._is_told_to_end and self._process.poll() is None
 
-    def wait_until_ready(self, timeout: float) -> bytes:
-        """What it says before that.
+    def wait_until_ready(self, image: str, timeout: float) -> int:
+        """The process that says it is, by its pid out here; an engine speaks for the sandbox's.
 
         Raises:
-            SandboxError: it never says so; with the last line of what it says.
+            SandboxError: none ever does; with the image, and the last line of what is said.
         """
-        assert self._process.stdout
-        said, deadline, source = b"", time.monotonic() + timeout, self._process.stdout.fileno()
-        with selectors.DefaultSelector() as selector:
-            selector.register(source, selectors.EVENT_READ)
-            while not said.endswith(READY):
-                left = deadline - time.monotonic()
-                if left <= 0 or not selector.select(left) or not (data := os.read(source, 1 << 16)):
-                    lines = said.decode("utf-8", "replace").strip().splitlines() or ["no answer in time"]
-                    raise SandboxError(lines[-1])
-                said += data
-        return said.removesuffix(READY)
+        said, deadline = b"", time.monotonic() + timeout
+        while not said.endswith(READY):
+            self._said.settimeout(max(0.001, deadline - time.monotonic()))
+            try:
+                data, ancillary, *_ = self._said.recvmsg(1 << 16, socket.CMSG_SPACE(_CREDENTIALS.size))
+            except TimeoutError:
+                data = b""
+            if not data:
+                lines = said.decode("utf-8", "replace").strip().splitlines() or ["no answer in time"]
+                raise SandboxError(f"cannot start {image}: {lines[-1]}")
+            said += data
+        pid, *_ = _CREDENTIALS.unpack(ancillary[0][-1])
+        return int(pid)
 
     def end(self, patience: float) -> None:
         """Have it end the sandbox; killed if that takes longer."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
         self._is_told_to_end = True
         self._process.stdin.close()
         try:
             self._process.wait(patience)
         except subprocess.TimeoutExpired:
             kill_group(self._process)
-        self._process.stdout.close()
+        self._said.close()

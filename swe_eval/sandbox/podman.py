@@ -13,7 +13,7 @@ from functools import cached_property
 from math import inf
 from pathlib import Path
 
-from swe_eval.errors import SandboxError, UserError
+from swe_eval.errors import UserError
 from swe_eval.sandbox.docker import DockerSandbox, DockerSandboxes
 from swe_eval.sandbox.keeper import Keeper
 from swe_eval.sandbox.node import SHARED, file_system, sub_ids
@@ -47,10 +47,7 @@ class PodmanSandboxes(DockerSandboxes):
         arguments = [*self._arguments(sandbox.container, purpose), image, "-p", "-c", ATTACHED_PID_1]
         keeper = Keeper([self._settings.executable, "run", "--interactive", NO_PROXY, *arguments])
         try:
-            try:
-                keeper.wait_until_ready(self._settings.start_timeout)
-            except SandboxError as error:
-                raise SandboxError(f"cannot start {image}: {error}") from error
+            keeper.wait_until_ready(image, self._settings.start_timeout)
             with self._watched(sandbox):
                 yield
         finally:
