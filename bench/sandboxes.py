@@ -1,16 +1,17 @@
-"""``python -m bench.sandboxes``: our sandboxes, and with Docker also mini-swe-agent's own environment.
+"""``python -m bench.sandboxes``: our sandboxes, no sandbox, and with Docker also mini-swe-agent's own environment.
 
-``--sandbox podman``, ``bubblewrap`` and ``apptainer`` measure ours alone, with images from ``--source``. Sandboxes of
-the demo's image are started and run ``true``, with mini-swe-agent's variables for SWE-bench, by the call that an
+``--sandbox podman``, ``bubblewrap`` and ``apptainer`` have no such environment, and images from ``--source``. Sandboxes
+of the demo's image are started and run ``true``, with mini-swe-agent's variables for SWE-bench, by the call that an
 agent's turn makes: ``Sandbox.run`` or ``DockerEnvironment.execute``. There is no model and no agent loop.
 
 - ``step_ms``: the median of commands that run one after the other in one container; ``step_ms_8``: in eight containers
   at once, with a thread for each.
+- ``bash_ms``, ``bash_ms_8``: as many of ``bash -c true`` alone. What a step takes beyond that is the sandbox's.
 - ``step_ratio_of_mini``, ``step_ratio_of_mini_8``: these, divided by mini-swe-agent's.
 - ``start_s``: from the call to the first command's answer.
 - ``stop_s``: from the call until the engine has no such container any more; mini-swe-agent does not wait for that.
 
-The two take turns, round by round; the table has the median [lowest, highest] round, and a ratio is the median of the
+They take turns, round by round; the table has the median [lowest, highest] round, and a ratio is the median of the
 ratios of each round.
 """
 
@@ -78,6 +79,12 @@ def by_swe_eval(backend: Sandboxes, instance: Instance, settings: Settings) -> I
 
 
 @contextmanager
+def by_bash() -> Iterator[Opened]:
+    """Nothing to open."""
+    yield Opened(partial(subprocess.run, ["bash", "-c", "true"], capture_output=True, check=True), lambda: False)
+
+
+@contextmanager
 def by_mini(instance: Instance, settings: Settings) -> Iterator[Opened]:
     """Open it as mini-swe-agent's batch runner does."""
     from minisweagent.environments.docker import DockerEnvironment
@@ -136,27 +143,34 @@ def wait_for_end_of(*opened: Opened) -> None:
             time.sleep(0.02)
 
 
-def table_of(ours: Sequence[Round], theirs: Sequence[Round]) -> Table:
+def table_of(ours: Sequence[Round], bash: Sequence[Round], theirs: Sequence[Round]) -> Table:
     """The figures as a table for people."""
     beside = ["mini-swe-agent", "ratio"] if theirs else []
-    table = Table("", "swe_eval \\[lowest, highest]", *beside, box=SIMPLE)
+    table = Table("", "swe_eval \\[lowest, highest]", "bash alone", *beside, box=SIMPLE)
     for label, field, scale, digits in (
         ("step, ms", "step", 1000, 1),
         (f"  of {AT_ONCE} at once", "step_of_many", 1000, 1),
         ("start, s", "start", 1, 2),
         ("stop, s", "stop", 1, 2),
     ):
-        sides = [[scale * seconds for seconds in column(rounds, field)] for rounds in (ours, theirs) if rounds]
-        cells = [spread(side, digits) for side in sides]
-        table.add_row(label, *cells, *([f"{ratio(*sides):.2f}"] if theirs else []))
+        cells = [
+            spread([scale * seconds for seconds in column(rounds, field)], digits)
+            for rounds in (ours, bash, theirs)
+            if rounds
+        ]
+        if not field.startswith("step"):
+            cells[1] = ""  # it has nothing to start
+        table.add_row(label, *cells, *([f"{ratio(column(ours, field), column(theirs, field)):.2f}"] if theirs else []))
     return table
 
 
-def figures_of(ours: Sequence[Round], theirs: Sequence[Round]) -> dict[str, float]:
+def figures_of(ours: Sequence[Round], bash: Sequence[Round], theirs: Sequence[Round]) -> dict[str, float]:
     """The figures as one object for programs; what they mean is at the top."""
     figures = {
         "step_ms": 1000 * median(column(ours, "step")),
         "step_ms_8": 1000 * median(column(ours, "step_of_many")),
+        "bash_ms": 1000 * median(column(bash, "step")),
+        "bash_ms_8": 1000 * median(column(bash, "step_of_many")),
         "start_s": median(column(ours, "start")),
         "stop_s": median(column(ours, "stop")),
     }
@@ -194,11 +208,11 @@ def main() -> None:
     with sandboxes(settings, "bench") as backend:
         with backend.start(instance, "rollout"):
             pass  # the image is there now
-        both = [partial(by_swe_eval, backend, instance, settings)]
-        both += [partial(by_mini, instance, settings)] if given.sandbox == "docker" else []
-        taken = [[measure(opened, steps) for opened in both] for _ in range(rounds)]
-    ours, theirs = [each[0] for each in taken], [each[1] for each in taken if len(each) > 1]
-    print_result(figures_of(ours, theirs), table_of(ours, theirs), before)
+        ways: list[Open] = [partial(by_swe_eval, backend, instance, settings), by_bash]
+        ways += [partial(by_mini, instance, settings)] if given.sandbox == "docker" else []
+        ours, bash, *rest = zip(*([measure(way, steps) for way in ways] for _ in range(rounds)), strict=True)
+    theirs = rest[0] if rest else ()
+    print_result(figures_of(ours, bash, theirs), table_of(ours, bash, theirs), before)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,10 @@ RATES = ("base_1", "base_16", "adapter_1", "adapter_16", "mixed_16")
 FIGURES = {
     "overhead": {"step_ms", "step_ratio", "trial_s", "grade_s", "help_s", "help_ratio"},
     "true_size": {f"4bit.{figure}" for figure in ("weights_gb", "host_peak_gb", "load_s", *RATES)},
-    "sandboxes": {"step_ms", "step_ms_8", "step_ratio_of_mini", "step_ratio_of_mini_8", "start_s", "stop_s"},
+    "sandboxes": {
+        *("step_ms", "step_ms_8", "bash_ms", "bash_ms_8", "step_ratio_of_mini", "step_ratio_of_mini_8"),
+        *("start_s", "stop_s"),
+    },
     "admission": {"auto_over_best_fixed"},
     "pipeline": {"step_overhead_ratio", "grading_ratio", "job_ratio", "critical_path_ratio", "runner_rss_mb"},
     "statistics": {"coverage_50", "coverage_500", "false_positive_50", "false_positive_500"},
