@@ -11,8 +11,8 @@ agent's turn makes: ``Sandbox.run`` or ``DockerEnvironment.execute``. There is n
 - ``start_s``: from the call to the first command's answer.
 - ``stop_s``: from the call until the engine has no such container any more; mini-swe-agent does not wait for that.
 
-They take turns, round by round; the table has the median [lowest, highest] round, and a ratio is the median of the
-ratios of each round.
+They take turns, round by round; the table has the median [lowest, highest] round, of bash the median, and a ratio is
+the median of the ratios of each round.
 """
 
 from __future__ import annotations
@@ -153,14 +153,10 @@ def table_of(ours: Sequence[Round], bash: Sequence[Round], theirs: Sequence[Roun
         ("start, s", "start", 1, 2),
         ("stop, s", "stop", 1, 2),
     ):
-        cells = [
-            spread([scale * seconds for seconds in column(rounds, field)], digits)
-            for rounds in (ours, bash, theirs)
-            if rounds
-        ]
-        if not field.startswith("step"):
-            cells[1] = ""  # it has nothing to start
-        table.add_row(label, *cells, *([f"{ratio(column(ours, field), column(theirs, field)):.2f}"] if theirs else []))
+        us, them = ([scale * seconds for seconds in column(rounds, field)] for rounds in (ours, theirs))
+        alone = f"{scale * median(column(bash, field)):.{digits}f}" if field.startswith("step") else ""
+        cells = [spread(them, digits), f"{ratio(us, them):.2f}"] if theirs else []
+        table.add_row(label, spread(us, digits), alone, *cells)
     return table
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from scripted import scripted_endpoint
-from serving_fixtures import NAMES, Given, serving_settings
+from serving_fixtures import NAMES, Given, random_adapter, serving_settings
 
 from swe_eval.errors import ServingError
 from swe_eval.evaluate import evaluate
@@ -179,6 +179,14 @@ class TestReference:
         swapped = dict(zip(NAMES, [server.endpoints[name] for name in ("base", "rl-step.900", "sft")], strict=True))
         with pytest.raises(Unproven, match=r"^lora\.proof=reference: sft is \S+ nats per token off transformers"):
             Prover(with_lora(arms, proof="reference")).prove(Given(swapped))
+
+    def test_a_merged_adapter_is_held_against_it(self, talkative: Path, tmp_path: Path) -> None:
+        adapter = random_adapter(talkative, tmp_path / "adapter", 3, target_modules=["kv_b_proj", "o_proj"])
+        settings = with_lora(serving_settings(talkative, {"rl": adapter}), proof="reference", apply="merge")
+        with serve([settings], tmp_path / "log", print) as server:
+            off = proven(server, settings).off_reference
+        assert off is not None
+        assert off["rl"] < 1e-4
 
 
 def test_a_run_whose_adapter_is_not_applied_rolls_nothing_out(settings, server, monkeypatch, tmp_path):
