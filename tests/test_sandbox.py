@@ -626,3 +626,17 @@ def test_what_shares_memory_is_held_to_its_disk_too(tmp_path: Path) -> None:
         watchdog._enforce(watched, pids, with_disk=True)
         os.killpg(first.pid, SIGKILL)
     assert said == ["killed"]
+
+
+def test_a_look_that_fails_does_not_end_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when this process has too many files open."""
+    look, failures, ended = watchdog._processes, iter([OSError("Too many open files")]), threading.Event()
+
+    def look_later(spaces: set[int]) -> dict[int, list[int]]:
+        for failure in failures:
+            raise failure
+        return look(spaces)
+
+    monkeypatch.setattr(watchdog, "_processes", look_later)
+    with watchdog.Watchdog().watching(os.getpid(), watchdog.Watched(watchdog.Limits(1, 0, 1), ended.set)):
+        assert ended.wait(60)

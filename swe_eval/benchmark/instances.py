@@ -83,8 +83,9 @@ def _load_all(settings: BenchmarkSettings) -> list[Instance]:
     try:
         rows = _load_local(dataset, settings.split) if is_local else _load_hub(settings)
     except Exception as error:  # datasets and the hub raise dozens of types
+        why, *_ = [*str(error).splitlines(), "it does not say why"]
         raise UserError(
-            f"benchmark.dataset={dataset}: cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"benchmark.dataset={dataset}: cannot be loaded ({type(error).__name__}: {why}); "
             "without a network write benchmark.dataset=/path/to/rows.parquet"
         ) from error
     return [Instance(dict(row)) for row in rows]

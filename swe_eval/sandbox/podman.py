@@ -13,8 +13,9 @@ from functools import cached_property
 from math import inf
 from pathlib import Path
 
-from swe_eval.errors import UserError
+from swe_eval.errors import SandboxError, UserError
 from swe_eval.sandbox.docker import DockerSandbox, DockerSandboxes
+from swe_eval.sandbox.engine import last_line
 from swe_eval.sandbox.keeper import Keeper
 from swe_eval.sandbox.node import SHARED, file_system, sub_ids
 from swe_eval.sandbox.sandbox import Purpose
@@ -57,6 +58,8 @@ class PodmanSandboxes(DockerSandboxes):
         if self._has_cgroups:
             return nullcontext()
         told = self._docker("inspect", "--format", "{{.State.Pid}}", sandbox.container, timeout=60)
+        if told.returncode:
+            raise SandboxError(f"the container died: {last_line(told)}")
         limits = Limits(nbytes(self._settings.memory), self._settings.pids_limit, inf)
         return self._watchdog.watching(int(told.text.split()[-1]), Watched(limits, sandbox.kill_all))
 

@@ -81,7 +81,9 @@ class Watchdog:
                     return
                 watched = dict(self._watched)
             looks += 1
-            of_space = _processes({*watched})
+            of_space: dict[int, list[int]] = {}
+            with suppress(OSError):  # we have too many files open: at the next look
+                of_space = _processes({*watched})
             for space, each in watched.items():
                 with suppress(Exception):  # it ended meanwhile
                     _enforce(each, of_space[space], with_disk=looks % DISK_LOOKS == 0)
