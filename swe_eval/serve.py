@@ -13,7 +13,7 @@ from rich.console import Console
 
 from swe_eval import adapters, command
 from swe_eval.errors import UserError
-from swe_eval.serving.parts import parts, preflight, serve
+from swe_eval.serving.parts import parts, preflight, serve, takes_turns
 from swe_eval.serving.proof import Prover
 from swe_eval.serving.server import Server
 from swe_eval.settings import Settings
@@ -30,6 +30,9 @@ def _serve(settings: Settings) -> int:
     if len(servers := parts(settings)) > 1:
         merged = [part.adapters[0].name for part in servers[1:]]
         raise UserError(f"lora: {merged[0]} must be merged, which takes a server of its own: write lora=adapter")
+    if takes_turns(servers):
+        count = sum(arm.path is not None for arm in settings.adapters)
+        raise UserError(f"serving.max_loras: too few for {count} adapters at once; write {count}, or fewer adapters")
     preflight(settings)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for warning in adapters.check(settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from serving_fixtures import serving_settings
 
 from swe_eval.errors import ServingError, UserError
+from swe_eval.serving import endpoint
 from swe_eval.serving.external import ExternalServer
 from swe_eval.serving.parts import serve
 from swe_eval.serving.server import Endpoint, Server
@@ -71,8 +73,16 @@ def test_url_without_v1(url: str) -> None:
         connect(url.removesuffix("/v1"))
 
 
+def test_endpoint_that_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Busy is not gone: it is how a trial may have failed after which ``check`` is asked."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # and never answers
+        monkeypatch.setattr(endpoint.listed_models, "__defaults__", (0.1,))
+        silent = Endpoint(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", "key", "base", None)
+        ExternalServer({"base": silent}).check()
+
+
 def test_endpoint_that_went_away() -> None:
     """``check`` tells when nobody listens any more."""
-    endpoint = Endpoint(f"http://127.0.0.1:{free_port('127.0.0.1')}/v1", "key", "base", None)
+    gone = Endpoint(f"http://127.0.0.1:{free_port('127.0.0.1')}/v1", "key", "base", None)
     with pytest.raises(ServingError, match="nothing answers"):
-        ExternalServer({"base": endpoint}).check()
+        ExternalServer({"base": gone}).check()

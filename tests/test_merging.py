@@ -347,6 +347,18 @@ class TestCache:
         file.write_bytes(file.read_bytes() + b" " if file.suffix != ".safetensors" else file.read_bytes())
         assert merged_checkpoint(str(model), small, print) != before
 
+    def test_an_adapter_that_is_written_over_meanwhile_is_not_kept_under_its_old_content(
+        self, base: Path, small: Path, kept: Path
+    ) -> None:
+        def write_over(said: str) -> None:
+            if said.startswith("merging "):
+                config = small / "adapter_config.json"
+                config.write_text(config.read_text() + " ")
+
+        line = refusal(lambda: merged_checkpoint(str(base), small, write_over))
+        assert line == f"{small}: it, or {base}, was changed while they were merged; give the command again"
+        assert not list(kept.iterdir())
+
     def test_killed_in_the_middle_the_next_call_makes_it_whole(self, base: Path, small: Path, kept: Path) -> None:
         code = f"""
 import os

@@ -22,6 +22,7 @@ from swe_eval.adapters import content_hash
 from swe_eval.command import settings_of
 from swe_eval.errors import ServingError, UserError
 from swe_eval.evaluate import evaluate
+from swe_eval.serve import _serve as serve_alone
 from swe_eval.serving.endpoint import listed_models, prompt_logprobs
 from swe_eval.serving.parts import parts, preflight, rounds, serve
 from swe_eval.serving.process import ServerProcess
@@ -105,6 +106,12 @@ class TestCommandLine:
         with pytest.raises(UserError, match=r"^lora: a: "):
             evaluate(settings("serving=vllm", *arms({"a": made.write(tmp_path / "a")})))
         assert not (tmp_path / "run").exists()
+
+    def test_the_server_alone_holds_all_adapters_at_once(self, tmp_path, settings):
+        """Nobody would load those of a client whose turn it is."""
+        folders = {name: Made(O_PROJ).write(tmp_path / name) for name in ("a", "b")}
+        with pytest.raises(UserError, match=r"^serving\.max_loras: too few for 2 adapters at once; write 2, or fewer"):
+            serve_alone(settings("serving=vllm", "serving.max_loras=1", *arms(folders)))
 
     def test_a_container_is_given_the_arguments(self, settings, tmp_path):
         composed = settings("serving=vllm", "serving.command='apptainer exec --nv vllm.sif vllm serve'", "lora=none")

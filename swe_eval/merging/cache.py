@@ -7,11 +7,13 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from swe_eval import adapters
 from swe_eval.cache import cache_dir
+from swe_eval.errors import UserError
 from swe_eval.merging.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
 from swe_eval.merging.making import RECORD, Say, merge, remove, remove_halves
 from swe_eval.settings import AdapterSettings, ManyLora, Settings
@@ -56,16 +58,22 @@ def merged_checkpoint(base: str, adapter: Path, say: Say, revision: str | None =
         say: takes one line of progress at a time.
 
     Raises:
-        UserError: they cannot be merged exactly, or there is no room; one line.
+        UserError: they cannot be merged exactly, there is no room, or one was changed meanwhile; one line.
     """
     checkpoint = open_checkpoint(find_checkpoint(base, revision))
     target = merged_dir() / content_key(checkpoint, adapter)
+
+    def refuse_changed() -> None:
+        if content_key(open_checkpoint(checkpoint.directory), adapter) != target.name:
+            raise UserError(f"{adapter}: it, or {base}, was changed while they were merged; give the command again")
+
     if target.is_dir():
-        os.utime(target)  # its age is the time since its last use
+        with suppress(OSError):  # another user's
+            os.utime(target)  # its age is the time since its last use
         say(f"merged before: {target}")
     else:
         remove_halves(merged_dir())
-        merge(checkpoint, adapter, target, say)
+        merge(checkpoint, adapter, target, say, refuse_changed)
     return target
 
 

@@ -30,8 +30,10 @@ EVERY = 10.0
 Say = Callable[[str], None]
 
 
-def merge(checkpoint: Checkpoint, adapter: Path, target: Path, say: Say) -> None:
-    """Make ``target``; if another process does so already, wait for it.
+def merge(
+    checkpoint: Checkpoint, adapter: Path, target: Path, say: Say, check: Callable[[], None] = lambda: None
+) -> None:
+    """Make ``target``; if another process does so already, wait for it. What ``check`` raises keeps it from being.
 
     Raises:
         UserError: they cannot be merged exactly, or there is no room; one line.
@@ -52,6 +54,7 @@ def merge(checkpoint: Checkpoint, adapter: Path, target: Path, say: Say) -> None
                 write_checkpoint(checkpoint, plan, part, advance)
                 write_json(part / RECORD, {"base": str(checkpoint.directory), "adapter": str(adapter), "made": now()})
                 _settle(part)
+            check()
             part.rename(target)
             say(f"merged in {time.monotonic() - started:.0f} s: {target}")
 
