@@ -81,11 +81,11 @@ def main(task: Callable[[Settings], int]) -> int:
 
 def leave(code: int) -> NoReturn:
     """End this process."""
-    if code == INTERRUPTED:  # a thread may still wait for a model's answer
+    _nobody_reads()
+    if code != OK:  # a thread may still wait for a model's answer, or for an image
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(INTERRUPTED)
-    _nobody_reads()
+        os._exit(code)
     gc.freeze()  # or all that was imported is gone through again, for a second or more
     sys.exit(code)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ from swe_eval.serving.proof import Prover, keep_proof
 from swe_eval.serving.server import Server
 from swe_eval.settings import GRADE, ROLLOUT, Settings
 
+OPEN_FILES = 65_536
+
 
 def evaluate(settings: Settings) -> int:
     """Evaluate every adapter on every selected instance; continue what an earlier call left.
@@ -59,6 +62,7 @@ def evaluate(settings: Settings) -> int:
         raise UserError(f"stages=[grade]: nothing is rolled out in {run.root}; write stages=[rollout,grade]")
     _check_machine(settings, what_is_owed(settings, run, trials), run)
     identity = identify(settings, benchmark)
+    _allow_open_files()
     with run.claimed(identity):
         record(run, settings, identity, trials, pairs(settings), benchmark.difficulties)
         walltime = _walltime(settings, run)
@@ -88,6 +92,14 @@ def _check_machine(settings: Settings, work: Work, run: RunDir) -> None:
         connect(settings.sandbox, run.id)
 
 
+def _allow_open_files() -> None:
+    """As many as are ours to allow: an agent takes six, and a shell allows 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+
+
 def _walltime(settings: Settings, run: RunDir) -> Walltime:
     """Of this SLURM job, if it is one; what earlier jobs' rollouts took says nothing of gradings alone."""
     earlier = read_json(run.run_json).get("seconds", {}) if ROLLOUT in settings.stages else {}
@@ -113,7 +125,7 @@ def record(
     difficulties: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write ``config.yaml`` and ``run.json``: what produced this each time it was continued, and what belongs to it."""
-    kept = read_json(run.run_json)
+    kept = run.recorded()
     by_arm: dict[str, list[str]] = {}
     for trial in trials:
         by_arm.setdefault(trial.arm, []).append(trial.instance_id)
@@ -204,7 +216,7 @@ def _digests_kept(run: RunDir, backend: Sandboxes) -> Iterator[None]:
     try:
         yield
     finally:
-        kept = read_json(run.run_json)
+        kept = run.recorded()
         write_json(run.run_json, kept | {"images": kept.get("images", {}) | backend.digests})
 
 

@@ -8,6 +8,7 @@ ours: it is raised, leaves its trajectory but no prediction, and so the trial st
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -96,9 +97,10 @@ def _run(agent: Agent, instance: Instance) -> tuple[str, str]:
 
 def _head(sandbox: Sandbox) -> str:
     done = sandbox.run("git rev-parse HEAD", timeout=60)
-    if done.returncode:
+    found = re.search(r"^[0-9a-f]{40,64}$", done.text, re.MULTILINE)  # bash may have complained first
+    if done.returncode or not found:
         raise SandboxError(f"the image has no git repository to work in: {done.text.strip()[-500:]}")
-    return done.text.strip()
+    return found[0]
 
 
 def _work_since(base: str, sandbox: Sandbox) -> str:
@@ -107,7 +109,7 @@ def _work_since(base: str, sandbox: Sandbox) -> str:
     done = sandbox.run(f"echo {said} && {GIT_DIFF} {base}", timeout=300)
     if done.timed_out:
         raise SandboxError("git diff took more than 300 seconds")
-    patch = done.output.partition(b"\n")[2]
+    patch = done.output.partition(SUBMIT + b"\n")[2]
     return patch.decode("utf-8", "surrogateescape") if done.returncode == 0 else ""
 
 

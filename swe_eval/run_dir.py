@@ -191,6 +191,10 @@ class RunDir:
                 torn.unlink()
             yield
 
+    def recorded(self) -> dict[str, Any]:
+        """What ``run.json`` says, to be written again with more in it: an OSError is not taken for an empty one."""
+        return _object_in(self.run_json) if self.run_json.exists() else {}
+
     def refuse_other(self, identity: Mapping[str, Any]) -> None:
         """Raise UserError, naming the keys that differ, if the directory holds a run of another configuration."""
         before = read_json(self.run_json).get("identity")
@@ -229,8 +233,15 @@ def can_be_file_name(name: str) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file; empty if there is none, or the file is damaged."""
     try:
+        return _object_in(path)
+    except OSError:
+        return {}
+
+
+def _object_in(path: Path) -> dict[str, Any]:
+    try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

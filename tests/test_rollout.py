@@ -14,12 +14,15 @@ from test_demo_run import wait_for
 from swe_eval.benchmark.instances import load
 from swe_eval.errors import InfraError
 from swe_eval.mini import Stopped, make_agent
-from swe_eval.rollout import Rollout, roll_out
+from swe_eval.rollout import GIT_DIFF, Rollout, _head, _work_since, roll_out
 from swe_eval.run_dir import RunDir, Trial
+from swe_eval.sandbox.capture import SUBMIT as SUBMITTED
 from swe_eval.sandbox.local import LocalSandbox, LocalSandboxes
+from swe_eval.sandbox.sandbox import Completed
 from swe_eval.scheduling.gate import Gate
 from swe_eval.serving.server import Endpoint
 
+MARK = SUBMITTED.decode()
 TRIAL = Trial("arm", "demo__calc-1")
 EDIT = "echo '# touched' >> calc.py"
 OVERFLOW = {"error": {"message": "This model's maximum context length is 64 tokens. However, you requested 99 tokens"}}
@@ -118,6 +121,17 @@ def test_a_submission_is_whole_however_long_it_is(rolled):
 def test_so_is_work_that_was_not_submitted(rolled):
     rollout, _ = rolled([bash("yes '#23456789' | head -c 20000000 >> calc.py")], "agent.max_turns=1")
     assert (rollout.source, rollout.model_patch.count("\n+#23456789")) == ("rescued", 2_000_000)
+
+
+def test_what_bash_complains_of_is_no_part_of_a_commit_or_of_work():
+    """An image may ask for a locale that it does not have; each command then begins with a warning."""
+
+    class Complaining:
+        def run(self, command, timeout):
+            said = {"git rev-parse HEAD": "0" * 40, f"echo {MARK} && {GIT_DIFF} {'0' * 40}": f"{MARK}\ndiff"}
+            return Completed(f"bash: warning: setlocale\n{said[command]}\n".encode(), 0)
+
+    assert _work_since(_head(Complaining()), Complaining()) == "diff\n"
 
 
 def test_commands_come_as_tool_calls_too(rolled):

@@ -101,6 +101,13 @@ def test_results_that_nobody_signed_are_refused(run):
         run.claimed({}).__enter__()
 
 
+def test_what_cannot_be_read_just_now_is_not_taken_for_empty(run):
+    assert run.recorded() == {}
+    run.run_json.mkdir(parents=True)  # a file system has many ways to fail
+    with pytest.raises(OSError, match="Is a directory"):
+        run.recorded()
+
+
 def test_files_of_others_are_left_alone(run):
     write_text(run.root / "docs" / ".thesis.pdf.part", "mine")
     with run.claimed({}):

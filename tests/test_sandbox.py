@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import re
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGKILL
+from unittest.mock import Mock
 
 import pytest
 from conftest import BASE_IMAGE
@@ -614,6 +616,16 @@ def test_owner_is_gone_once_it_has_ended() -> None:
     assert sleeper.wait() and owner.is_gone(ended)
 
 
+def test_a_process_that_cannot_be_asked_just_now_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when this process has too many files open."""
+    ended = f"{owner._place()}/{os.getpid()}/0"
+    assert owner.is_gone(ended)
+    place = owner._place()
+    monkeypatch.setattr(owner, "_place", lambda: place)
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+    assert not owner.is_gone(ended)
+
+
 def test_what_shares_memory_is_held_to_its_disk_too(tmp_path: Path) -> None:
     """Four processes that have a block of memory together, and seem to have four."""
     (tmp_path / "file").write_bytes(bytes(1_000_000))
@@ -640,3 +652,13 @@ def test_a_look_that_fails_does_not_end_the_watch(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(watchdog, "_processes", look_later)
     with watchdog.Watchdog().watching(os.getpid(), watchdog.Watched(watchdog.Limits(1, 0, 1), ended.set)):
         assert ended.wait(60)
+
+
+def test_a_sandbox_stays_watched_when_another_one_ends_whose_number_it_has() -> None:
+    """The kernel gives the number of a process space again, once the first process of a sandbox has died."""
+    dog, killed = watchdog.Watchdog(), threading.Event()
+    died = dog.watching(os.getpid(), watchdog.Watched(watchdog.Limits(1, 99_999, 1), lambda: None))
+    died.__enter__()
+    with dog.watching(os.getpid(), watchdog.Watched(watchdog.Limits(1, 0, 1), killed.set)):
+        died.__exit__(None, None, None)
+        assert killed.wait(60)

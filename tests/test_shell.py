@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from test_process import eventually
 
 from swe_eval.errors import SandboxError
+from swe_eval.sandbox.capture import A_MOMENT
 from swe_eval.sandbox.sandbox import Completed
 from swe_eval.sandbox.shell import Shell, command_script, put_script
 
@@ -52,6 +54,13 @@ def test_what_a_command_left_running_is_not_heard_in_the_next(shell, tmp_path):
     assert run(shell, f"({late}) & echo first") == Completed(b"first\n", 0)
     wait = f"touch {tmp_path}/second; until [ -e {tmp_path}/late ]; do sleep 0.05; done"
     assert run(shell, f"{wait}; echo second") == Completed(b"second\n", 0)
+
+
+def test_who_was_told_to_end_as_a_command_was_has_heard_of_it_before_its_result(shell):
+    """SLURM tells all processes of a job at once."""
+    started = time.monotonic()
+    assert run(shell, "kill -TERM $$") == Completed(b"", 143)
+    assert time.monotonic() - started >= A_MOMENT
 
 
 def test_a_command_whose_time_is_over_as_it_begins_is_ended(shell, replaced):

@@ -89,7 +89,7 @@ def show(console: Console, subject: Subject, findings: Findings, runs_them: str 
 def _record(run: RunDir, arms: Sequence[Arm], found: dict[str, Any]) -> dict[str, Any]:
     """Add what was found to ``run.json``, and write the table of trials; returns the new content of ``run.json``."""
     write_trials(run, arms)
-    record = read_json(run.run_json)
+    record = run.recorded()
     record |= {"updated": now(), CONCLUDED: len(record.get("invocations", []))} | found
     write_json(run.run_json, record)
     return record

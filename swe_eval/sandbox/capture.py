@@ -64,9 +64,14 @@ def capture(argv: Sequence[str], *, timeout: float, env: Mapping[str, str] | Non
         assert process.stdout
         process.stdout.close()
     code = process.returncode if process.returncode >= 0 else 128 - process.returncode  # as a shell says it
+    wait_if_told(code)
+    return Completed(kept.joined, code, is_late)
+
+
+def wait_if_told(code: int) -> None:
+    """Where a command ended with that code; see ``TOLD``."""
     if code in TOLD:
         time.sleep(A_MOMENT)
-    return Completed(kept.joined, code, is_late)
 
 
 def argument(command: str) -> str:

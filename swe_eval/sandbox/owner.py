@@ -27,7 +27,10 @@ def is_gone(name: str) -> bool:
     if len(process) != 2 or place != _place():
         return False
     pid, started = process
-    return _started(int(pid)) != started
+    try:
+        return _started(int(pid)) != started
+    except OSError:  # we have too many files open to see
+        return False
 
 
 def kill(name: str) -> None:
@@ -51,6 +54,6 @@ def _started(pid: int) -> str | None:
     """Clock ticks from the boot to the start of a process; None if there is none."""
     try:
         after_name = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(") ")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     return after_name[19] if after_name[0] not in "ZX" else None

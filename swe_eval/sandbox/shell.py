@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from swe_eval.errors import SandboxError
-from swe_eval.sandbox.capture import A_MOMENT, CAP, LONG, TOLD, Kept, argument, begin, kill_group
+from swe_eval.sandbox.capture import CAP, LONG, Kept, argument, begin, kill_group, wait_if_told
 from swe_eval.sandbox.sandbox import Completed
 
 SCRIPT = Path(__file__).with_suffix(".sh").read_bytes()
@@ -124,12 +124,12 @@ class Shell:
         except (TimeoutError, EOFError) as error:  # it has stopped the shell or killed it
             kept.add(client.unread)
             code = self._discard()
-            if code in TOLD:
-                time.sleep(A_MOMENT)
+            wait_if_told(code)
             if isinstance(error, EOFError) and not 128 < code <= 128 + signal.SIGRTMAX:
                 raise SandboxError(f"lost the sandbox, or its engine: exit code {code}, {_last_line(kept)}") from None
             self.run(":", timeout=GRACE)  # an engine can be slow to notice that it was the sandbox that died
             return Completed(kept.joined, KILLED, is_late)
+        wait_if_told(code)
         return Completed(kept.joined, code, is_late and code == KILLED)
 
     def _discard(self) -> int:

@@ -68,7 +68,8 @@ class Watchdog:
             yield
         finally:
             with self._changed:
-                del self._watched[space]
+                if self._watched.get(space) is watched:  # the space of one that died is soon another's
+                    del self._watched[space]
                 self._changed.notify()
 
     def _watch(self) -> None:

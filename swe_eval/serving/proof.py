@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 
 from swe_eval.errors import ServingError
-from swe_eval.run_dir import RunDir, now, read_json, write_json
+from swe_eval.run_dir import RunDir, now, write_json
 from swe_eval.serving.endpoint import prompt_logprobs, reason
 from swe_eval.serving.reference import reference_logprobs
 from swe_eval.serving.server import Server
@@ -123,7 +123,7 @@ class Prover:
 
 def keep_proof(run: RunDir, proof: Proof) -> None:
     """Write it to ``run.json``, together with that of earlier servers."""
-    kept, made = read_json(run.run_json), proof.as_json()
+    kept, made = run.recorded(), proof.as_json()
     before = kept.get("proof") or {}
     pairs = {(each["a"], each["b"]): each for each in [*before.get("distances", ()), *made["distances"]]}
     off = {**(before.get("off_reference") or {}), **(made["off_reference"] or {})}
