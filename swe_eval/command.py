@@ -29,6 +29,7 @@ from swe_eval.settings import Settings, conf_dir, settings_from
 
 OK, FAILED, BAD_INPUT, OUT_OF_TIME, INTERRUPTED = 0, 1, 2, OutOfTime.exit_code, 130
 MULTIRUN = ("-m", "--multirun")
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STDOUT = 1
 GC_THRESHOLD = 50_000
 """Objects between two collections; with 700, Python's own, they take a fifth of the time of the imports."""
@@ -43,7 +44,7 @@ class Arguments(argparse.ArgumentParser):
 
 def run(task: Callable[[Settings], int]) -> NoReturn:
     """Run ``task`` on the configuration that the command line composes, and exit; the exit codes are ``main``'s."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup, or in the background of a script
             signal.signal(number, _told_to_stop)
     leave(main(task))
@@ -108,6 +109,9 @@ def exit_code(call: Callable[[], int | None]) -> int:
     try:
         return _code_of(call)
     except KeyboardInterrupt:
+        for number in STOPS:
+            if signal.getsignal(number) is _told_to_stop:  # nothing is left that it could cut short
+                signal.signal(number, signal.SIG_IGN)
         return _say("interrupted: the same command continues", INTERRUPTED)
 
 

@@ -32,6 +32,7 @@ def opened(browser: Any) -> Iterator[Callable[..., Any]]:
 
     def open_page(path: Path, dark: bool = False, size: dict[str, int] = DESK, query: str = "") -> Any:
         context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light", offline=True)
+        context.set_default_timeout(120_000)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))

@@ -108,7 +108,7 @@ def serve(folder: Path, *, login: bool = False) -> Iterator[Registry]:
 
 def _answers(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/v2/").status_code in (200, 401)
+        return httpx.get(f"http://127.0.0.1:{port}/v2/", timeout=60).status_code in (200, 401)
     except httpx.HTTPError:
         return False
 
@@ -134,7 +134,7 @@ class _Door(BaseHTTPRequestHandler):
         if self.server.left.get(shown):
             self.server.left[shown] -= 1
             there = f"http://127.0.0.1:{self.server.behind}{self.path}"
-            return self._answer(httpx.get(there, headers={"Accept": self.headers["Accept"]}))
+            return self._answer(httpx.get(there, headers={"Accept": self.headers["Accept"]}, timeout=60))
         realm = f"http://127.0.0.1:{self.server.server_port}/token"
         challenge = f'Bearer realm="{realm}",service="hub",scope="repository:any:pull"'
         return self._answer(httpx.Response(401, headers={"WWW-Authenticate": challenge}))

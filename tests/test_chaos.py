@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +111,8 @@ def do_harm(what: str, run: Run, engine: Engine, chance: random.Random) -> None:
         run.process.kill()
         run.process.wait()
     elif what == "server" and (server := server_of(run.process.pid)):
-        os.kill(server, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.kill(server, signal.SIGKILL)
     elif what == "engine":
         engine.kill()
         time.sleep(chance.uniform(0, 2))

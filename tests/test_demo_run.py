@@ -110,7 +110,7 @@ def test_a_server_that_dies_is_started_again_and_nothing_is_lost(tmp_path):
     run = tmp_path / "outputs" / "demo-tiny-demo"
     wait_for(lambda: list(run.glob("predictions/demo/*.diff")))
     os.kill(server_of(process.pid), signal.SIGKILL)
-    out = process.communicate(timeout=200)[0]
+    out = process.communicate(timeout=600)[0]
     assert process.returncode == 0, out
     assert "the model server ended with exit code -9: something killed it" in out
     assert outcomes(run, "demo") == OUTCOMES

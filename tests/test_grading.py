@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -336,7 +336,11 @@ class TestReading:
         log.write_text(f"{START_TEST_OUTPUT}\n{'_' * 1_000_000}\n{END_TEST_OUTPUT}\n")
         with ThreadPoolExecutor() as pool:
             result = pool.submit(self.read, calc, log)
-            os.kill(wait_for(lambda: child_of(os.getpid(), b"swe_eval.reading")), signal.SIGINT)
+            child = wait_for(lambda: child_of(os.getpid(), b"swe_eval.reading"))
+            while not result.done():  # one that comes while it imports may be swallowed
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGINT)
+                time.sleep(0.5)
             assert isinstance(result.exception(), InfraError)
         assert capfd.readouterr().err == ""
 

@@ -154,7 +154,9 @@ def test_it_is_known_by_the_digest_of_its_registry(images, registry):
     known = images()
     use(known, one)
     told = httpx.get(
-        f"http://127.0.0.1:{registry.behind.port}/v2/pulled-digest/manifests/latest", headers={"Accept": MANIFEST}
+        f"http://127.0.0.1:{registry.behind.port}/v2/pulled-digest/manifests/latest",
+        headers={"Accept": MANIFEST},
+        timeout=60,
     )
     assert known.digests == {one.image: told.headers["docker-content-digest"]}
 

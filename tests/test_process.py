@@ -215,7 +215,7 @@ class TestRestart:
     def kill(self, server: SupervisedServer) -> Endpoint:
         """Kill what answers; returns the endpoint that has just failed."""
         endpoint = server.endpoints["base"]
-        asked = httpx.post(f"{endpoint.base_url}/chat/completions")
+        asked = httpx.post(f"{endpoint.base_url}/chat/completions", timeout=60)
         os.kill(int(asked.json()["choices"][0]["message"]["content"]), signal.SIGKILL)
         return endpoint
 

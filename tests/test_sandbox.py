@@ -353,7 +353,7 @@ class TestContainer:
         """A command can end or stop the shell around it: it ends with it, and the next one has another."""
         if is_late:
             monkeypatch.setattr(shell, "GRACE", 3)
-        done = sandbox.run(f"touch kept; echo before; kill -{signal} $PPID", timeout=3)
+        done = sandbox.run(f"touch kept; echo before; kill -{signal} $PPID", timeout=3 if is_late else 60)
         assert (done.returncode, done.timed_out) == (137, is_late)
         assert done.output == b"before\n" or kind == "podman"  # its exec ends before what was said last is out
         assert sandbox.run("ls kept", timeout=60) == Completed(b"kept\n", 0)

@@ -363,7 +363,9 @@ class TestCompletions:
         """A request that cannot be honoured is 400 and says why."""
         endpoint = server.endpoints["base"]
         headers = {"Authorization": f"Bearer {endpoint.api_key}"}
-        response = httpx.post(f"{endpoint.base_url}/completions", json={"model": "base", **body}, headers=headers)
+        response = httpx.post(
+            f"{endpoint.base_url}/completions", json={"model": "base", **body}, headers=headers, timeout=60
+        )
         status, _, message = error(response)
         assert status == 400
         assert names in message
@@ -520,8 +522,8 @@ class TestRefusals:
         """Nothing under /v1 is answered without the key; /health is."""
         assert error(post(server, {"model": "base", "messages": HELLO}, key="guess"))[:2] == (401, "invalid_api_key")
         base_url = server.endpoints["base"].base_url
-        assert httpx.get(f"{base_url}/models").status_code == 401
-        assert httpx.get(f"{base_url.removesuffix('/v1')}/health").json() == {"status": "ok"}
+        assert httpx.get(f"{base_url}/models", timeout=60).status_code == 401
+        assert httpx.get(f"{base_url.removesuffix('/v1')}/health", timeout=60).json() == {"status": "ok"}
 
     def test_overflow(self, server: Server) -> None:
         """Prompt and answer that do not fit are refused in OpenAI's words."""
@@ -604,7 +606,7 @@ class TestRefusals:
 
     def test_unknown_path(self, server: Server) -> None:
         """Other paths are 404 in the same form."""
-        response = httpx.get(server.endpoints["base"].base_url + "/embeddings")
+        response = httpx.get(server.endpoints["base"].base_url + "/embeddings", timeout=60)
         assert error(response) == (404, None, "GET /v1/embeddings: Not Found")
 
 

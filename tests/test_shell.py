@@ -107,7 +107,7 @@ def test_a_sandbox_without_bash_is_the_doing_of_what_ran_in_it():
 def test_a_command_ends_with_the_process_that_asked_for_it(nap):
     code = f"from test_shell import *; run(Shell(ENTER, print), '{nap}')"
     asking = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
-    assert eventually(lambda: runs_here(nap), 30)
+    assert eventually(lambda: runs_here(nap), 120)
     asking.kill()
     asking.wait()
     assert eventually(lambda: not runs_here(nap), 30)

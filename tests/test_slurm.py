@@ -189,7 +189,7 @@ def test_a_benchmark_in_shards_is_merged(cluster, endpoint):
     command = external(endpoint, "good", tasks=TASKS[:4])
     with held(endpoint):
         sweep = cluster.sweep(*command, "benchmark.shard=1/4,2/4,3/4,4/4")
-        wait_for(lambda: len(endpoint.turns) == 2)
+        wait_for(lambda: len(endpoint.turns) >= 2)
     out, code = finish(sweep)
     assert code == 0, out
     arrays = {row["job_id"].split("_")[0] for row in cluster.rows().values()}
@@ -212,7 +212,7 @@ def test_scancel_ends_a_job_and_its_containers_in_seconds_and_the_same_command_c
         began = time.monotonic()
         said("scancel", cluster.rows()["0"]["job_id"])
         out, code = finish(sweep)
-    assert time.monotonic() - began < 30  # then SLURM itself kills what is left (KillWait)
+    assert time.monotonic() - began < 100  # then SLURM itself kills what is left (KillWait in .ci/slurm)
     assert code == 1, out
     assert "0: CANCELLED" in out
     assert not mine & set(said(*containers).split())
@@ -233,9 +233,9 @@ def test_the_jobs_of_a_killed_driver_go_on_and_are_waited_for_by_the_next(cluste
 
 def test_a_job_that_runs_out_of_time_begins_no_trial_and_goes_on_after_a_restart(cluster, endpoint):
     no_warning = "hydra.launcher.signal_delay_s=0"
-    with held(endpoint, but=2):
+    with held(endpoint, but=3):
         sweep = cluster.sweep(*external(endpoint, "good", "bad", tasks=BOTH), "workers=1", no_warning)
-        wait_for(lambda: cluster.outcomes())
+        wait_for(lambda: cluster.outcomes() and len(endpoint.turns) == 4)
         job = cluster.rows()["0"]["job_id"]
         said("scontrol", "update", f"JobId={job}", "EndTime=now+20")
     restarted(job)
@@ -302,7 +302,7 @@ def test_a_job_that_no_node_could_run_is_said_to_wait_for_ever():
     submitted = ["sbatch", "--parsable", "--output=/dev/null", "--cpus-per-task=999", "--wrap=true"]
     job = subprocess.run(submitted, capture_output=True, text=True, check=True).stdout.strip()
     try:
-        wait_for(lambda: (slurm.queue() or {})[job].reason in slurm.TOO_LARGE)
+        wait_for(lambda: (slurm.queue() or {}).get(job, slurm.State("", "")).reason in slurm.TOO_LARGE)
         assert "no node of the partition is so large; look at hydra.launcher.cpus_per_task" in str(slurm.queue()[job])
     finally:
         subprocess.run(["scancel", job], check=True)
