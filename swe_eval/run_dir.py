@@ -8,11 +8,13 @@ rollout is done when its prediction is there, a grading when its report is there
 from __future__ import annotations
 
 import fcntl
+import fnmatch
 import hashlib
 import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from swe_eval.errors import InUse, UserError
 
 PART = ".swe_eval-part"
 """Ending of a file that is being written."""
+ABANDONED = 3600.0
+"""Seconds since the last byte of such a file, after which nobody is writing it any more."""
 
 
 OUTCOMES = ("resolved", "unresolved", "empty_patch", "infra")
@@ -187,8 +191,7 @@ class RunDir:
                 why = f"its file system locks no files ({error.strerror})"
                 raise UserError(f"output_dir={self.root}: {why}; write output_dir=... on another one") from None
             self.refuse_other(identity)
-            for torn in self.root.rglob(f".*{PART}"):
-                torn.unlink()
+            _remove_torn(self.root)
             yield
 
     def recorded(self) -> dict[str, Any]:
@@ -218,6 +221,16 @@ class RunDir:
             return (self.root / ".lock").open("w")
         except OSError as error:
             raise UserError(f"output_dir={self.root}: {error.strerror}; write output_dir=...") from None
+
+
+def _remove_torn(root: Path) -> None:
+    """Remove what writers that were killed left; a report, which does not own the directory, may be writing now."""
+    for folder, _, names in os.walk(root):  # Path.rglob raises where a folder vanishes
+        for name in fnmatch.filter(names, f".*{PART}"):
+            part = Path(folder, name)
+            with suppress(FileNotFoundError):
+                if time.time() - part.stat().st_mtime > ABANDONED:
+                    part.unlink()
 
 
 def _report_in(file: Path, trial: Trial) -> dict[str, Any]:

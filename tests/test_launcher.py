@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -179,7 +181,8 @@ def test_without_the_extra_it_is_named(tmp_path):
     assert (done.returncode, done.stderr) == (2, said)
 
 
-def test_a_trial_begins_while_what_most_took_so_far_fits_into_the_time_left():
+def test_a_trial_begins_while_what_most_took_so_far_fits_into_the_time_left(monkeypatch):
+    monkeypatch.setattr("swe_eval.cluster.walltime.KNOWN_FOR", 0.0)
     left = [100.0 + CLOSING]
     walltime = Walltime(lambda: time.time() + left[0])
     assert walltime.allows_another()
@@ -192,6 +195,27 @@ def test_a_trial_begins_while_what_most_took_so_far_fits_into_the_time_left():
     left[0] = 60.0 * 1000
     assert not walltime.allows_another()
     assert walltime.is_over
+
+
+def test_the_end_is_asked_for_once_a_minute_and_one_trial_alone_waits_for_the_answer(monkeypatch):
+    clock, asked, answered = [0.0], [], threading.Event()
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def end() -> float:
+        asked.append(clock[0])
+        if clock[0] > 0:
+            answered.wait(5)
+        return time.time() + 3600
+
+    walltime = Walltime(end)
+    assert walltime.allows_another()
+    clock[0] = 61.0
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(walltime.allows_another)
+        wait_for(lambda: 61.0 in asked or waiting.done())
+        assert walltime.allows_another() and not waiting.done()
+        answered.set()
+    assert (waiting.result(), asked) == (True, [0.0, 61.0])
 
 
 def test_outside_of_a_job_there_is_always_time():

@@ -6,12 +6,14 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from swe_eval.benchmark import instances
 from swe_eval.benchmark.demo.model import tiny_model
+from swe_eval.cluster.slurm import end_of_this_job
 from swe_eval.preconditions import Finding, check_chat, check_machine, check_slurm
 
 CALLS = "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}"
@@ -100,6 +102,15 @@ class TestSlurm:
         for name, value in {**job, "PATH": ""}.items():
             monkeypatch.setenv(name, str(value))
         assert list(check_slurm()) == [Finding(state, f"SLURM: job 7, GPUs 0,1, {hours - 0.05:.1f} hours left")]
+
+    def test_however_the_user_wants_to_see_times_the_job_ends_when_it_does(self, tmp_path, monkeypatch):
+        """A made-up squeue that heeds SLURM_TIME_FORMAT, as the real one does."""
+        squeue = tmp_path / "squeue"
+        squeue.write_text('#!/bin/sh\n[ "$SLURM_TIME_FORMAT" = standard ] && echo 2030-01-02T03:04:05 || echo 03:04\n')
+        squeue.chmod(0o755)
+        for name, value in {"PATH": str(tmp_path), "SLURM_JOB_ID": "7", "SLURM_TIME_FORMAT": "relative"}.items():
+            monkeypatch.setenv(name, value)
+        assert end_of_this_job() == datetime(2030, 1, 2, 3, 4, 5).timestamp()
 
     @pytest.mark.slurm
     def test_where_jobs_can_be_submitted_it_says_to_which_partitions(self):

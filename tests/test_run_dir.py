@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from swe_eval.errors import UserError
-from swe_eval.run_dir import BASE_MODEL, RunDir, Trial, write_json, write_text
+from swe_eval.run_dir import BASE_MODEL, PART, RunDir, Trial, write_json, write_text
 
 TRIAL = Trial("demo", "repo__name-1")
 
@@ -65,6 +65,7 @@ r.write_text(Path({str(run.run_json)!r}), "new")
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     assert (run.run_json.read_text(), len(os.listdir(run.root))) == ("old", 2)
     run.run_json.write_text('{"identity": {}}')
+    os.utime(next(run.root.glob(f".*{PART}")), (0, 0))
     with run.claimed({}):
         assert sorted(os.listdir(run.root)) == [".lock", "run.json"]
 
@@ -112,6 +113,27 @@ def test_files_of_others_are_left_alone(run):
     write_text(run.root / "docs" / ".thesis.pdf.part", "mine")
     with run.claimed({}):
         assert (run.root / "docs" / ".thesis.pdf.part").exists()
+
+
+def test_a_file_that_a_report_is_writing_is_left_alone(run):
+    write_text(run.root / f".report.html.{PART}", "half")
+    with run.claimed({}):
+        assert (run.root / f".report.html.{PART}").exists()
+
+
+def test_a_folder_that_a_report_removes_meanwhile_is_nobodys_failure(run, monkeypatch):
+    tried = run.root / "tried"
+    tried.mkdir(parents=True)
+    scandir = os.scandir
+
+    def late(place):
+        if Path(place) == tried:
+            tried.rmdir()
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", late)
+    with run.claimed({}):
+        assert not tried.exists()
 
 
 def test_two_processes_never_share_a_run_directory(run):

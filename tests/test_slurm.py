@@ -23,6 +23,7 @@ from test_evaluate import external, solve
 
 from swe_eval.cluster import slurm
 from swe_eval.cluster.scratch import PREFIX
+from swe_eval.cluster.walltime import KNOWN_FOR
 from swe_eval.settings import PACKAGE
 
 pytestmark = pytest.mark.slurm
@@ -237,7 +238,8 @@ def test_a_job_that_runs_out_of_time_begins_no_trial_and_goes_on_after_a_restart
         sweep = cluster.sweep(*external(endpoint, "good", "bad", tasks=BOTH), "workers=1", no_warning)
         wait_for(lambda: cluster.outcomes() and len(endpoint.turns) == 4)
         job = cluster.rows()["0"]["job_id"]
-        said("scontrol", "update", f"JobId={job}", "EndTime=now+20")
+        said("scontrol", "update", f"JobId={job}", f"EndTime=now+{KNOWN_FOR + 20:.0f}")
+        time.sleep(KNOWN_FOR)
     restarted(job)
     assert_each_once(cluster, *finish(sweep))
     log = (cluster.dir / cluster.rows()["0"]["log"]).read_text()

@@ -314,3 +314,10 @@ def test_throughput_counts_the_seconds_in_which_an_answer_was_awaited():
     assert (found["mean"], found["seconds"], found["best"]) == pytest.approx((15.0, 20.0, 20.0))
     assert found["course"][0] == [0.0, 20.0]
     assert throughput([Arm("rl", "rl", {"task": Verdict("resolved")})]) == {}
+
+
+def test_a_pause_of_a_day_makes_no_stretch_slower():
+    """Ten minutes at an even pace, and ten more when the run was continued."""
+    calls = [Call(minute * 60.0, 60.0, 6000) for day in (1440, 2880) for minute in range(day + 1, day + 11)]
+    found = throughput([Arm("rl", "rl", {"task": Verdict("resolved", calls=calls)})])
+    assert (found["mean"], found["seconds"], found["best"]) == pytest.approx((100.0, 1200.0, 100.0))

@@ -111,9 +111,10 @@ def outside() -> Iterator[None]:
 
 
 def _ask(*command: str) -> str | None:
-    """What it printed; None if it failed."""
+    """What it printed, times as in ISO 8601; None if it failed."""
+    env = os.environ | {"SLURM_TIME_FORMAT": "standard"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=env)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
