@@ -11,7 +11,7 @@ CLOSING = 20.0
 """Seconds to stop the server, remove the sandboxes and write the report."""
 QUANTILE = 0.95
 """Of the trials so far that must fit; the few that take longer are begun again after the restart."""
-KNOWN_FOR = 60.0
+KNOWN_FOR = 30.0
 """Seconds for which the end of the job is not asked for again."""
 
 
@@ -34,7 +34,7 @@ class Walltime:
     def allows_another(self) -> bool:
         """Whether a trial that begins now will have ended in time, most likely; once not, never again."""
         if self._is_to_ask():
-            self._end = self._ask()  # without the lock: it can take a minute, in which others go by what was said last
+            self._end = self._ask()  # without the lock: meanwhile others go by what was said last
         with self._lock:
             self.is_over = self.is_over or self._end - time.time() < self._margin()
             return not self.is_over
