@@ -25,6 +25,7 @@ from test_shell import runs_here
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
 from swe_eval.images import main
+from swe_eval.run_dir import PART
 from swe_eval.sandbox import owner
 from swe_eval.sandbox.bubblewrap import BubblewrapSandboxes
 from swe_eval.sandbox.node import USERNS
@@ -312,6 +313,13 @@ def test_a_folder_that_is_no_store_of_ours_is_left_alone(tmp_path, name, content
     with pytest.raises(UserError, match=rf"^sandbox\.store={tmp_path}: {line}"):
         Store(tmp_path, "docker://")
     assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_a_store_that_another_process_has_half_made_is_made(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / f".VERSION.x{PART}").write_text("")
+    Store(tmp_path, "docker://")
+    assert (tmp_path / "VERSION").read_text() == "1"
 
 
 def test_a_registry_that_wants_a_name_gets_the_one_that_was_logged_in_with(

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
-from swe_eval.run_dir import write_json, write_text
+from swe_eval.run_dir import PART, write_json, write_text
 from swe_eval.sandbox import owner
 from swe_eval.sandbox.removal import IN_USERNS, remove_tree
 from swe_eval.sandbox.store import unpack
@@ -40,6 +40,7 @@ from swe_eval.sandbox.store.source import SourceImage, opened
 from swe_eval.sandbox.writing import writing
 
 VERSION = "1"
+FOLDERS = ("images", "layers", "leases", "in_use", "new")
 LAYERS = 3
 """Of an image, fetched at once."""
 FORGOTTEN = 86400.0
@@ -77,9 +78,9 @@ class Store:
         version = self.root / "VERSION"
         try:
             if not version.is_file():
-                if self.root.is_dir() and any(self.root.iterdir()):
+                if self.root.is_dir() and not all(_is_ours(each.name) for each in self.root.iterdir()):
                     raise UserError(f"sandbox.store={root}: is neither empty nor an image store; write another one")
-                for folder in ("images", "layers", "leases", "in_use", "new"):
+                for folder in FOLDERS:
                     (self.root / folder).mkdir(parents=True, exist_ok=True)
                 write_text(version, VERSION)
             if (found := version.read_text()) != VERSION:
@@ -280,6 +281,11 @@ class Store:
 
     def _file(self, image: str) -> Path:
         return self.root / "images" / f"{_quoted(image)}.json"
+
+
+def _is_ours(name: str) -> bool:
+    """Whether it is what another process that makes the same store has by now, or had when it was killed."""
+    return name in (*FOLDERS, "VERSION") or (name.startswith(".VERSION.") and name.endswith(PART))
 
 
 def _unpack(packed: Iterable[bytes], folder: Path, layer: str, deadline: float) -> Sum:
