@@ -91,22 +91,28 @@ class EngineLibrary:
 
 
 class _Pulled:
-    """The images that runs of ours have pulled, as empty files in the cache, as old as their last use."""
+    """The images that runs of ours have pulled, as empty files in the cache, as old as their last use.
+
+    In a cache that is full or cannot be written none is noted: they stay.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def add(self, image: str) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file(image).touch()
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file(image).touch()
 
     def used(self, image: str) -> None:
         """Take note, if it is one of them."""
-        if (file := self._file(image)).is_file():
-            file.touch()
+        with suppress(OSError):
+            if (file := self._file(image)).is_file():
+                file.touch()
 
     def forget(self, image: str) -> None:
-        self._file(image).unlink(missing_ok=True)
+        with suppress(OSError):
+            self._file(image).unlink()
 
     def oldest_first(self) -> dict[str, float]:
         by_age = []

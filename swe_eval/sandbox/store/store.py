@@ -36,6 +36,7 @@ from swe_eval.sandbox.removal import IN_USERNS, remove_tree
 from swe_eval.sandbox.store import unpack
 from swe_eval.sandbox.store.lease import age, lease
 from swe_eval.sandbox.store.packing import unpacked
+from swe_eval.sandbox.store.registry import understood
 from swe_eval.sandbox.store.source import SourceImage, opened
 from swe_eval.sandbox.writing import writing
 
@@ -194,13 +195,14 @@ class Store:
 
     def _pull(self, source: SourceImage, image: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        manifest, digest = source.manifest()
-        config = source.config(manifest["config"]["digest"])
-        layers = tuple(each.removeprefix("sha256:") for each in config["rootfs"]["diff_ids"])
-        env = tuple(config.get("config", {}).get("Env") or ())
+        with understood():
+            manifest, digest = source.manifest()
+            config = source.config(manifest["config"]["digest"])
+            layers = tuple(each.removeprefix("sha256:") for each in config["rootfs"]["diff_ids"])
+            env = tuple(config.get("config", {}).get("Env") or ())
+            blobs = dict(zip(layers, (each["digest"] for each in manifest["layers"]), strict=True))
         with lease(self.root / "leases" / "records", timeout):
             write_json(self._file(image), asdict(Record(image, digest, env, layers)))
-        blobs = dict(zip(layers, (each["digest"] for each in manifest["layers"]), strict=True))
         with ThreadPoolExecutor(LAYERS) as pool:
             for _ in pool.map(lambda layer: self._get(source, layer, blobs[layer], deadline), blobs):
                 pass
@@ -294,7 +296,7 @@ def _unpack(packed: Iterable[bytes], folder: Path, layer: str, deadline: float) 
         _unpacker(folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=False
     )
     assert unpacker.stdin
-    hashed, said = hashlib.sha256(), b""
+    hashed, said, is_whole = hashlib.sha256(), b"", False
     try:
         with suppress(BrokenPipeError):
             for piece in unpacked(packed):
@@ -302,14 +304,16 @@ def _unpack(packed: Iterable[bytes], folder: Path, layer: str, deadline: float) 
                 unpacker.stdin.write(piece)
                 if time.monotonic() > deadline:
                     raise SandboxError("sandbox.start_timeout was over before all of it was here")
+            is_whole = True
         said, _ = unpacker.communicate()
     finally:
         unpacker.kill()
         unpacker.wait()
-    if unpacker.returncode:
+    is_another = hashed.hexdigest() != layer
+    if unpacker.returncode and not (is_whole and is_another):
         last = (said.decode("utf-8", "replace").strip().splitlines() or ["without a word"])[-1]
         raise SandboxError(f"layer {layer[:12]} cannot be unpacked: {last}")
-    if hashed.hexdigest() != layer:
+    if is_another:
         raise SandboxError(f"layer {layer[:12]} came with another content: EOF, or another's")
     total, size = said.split()
     return Sum(total.decode(), int(size))
