@@ -13,7 +13,7 @@ from swe_eval import doctor
 from swe_eval.errors import UserError
 from swe_eval.sandbox import node, watchdog
 from swe_eval.sandbox.bubblewrap import BubblewrapSandboxes
-from swe_eval.sandbox.node import USERNS, file_system, has_fuse, overlay_that_works
+from swe_eval.sandbox.node import USERNS, file_system, has_fuse, overlay_that_works, sub_ids
 from swe_eval.sandbox.sandbox import Completed, connect
 
 pytestmark = pytest.mark.bubblewrap
@@ -149,6 +149,12 @@ class TestMachine:
     def test_a_scratch_that_cannot_be_written_is_told(self, settings, run_id):
         with pytest.raises(UserError, match=r"^sandbox\.scratch=/proc: .*; write a directory that can be written$"):
             with_files_at(Path("/proc"), settings, run_id)
+
+    def test_a_user_whom_nobody_knows_has_no_ids_to_give_away(self, monkeypatch):
+        for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr("os.getuid", lambda: 54321)
+        assert sub_ids() == 0
 
 
 class TestAuto:

@@ -602,6 +602,18 @@ def test_no_docker_command(settings: Callable[..., Settings], run_id: str) -> No
         sandboxes(settings("sandbox=docker", "sandbox.executable=/nonexistent"), run_id).__enter__()
 
 
+@pytest.mark.parametrize(("told", "code"), [("cannot lock the database", 125), ("overlay", 0)])
+def test_podman_that_does_not_say_where_images_are(
+    settings: Callable[..., Settings], run_id: str, tmp_path: Path, told: str, code: int
+) -> None:
+    """What it says instead is told in one line."""
+    podman = tmp_path / "podman"
+    podman.write_text(f'#!/bin/sh\n[ "$*" = info ] || {{ echo {told}; exit {code}; }}\n')
+    podman.chmod(0o755)
+    with pytest.raises(UserError, match=rf"^sandbox=podman: does not say where images are \({told}\); write sandbox="):
+        connect(settings("sandbox=podman", f"sandbox.executable={podman}").sandbox, run_id)
+
+
 def test_owner_is_gone_once_it_has_ended() -> None:
     """A process's name tells whether it still runs, on this machine and for this user; anything else may still run."""
     here = owner.this_process()
