@@ -86,13 +86,16 @@ class TestSandbox:
     ("command", "fill", "said"),
     [
         ("true", 9_000_000, "No space left on device"),
-        ("head -c 9000000 /dev/zero > /testbed/a", 0, "the disk is full; make room, or write another directory"),
+        ("head -c 9m /dev/zero > /testbed/a", 0, "the disk is full; make room, or write another directory"),
+        ("head -c 9m /dev/zero > a; sleep 1; rm a", 0, "the disk is full; make room, or write another directory"),
+        ("for i in {1..2000}; do > $i; done", 0, "the disk is full; make room, or write another directory"),
     ],
+    ids=["before it", "at its end", "meanwhile", "of files"],
 )
 def test_a_sandbox_that_meets_a_full_disk_has_no_result_and_leaves_nothing(tmp_path, command, fill, said):
-    """The disk is of three megabytes, mounted where a user is root."""
+    """The disk is of three megabytes and a thousand files, mounted where a user is root."""
     code = f"from sandbox_fixtures import *; start_on(Path({str(tmp_path)!r}), {command!r}, {fill})"
-    mount = 'mount -t tmpfs -o size=3m small "$0" && exec "$@"'
+    mount = 'mount -t tmpfs -o size=3m,nr_inodes=1k small "$0" && exec "$@"'
     done = subprocess.run(
         [*USERNS, "sh", "-c", mount, str(tmp_path), sys.executable, "-c", code],
         capture_output=True,

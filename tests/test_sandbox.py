@@ -31,7 +31,7 @@ from swe_eval.errors import SandboxError, UserError
 from swe_eval.grading import grade
 from swe_eval.mini import SandboxEnvironment
 from swe_eval.run_dir import RunDir, Trial, write_text
-from swe_eval.sandbox import owner, shell, watchdog
+from swe_eval.sandbox import docker, owner, shell, watchdog
 from swe_eval.sandbox.bubblewrap import BubblewrapSandbox, BubblewrapSandboxes
 from swe_eval.sandbox.capture import CAP, KEEP
 from swe_eval.sandbox.docker import DockerSandbox
@@ -486,6 +486,15 @@ class TestEngine:
             assert sandbox.run(as_user, timeout=60) == Completed(b"nobody\nnobody\n", 0)
         with backend.start(calc, "grading") as sandbox:
             assert sandbox.run(status, timeout=60).text.split()[2:] == ["0", "0"]
+
+    def test_a_sandbox_that_meets_a_full_disk_has_no_result(
+        self, backend: Sandboxes, calc: Instance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Every engine's disk has less room than that."""
+        monkeypatch.setattr(docker, "ROOM", 1e18)
+        full = "^the disk is full where the engine keeps images; make room"
+        with pytest.raises(SandboxError, match=full), backend.start(calc, "grading"):
+            pass
 
     def test_crlf_survives_from_submission_to_verdict(
         self, kind: str, backend: Sandboxes, own_image: Instance, settings: Callable[..., Settings], tmp_path: Path

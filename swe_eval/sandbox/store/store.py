@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import time
@@ -38,7 +37,7 @@ from swe_eval.sandbox.store.lease import age, lease
 from swe_eval.sandbox.store.packing import unpacked
 from swe_eval.sandbox.store.registry import understood
 from swe_eval.sandbox.store.source import SourceImage, opened
-from swe_eval.sandbox.writing import writing
+from swe_eval.sandbox.writing import room, writing
 
 VERSION = "1"
 FOLDERS = ("images", "layers", "leases", "in_use", "new")
@@ -161,7 +160,7 @@ class Store:
 
     def free(self) -> float:
         """See ``Library.free``."""
-        return float(shutil.disk_usage(self.root).free)
+        return room(self.root)
 
     def verify(self, image: str) -> list[str]:
         """The layers of an image that are not what they were when their hash was compared."""
