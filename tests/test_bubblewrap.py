@@ -13,7 +13,7 @@ from swe_eval import doctor
 from swe_eval.errors import UserError
 from swe_eval.sandbox import node, watchdog
 from swe_eval.sandbox.bubblewrap import BubblewrapSandboxes
-from swe_eval.sandbox.node import USERNS, file_system, has_fuse, overlay_that_works
+from swe_eval.sandbox.node import USERNS, file_system, has_fuse, overlay_that_works, sub_ids
 from swe_eval.sandbox.sandbox import Completed, connect
 
 pytestmark = pytest.mark.bubblewrap
@@ -86,13 +86,16 @@ class TestSandbox:
     ("command", "fill", "said"),
     [
         ("true", 9_000_000, "No space left on device"),
-        ("head -c 9000000 /dev/zero > /testbed/a", 0, "the disk is full; make room, or write another directory"),
+        ("head -c 9m /dev/zero > /testbed/a", 0, "the disk is full; make room, or write another directory"),
+        ("head -c 9m /dev/zero > a; sleep 1; rm a", 0, "the disk is full; make room, or write another directory"),
+        ("for i in {1..2000}; do > $i; done", 0, "the disk is full; make room, or write another directory"),
     ],
+    ids=["before it", "at its end", "meanwhile", "of files"],
 )
 def test_a_sandbox_that_meets_a_full_disk_has_no_result_and_leaves_nothing(tmp_path, command, fill, said):
-    """The disk is of three megabytes, mounted where a user is root."""
+    """The disk is of three megabytes and a thousand files, mounted where a user is root."""
     code = f"from sandbox_fixtures import *; start_on(Path({str(tmp_path)!r}), {command!r}, {fill})"
-    mount = 'mount -t tmpfs -o size=3m small "$0" && exec "$@"'
+    mount = 'mount -t tmpfs -o size=3m,nr_inodes=1k small "$0" && exec "$@"'
     done = subprocess.run(
         [*USERNS, "sh", "-c", mount, str(tmp_path), sys.executable, "-c", code],
         capture_output=True,
@@ -149,6 +152,12 @@ class TestMachine:
     def test_a_scratch_that_cannot_be_written_is_told(self, settings, run_id):
         with pytest.raises(UserError, match=r"^sandbox\.scratch=/proc: .*; write a directory that can be written$"):
             with_files_at(Path("/proc"), settings, run_id)
+
+    def test_a_user_whom_nobody_knows_has_no_ids_to_give_away(self, monkeypatch):
+        for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr("os.getuid", lambda: 54321)
+        assert sub_ids() == 0
 
 
 class TestAuto:

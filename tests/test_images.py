@@ -184,6 +184,12 @@ def test_what_another_run_removes_meanwhile_is_no_trouble(images, tmp_path):
     assert images().library.ours() == {}
 
 
+def test_a_cache_that_cannot_be_written_keeps_no_image_away(images, registry, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/images").write_text("")
+    use(images(), registry.publish("unwritten"))
+
+
 def test_what_is_in_the_engine_needs_neither_registry_nor_room(images, registry):
     here = registry.publish("here")
     docker("pull", here.image)

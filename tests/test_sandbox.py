@@ -33,7 +33,7 @@ from swe_eval.errors import SandboxError, UserError
 from swe_eval.grading import grade
 from swe_eval.mini import SandboxEnvironment
 from swe_eval.run_dir import RunDir, Trial, write_text
-from swe_eval.sandbox import owner, shell, watchdog
+from swe_eval.sandbox import docker, owner, shell, watchdog
 from swe_eval.sandbox.bubblewrap import BubblewrapSandbox, BubblewrapSandboxes
 from swe_eval.sandbox.capture import CAP, KEEP
 from swe_eval.sandbox.docker import DockerSandbox
@@ -489,6 +489,15 @@ class TestEngine:
         with backend.start(calc, "grading") as sandbox:
             assert sandbox.run(status, timeout=60).text.split()[2:] == ["0", "0"]
 
+    def test_a_sandbox_that_meets_a_full_disk_has_no_result(
+        self, backend: Sandboxes, calc: Instance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Every engine's disk has less room than that."""
+        monkeypatch.setattr(docker, "ROOM", 1e18)
+        full = "^the disk is full where the engine keeps images; make room"
+        with pytest.raises(SandboxError, match=full), backend.start(calc, "grading"):
+            pass
+
     def test_crlf_survives_from_submission_to_verdict(
         self, kind: str, backend: Sandboxes, own_image: Instance, settings: Callable[..., Settings], tmp_path: Path
     ) -> None:
@@ -602,6 +611,18 @@ def test_no_docker_command(settings: Callable[..., Settings], run_id: str) -> No
     """Without the command, its setting is named in one line."""
     with pytest.raises(UserError, match=r"^sandbox\.executable=/nonexistent: No such file or directory; write .*$"):
         sandboxes(settings("sandbox=docker", "sandbox.executable=/nonexistent"), run_id).__enter__()
+
+
+@pytest.mark.parametrize(("told", "code"), [("cannot lock the database", 125), ("overlay", 0)])
+def test_podman_that_does_not_say_where_images_are(
+    settings: Callable[..., Settings], run_id: str, tmp_path: Path, told: str, code: int
+) -> None:
+    """What it says instead is told in one line."""
+    podman = tmp_path / "podman"
+    podman.write_text(f'#!/bin/sh\n[ "$*" = info ] || {{ echo {told}; exit {code}; }}\n')
+    podman.chmod(0o755)
+    with pytest.raises(UserError, match=rf"^sandbox=podman: does not say where images are \({told}\); write sandbox="):
+        connect(settings("sandbox=podman", f"sandbox.executable={podman}").sandbox, run_id)
 
 
 def test_owner_is_gone_once_it_has_ended() -> None:

@@ -12,9 +12,11 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from conftest import DEMO_IMAGES
@@ -25,8 +27,11 @@ from test_shell import runs_here
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
 from swe_eval.images import main
+from swe_eval.run_dir import PART
+from swe_eval.sandbox import images as images_module
 from swe_eval.sandbox import owner
 from swe_eval.sandbox.bubblewrap import BubblewrapSandboxes
+from swe_eval.sandbox.images import Images
 from swe_eval.sandbox.node import USERNS
 from swe_eval.sandbox.store import Store
 from swe_eval.sandbox.store import lease as lease_module
@@ -140,12 +145,14 @@ def test_a_layer_that_images_share_comes_once(store, registry):
     assert sizes[one] > sizes[two] > 0
 
 
-def test_a_layer_of_another_content_is_refused(store, registry):
-    image = registry.publish("damaged", {"x": "damaged"})
-    pushed = (registry.work / "damaged/blobs/sha256").iterdir()
+@pytest.mark.parametrize("content", [gzip.compress(b"\0" * 10240), b"<html>"], ids=["layer", "page"])
+def test_a_layer_of_another_content_is_refused(store, registry, content):
+    name = f"damaged-{len(content)}"
+    image = registry.publish(name, {"x": name})
+    pushed = (registry.work / name / "blobs/sha256").iterdir()
     layer = next(blob for blob in pushed if blob.read_bytes().startswith(b"\x1f\x8b"))
     blobs = registry.folder / "docker/registry/v2/blobs/sha256"
-    (blobs / layer.name[:2] / layer.name / "data").write_bytes(gzip.compress(b"\0" * 10240))
+    (blobs / layer.name[:2] / layer.name / "data").write_bytes(content)
     with pytest.raises(SandboxError, match="came with another content"):
         pull(store, image)
     assert store.record(image) is None
@@ -314,6 +321,13 @@ def test_a_folder_that_is_no_store_of_ours_is_left_alone(tmp_path, name, content
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
+def test_a_store_that_another_process_has_half_made_is_made(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / f".VERSION.x{PART}").write_text("")
+    Store(tmp_path, "docker://")
+    assert (tmp_path / "VERSION").read_text() == "1"
+
+
 def test_a_registry_that_wants_a_name_gets_the_one_that_was_logged_in_with(
     store, closed_registry, tmp_path, monkeypatch
 ):
@@ -340,6 +354,30 @@ def test_what_is_no_image_says_what_the_registry_said(store, registry):
         pull(store, f"127.0.0.1:{registry.port}/none:latest")
     with pytest.raises(SandboxError, match=r"^127\.0\.0\.1:1: connection refused or lost"):
         pull(store, "127.0.0.1:1/none:latest")
+
+
+@pytest.mark.parametrize("page", ["<html>", "{}", "[]"])
+@pytest.mark.parametrize("refuses", [False, True], ids=["image", "token"])
+def test_what_no_registry_answers_is_told_and_asked_for_again(store, page, refuses, monkeypatch):
+    """A proxy in between has pages of its own, in place of an image or of the token for it."""
+    asked = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(401 if refuses and self.path != "/token" else 200)
+            self.send_header("WWW-Authenticate", f'Bearer realm="http://{self.headers["Host"]}/token"')
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+    monkeypatch.setattr(images_module, "FIRST_WAIT", 0.1)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        Thread(target=proxy.serve_forever, daemon=True).start()
+        image = f"127.0.0.1:{proxy.server_port}/any:latest"
+        got = [*Images(store, start_timeout=2, min_free_gb=0).get([Instance({"image": image})])]
+        proxy.shutdown()
+    assert [why_not.partition(" (")[0] for _, why_not in got] == [f"image {image} is missing; no registry answers so"]
+    assert len(asked) > 2
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -32,7 +32,7 @@ from swe_eval.sandbox.shell import PID_1, ShellSandbox
 from swe_eval.sandbox.store import Store
 from swe_eval.sandbox.store.store import Record
 from swe_eval.sandbox.watchdog import Limits, Watchdog, Watched
-from swe_eval.sandbox.writing import writing
+from swe_eval.sandbox.writing import ROOM, room, writing
 from swe_eval.settings import StoreSandbox as StoreSettings
 from swe_eval.settings import nbytes
 
@@ -43,8 +43,6 @@ STARTING = 30.0
 """Seconds for what takes a tenth of one."""
 ENDING = 60.0
 """Seconds for the files of a sandbox to be removed."""
-ROOM = 1 << 20
-"""Bytes that are free on a scratch disk that is not full."""
 PREFIX, OWNER, HOSTNAME = "swe_eval-", "owner", "sandbox"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
@@ -90,7 +88,7 @@ class BubblewrapSandboxes(FromImages):
         self.store = Store(settings.store or cache_dir() / "store", settings.source)
         self.images = Images(self.store, start_timeout=settings.start_timeout, min_free_gb=settings.min_free_gb)
         self._overlay = overlay_that_works(self._scratch, self.kind, self.tools)
-        self._watchdog = Watchdog()
+        self._watchdog = Watchdog(self._scratch)
         self._open: set[BubblewrapSandbox] = set()
 
     @contextmanager
@@ -120,6 +118,7 @@ class BubblewrapSandboxes(FromImages):
 
     @contextmanager
     def _started(self, record: Record, purpose: Purpose) -> Iterator[BubblewrapSandbox]:
+        began = time.monotonic()
         folder = self._scratch / f"{PREFIX}{self._run_id}-{secrets.token_hex(8)}"
         with ExitStack() as stack:
             stack.callback(_remove, folder)
@@ -137,15 +136,15 @@ class BubblewrapSandboxes(FromImages):
             self._open.add(sandbox)
             stack.callback(self._open.discard, sandbox)
             yield sandbox
-            self._check_room()
+            self._check_room(began)
 
     def _claim(self, *pids: int) -> str:
         """What the folder of a sandbox says: whose it is, and which processes keep it."""
         return "\n".join([self._run_id, owner.this_process(), *map(owner.name_of, pids)])
 
-    def _check_room(self) -> None:
+    def _check_room(self, began: float) -> None:
         """What came of a sandbox that met a full disk is neither the model's doing nor the tests'."""
-        if shutil.disk_usage(self._scratch).free < ROOM:
+        if room(self._scratch) < ROOM or self._watchdog.was_full > began:
             raise SandboxError(
                 f"sandbox.scratch={self._scratch}: the disk is full; make room, or write another directory"
             )

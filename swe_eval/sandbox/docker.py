@@ -23,6 +23,8 @@ LABEL = "swe_eval.run"
 OWNER = "swe_eval.owner"
 PATIENCE = 60.0
 """Seconds that an engine may be away."""
+ROOM = 64 << 20
+"""Bytes that are free on an engine's disk where nothing in a sandbox was short of them."""
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
 """What root of an image needs for files and processes of its other users: ``chown``, ``su``, package managers."""
 MODES = ("none", "host", "bridge", "default", "private", "slirp4netns", "pasta")
@@ -86,6 +88,7 @@ class DockerSandboxes(FromImages):
                 yield sandbox
             finally:
                 sandbox.close()
+            self._check_room()
 
     def check(self) -> None:
         """See ``Sandboxes.check``: an engine that is restarted is waited for, or each trial that is owed would fail."""
@@ -135,6 +138,15 @@ class DockerSandboxes(FromImages):
             return
         yield from ("--network", settings.network, "--security-opt", "no-new-privileges", "--cap-drop", "ALL")
         yield from (f"--cap-add={capability}" for capability in CAPABILITIES)
+
+    def _check_room(self) -> None:
+        """What came of a sandbox that met a full disk is neither the model's doing nor the tests'."""
+        library = self.images.library
+        if library.free() < ROOM:
+            raise SandboxError(
+                f"the disk is full where {library.place}; make room ({self._settings.executable} system df tells what "
+                "takes it), and the same command continues"
+            )
 
     def _check_networks(self) -> None:
         for field in ("network", "grading_network"):

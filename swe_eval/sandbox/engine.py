@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 from swe_eval.benchmark.instances import Instance
@@ -13,6 +13,7 @@ from swe_eval.cache import cache_dir
 from swe_eval.errors import SandboxError
 from swe_eval.sandbox.sandbox import Completed
 from swe_eval.sandbox.store.registry import Reference
+from swe_eval.sandbox.writing import room
 
 Engine = Callable[..., Completed]
 """``engine(*arguments, timeout=seconds)``."""
@@ -78,35 +79,45 @@ class EngineLibrary:
 
     def free(self) -> float:
         """See ``Library.free``."""
-        root = self._engine("info", "--format", f"{{{{{self._root}}}}}", timeout=60).text.strip()
         try:
-            return float(shutil.disk_usage(root).free)
+            return room(self._folder)
         except OSError:
             return float("inf")
 
-    def _do(self, what: str, *arguments: str, timeout: float) -> None:
+    @cached_property
+    def _folder(self) -> str:
+        return last_line(self._do(f"{self._name} info", "info", "--format", f"{{{{{self._root}}}}}", timeout=60))
+
+    def _do(self, what: str, *arguments: str, timeout: float) -> Completed:
         done = self._engine(*arguments, timeout=timeout)
         if done.returncode or done.timed_out:
             raise SandboxError(f"{what}: {last_line(done)}")
+        return done
 
 
 class _Pulled:
-    """The images that runs of ours have pulled, as empty files in the cache, as old as their last use."""
+    """The images that runs of ours have pulled, as empty files in the cache, as old as their last use.
+
+    In a cache that is full or cannot be written none is noted: they stay.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def add(self, image: str) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file(image).touch()
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file(image).touch()
 
     def used(self, image: str) -> None:
         """Take note, if it is one of them."""
-        if (file := self._file(image)).is_file():
-            file.touch()
+        with suppress(OSError):
+            if (file := self._file(image)).is_file():
+                file.touch()
 
     def forget(self, image: str) -> None:
-        self._file(image).unlink(missing_ok=True)
+        with suppress(OSError):
+            self._file(image).unlink()
 
     def oldest_first(self) -> dict[str, float]:
         by_age = []

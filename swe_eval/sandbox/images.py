@@ -24,8 +24,11 @@ PULLS = 3
 """At once, ahead of use."""
 AHEAD = 12
 """Images that are pulled before the first of them is wanted."""
-SOON = re.compile(r"toomanyrequests|rate limit|429|TLS handshake timeout|i/o timeout|connection re|EOF|50[0234]", re.I)
-"""What a registry says that will serve later."""
+SOON = re.compile(
+    r"toomanyrequests|rate limit|429|TLS handshake timeout|i/o timeout|connection re|EOF|50[0234]|no registry answers",
+    re.I,
+)
+"""What a registry says that will serve later, or is said of it."""
 FIRST_WAIT, LONGEST_WAIT = 5.0, 600.0
 """Seconds before a pull is tried again; each time twice as many."""
 GB = 1e9

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from swe_eval.errors import UserError
@@ -71,7 +72,9 @@ def sub_ids(name: str = "/etc/subuid") -> int:
     """How many ids this user may give away, which is what rootless Podman needs."""
     import getpass
 
-    users = {getpass.getuser(), str(os.getuid())}
+    users = {str(os.getuid())}
+    with suppress(KeyError, OSError):  # /etc/passwd need not know the user of a container
+        users.add(getpass.getuser())
     rows = [line.split(":") for line in _lines(Path(name))]
     return sum(int(row[2]) for row in rows if len(row) == 3 and row[0] in users and row[2].isdecimal())
 

@@ -39,7 +39,10 @@ class PodmanSandboxes(DockerSandboxes):
     def __init__(self, settings: EngineSandbox, run_id: str) -> None:
         super().__init__(settings, run_id)
         told = self._docker("info", "--format", "{{.Store.GraphDriverName}} {{.Store.GraphRoot}}", timeout=60)
-        if os.geteuid() and (why_not := _why_not_rootless(*told.text.split()[-2:])):
+        driver, _, root = last_line(told).partition(" ")
+        if told.returncode or not root:
+            raise UserError(f"sandbox=podman: does not say where images are ({last_line(told)}); write sandbox=...")
+        if os.geteuid() and (why_not := _why_not_rootless(driver, root)):
             raise UserError(f"sandbox=podman: {why_not}")
         self._watchdog = Watchdog()
 

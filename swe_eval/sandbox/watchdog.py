@@ -10,13 +10,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from swe_eval.errors import SandboxError
+from swe_eval.sandbox.writing import ROOM, room
 
 LOOK = 0.25
 """Seconds between two looks at memory and processes."""
@@ -47,7 +50,10 @@ class Watched:
 class Watchdog:
     """Its thread runs while there is something to watch."""
 
-    def __init__(self) -> None:
+    def __init__(self, disk: Path | None = None) -> None:
+        """``disk``: a folder on the one that all sandboxes write to, if that is ours to see."""
+        self._disk, self.was_full = disk, -inf
+        """When that disk was last seen full, by ``time.monotonic``."""
         self._watched: dict[int, Watched] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -82,6 +88,9 @@ class Watchdog:
                     return
                 watched = dict(self._watched)
             looks += 1
+            with suppress(OSError):
+                if self._disk and room(self._disk) < ROOM:
+                    self.was_full = time.monotonic()
             of_space: dict[int, list[int]] = {}
             with suppress(OSError):  # we have too many files open: at the next look
                 of_space = _processes({*watched})

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from swe_eval.errors import SandboxError
+
+ROOM = 1 << 20
+"""Bytes that are free on a disk that is not full."""
+FILES = 64
+"""Files that can be made there."""
+
+
+def room(place: Path | str) -> float:
+    """Bytes that can be written on its disk: none where no files can be made. Raises OSError if it is not there."""
+    disk = os.statvfs(place)
+    has_files = not disk.f_files or disk.f_favail >= FILES  # some file systems do not count them
+    return float(disk.f_bavail * disk.f_frsize) if has_files else 0.0
 
 
 @contextmanager

@@ -34,6 +34,19 @@ LIMITS = httpx.Timeout(60.0)
 """Of one read; a layer may take as long as it comes."""
 
 
+@contextmanager
+def understood() -> Iterator[None]:
+    """Inside the block, an answer is read.
+
+    Raises:
+        SandboxError: it is none of a registry's, but a proxy's page, say; later there may be another.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SandboxError(f"no registry answers so ({type(error).__name__}: {error}); a proxy may") from error
+
+
 @dataclass(frozen=True)
 class Reference:
     """An image's name in parts."""
@@ -123,6 +136,7 @@ class RegistryImage:
                 self._shown = self._authorization(refused.headers.get("www-authenticate", ""))
             return self._shown if self._shown != shown else {}
 
+    @understood()
     def _authorization(self, challenge: str) -> Headers:
         """What the registry asks for: the user's name and password, or a token, which anybody may have; or nothing."""
         kept = _credentials(HUB_KEY if self._reference.host == HUB else self._reference.host)
