@@ -81,7 +81,7 @@ class EngineLibrary:
         """See ``Library.free``."""
         try:
             return room(self._folder)
-        except OSError:
+        except (OSError, SandboxError):  # not to be seen from here, or the engine is away
             return float("inf")
 
     @cached_property
