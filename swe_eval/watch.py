@@ -92,6 +92,8 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
             raise UserError("lora: no checkpoints to watch; write experiment=checkpoints lora.run=...")
         if config.lora.every != 1:
             raise UserError(f"lora.every={config.lora.every}: is counted from the last, which none is; leave it out")
+        if config.lora.per_job != 1:
+            raise UserError(f"lora.per_job={config.lora.per_job}: jobs would change as checkpoints come; leave it out")
         without = compose("config", [*overrides, f"lora.only=[{BASE}]"])
     settings_from(OmegaConf.to_container(without, resolve=True))  # type: ignore[arg-type]
     return config
