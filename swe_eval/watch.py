@@ -2,7 +2,7 @@
 
 It takes the arguments of the sweep, ``python -m swe_eval -m experiment=checkpoints lora.run=...``, and gives that
 command whenever there is a new checkpoint: what is through or in the queue already is left alone, what failed is tried
-again. Ctrl-C, or a file ``stop`` in the sweep's directory, ends it; jobs go on.
+again, also without a new one. Ctrl-C, or a file ``stop`` in the sweep's directory, ends it; SLURM's jobs go on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -26,11 +28,13 @@ from swe_eval.settings import BASE, conf_dir, settings_from
 
 DESCRIPTION = """Submit a job for each checkpoint as training writes it. Takes the arguments of the sweep:
 experiment=checkpoints lora.run=... hydra/launcher=slurm. Jobs that are complete or queued are left alone, failed ones
-are submitted again. Ctrl-C, or a file named stop in the sweep's directory, ends the watch; jobs go on."""
+are submitted again. Ctrl-C, or a file named stop in the sweep's directory, ends the watch; SLURM's jobs go on."""
 LOOK = 60.0
 """Seconds between two looks at the training run's directory."""
 DAY = 86_400.0
 """Seconds between two looks at most."""
+LATEST = 3600.0
+"""Seconds after which what failed is tried again at the latest."""
 
 
 def main() -> None:
@@ -68,20 +72,82 @@ def watch(overrides: Sequence[str], every: float = LOOK) -> int:
     sweep = Sweep(Path(str(config.hydra.sweep.dir)))
     sweep.stop.unlink(missing_ok=True)
     _say(f"watching {config.lora.run}; Ctrl-C, or touch {sweep.stop}, ends it")
-    known: set[str] = set()
+    watching = _Watch(overrides, config, every)
     try:
-        while not sweep.stop.exists():
-            there = written(config.lora)
-            if there - known:
-                _say(f"new: {', '.join(sorted(there - known))}")
-                if _swept(overrides, config) == command.BAD_INPUT:
-                    return command.BAD_INPUT
-                known = there
-            time.sleep(every)
+        if watching.until(sweep.stop) == command.BAD_INPUT:
+            return command.BAD_INPUT
     except KeyboardInterrupt:
-        pass
-    _say("stopped; jobs go on, and the sweep's own command waits for them")
+        watching.wait()
+    _say(f"stopped; {watching.what_is_left()}")
     return command.OK
+
+
+class _Watch:
+    """What is known of the training run, and when a sweep is due."""
+
+    def __init__(self, overrides: Sequence[str], config: DictConfig, every: float) -> None:
+        self.is_queued = "wait" in config.hydra.launcher
+        at_once = ["hydra.launcher.wait=false"] if self.is_queued else []
+        self.argv = [sys.executable, "-m", "swe_eval", "-m", *overrides, *at_once]
+        self.lora, self.every = config.lora, every
+        self.known: set[str] = set()
+        self.sweep: subprocess.Popen[bytes] | None = None
+        self.due, self.pause = inf, every
+
+    def until(self, stop: Path) -> int:
+        """0 once this file is there; 2 where the first sweep is refused, for later ones meet what will pass."""
+        trouble = ""
+        while True:
+            code, is_first = None, self.sweep is None
+            try:
+                if stop.exists():
+                    return command.OK
+                code = self._look()
+                trouble = ""
+            except (OSError, UserError) as error:
+                if str(error) != trouble:
+                    _say(f"{error}; looking again every {self.every:g} s")
+                trouble = str(error)
+            if code is None:
+                time.sleep(self.every)
+            elif code == command.BAD_INPUT and is_first:
+                return code
+            else:
+                self._plan(code)
+
+    def _look(self) -> int | None:
+        """The exit code of a sweep if one is due."""
+        there = written(self.lora)
+        if there - self.known:
+            _say(f"new: {', '.join(sorted(there - self.known))}")
+        elif time.monotonic() < self.due:
+            return None
+        self.sweep = subprocess.Popen(self.argv)
+        code = self.sweep.wait()
+        self.known = there
+        return code
+
+    def _plan(self, code: int) -> None:
+        """The next sweep, should no checkpoint come: after a failure later each time; of queued jobs, some may fail."""
+        if code == command.OK:
+            self.due, self.pause = time.monotonic() + LATEST if self.is_queued else inf, self.every
+            return
+        _say(f"exit code {code}: tried again in {self.pause:g} s, or with the next checkpoint")
+        self.due = time.monotonic() + self.pause
+        self.pause = min(2 * self.pause, max(self.every, LATEST))
+
+    def wait(self) -> None:
+        """Until the sweep under way has ended, which a terminal's Ctrl-C has reached as well."""
+        if self.sweep and self.sweep.poll() is None:
+            _say("waiting for the sweep to end; Ctrl-C again does not wait")
+            with suppress(KeyboardInterrupt):
+                self.sweep.wait()
+
+    def what_is_left(self) -> str:
+        if self.is_queued:
+            return "jobs go on, and the sweep's own command waits for them"
+        is_ending = self.sweep and self.sweep.poll() is None
+        return "the sweep is still ending its jobs" if is_ending else "no job goes on"
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
@@ -92,14 +158,11 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
             raise UserError("lora: no checkpoints to watch; write experiment=checkpoints lora.run=...")
         if config.lora.every != 1:
             raise UserError(f"lora.every={config.lora.every}: is counted from the last, which none is; leave it out")
+        if config.lora.per_job != 1:
+            raise UserError(f"lora.per_job={config.lora.per_job}: jobs would change as checkpoints come; leave it out")
         without = compose("config", [*overrides, f"lora.only=[{BASE}]"])
     settings_from(OmegaConf.to_container(without, resolve=True))  # type: ignore[arg-type]
     return config
-
-
-def _swept(overrides: Sequence[str], config: DictConfig) -> int:
-    at_once = ["hydra.launcher.wait=false"] if "wait" in config.hydra.launcher else []
-    return subprocess.run([sys.executable, "-m", "swe_eval", "-m", *overrides, *at_once]).returncode
 
 
 def _say(line: str) -> None:

@@ -147,6 +147,10 @@ def test_a_mistake_is_one_line_before_any_job(arguments, line, tmp_path, monkeyp
             "swe_eval: lora.every=2: is counted from the last, which none",
         ),
         (
+            "experiment=checkpoints lora.run=. lora.per_job=4",
+            "swe_eval: lora.per_job=4: jobs would change as checkpoints come; leave it out",
+        ),
+        (
             "experiment=checkpoints lora.run=/nowhere",
             "swe_eval: lora.run=/nowhere: no such directory; write the output",
         ),

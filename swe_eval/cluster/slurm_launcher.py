@@ -108,4 +108,4 @@ def _row(sweep: Sweep, job: Planned, submitted: Any) -> SweepJob:
 
 
 def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1]
+    return (text.strip() or "sbatch failed without a word").splitlines()[-1]
