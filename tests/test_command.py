@@ -176,7 +176,8 @@ def test_where_the_locale_has_ascii_alone_files_are_utf8_and_the_output_has_ques
 def test_what_is_answered_at_once_imports_nothing_heavy(arguments, tmp_path):
     heavy = "torch litellm datasets transformers swebench minisweagent scipy"
     code = f"""
-import sys
+import os, sys
+os._exit = sys.exit
 sys.argv = ["swe_eval", *{arguments.split()!r}]
 import swe_eval.doctor
 from swe_eval.__main__ import main
