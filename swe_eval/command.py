@@ -82,11 +82,11 @@ def main(task: Callable[[Settings], int]) -> int:
 
 def leave(code: int) -> NoReturn:
     """End this process."""
-    _nobody_reads()
-    if code != OK:  # a thread may still wait for a model's answer, or for an image
+    if code == INTERRUPTED:  # a thread may still wait for a model's answer
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(INTERRUPTED)
+    _nobody_reads()
     gc.freeze()  # or all that was imported is gone through again, for a second or more
     sys.exit(code)
 
