@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import SandboxError, UserError
@@ -40,8 +41,13 @@ class DockerSandbox(ShellSandbox):
     """A running container."""
 
     def __init__(self, executable: str, container: str) -> None:
-        super().__init__([executable, "exec", "-i", "-w", "/", container], self.kill_all)
+        super().__init__(self._enter(executable, container), self.kill_all)
         self._executable, self.container = executable, container
+
+    @staticmethod
+    def _enter(executable: str, container: str) -> list[str]:
+        """With one thread for the one stream that the docker command hands on: more only get in each other's way."""
+        return ["env", "GOMAXPROCS=1", executable, "exec", "-i", "-w", "/", container]
 
     def kill_all(self) -> None:
         """Every process in it but its first.
@@ -58,6 +64,7 @@ class DockerSandboxes(FromImages):
     """See ``Sandboxes``."""
 
     kind = "docker"
+    sandbox: ClassVar[type[DockerSandbox]] = DockerSandbox
     image_root = ".DockerRootDir"
     """What its ``info`` calls the directory of the images."""
     label_format = '{{.Label "%s"}}'
@@ -82,7 +89,7 @@ class DockerSandboxes(FromImages):
     def start(self, instance: Instance, purpose: Purpose) -> Iterator[DockerSandbox]:
         """See ``Sandboxes.start``. A missing image is built if the instance has a build context, else pulled."""
         container = f"swe_eval-{secrets.token_hex(8)}"
-        sandbox = DockerSandbox(self._settings.executable, container)
+        sandbox = self.sandbox(self._settings.executable, container)
         with self.images.using(instance), self._running(sandbox, instance.image, purpose):
             try:
                 yield sandbox

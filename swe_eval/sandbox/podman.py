@@ -25,26 +25,52 @@ from swe_eval.settings import EngineSandbox, nbytes
 
 NO_PROXY = "--http-proxy=false"
 """Podman hands on those of our environment, as docker those of its configuration."""
+_AS_OURS = 'exec "$@" <&3 >&4 2>&1 3<&- 4>&-'
 ENDING = 60.0
 """Seconds for a container to be removed."""
+
+
+class PodmanSandbox(DockerSandbox):
+    """Its shell reads and writes our pipes: Podman's two processes in between take no part in a command."""
+
+    @staticmethod
+    def _enter(executable: str, container: str) -> list[str]:
+        podman = [executable, "exec", "--preserve-fds=2", "-w", "/", container]
+        return ["sh", "-c", 'exec "$@" 3<&0 4>&1 < /dev/null', "sh", *podman, "bash", "-p", "-c", _AS_OURS, "bash"]
 
 
 class PodmanSandboxes(DockerSandboxes):
     """See ``Sandboxes``."""
 
     kind = "podman"
+    sandbox = PodmanSandbox
     image_root = ".Store.GraphRoot"
     label_format = '{{index .Labels "%s"}}'
 
     def __init__(self, settings: EngineSandbox, run_id: str) -> None:
         super().__init__(settings, run_id)
-        told = self._docker("info", "--format", "{{.Store.GraphDriverName}} {{.Store.GraphRoot}}", timeout=60)
-        driver, _, root = last_line(told).partition(" ")
+        asked = "{{.Host.ServiceIsRemote}} {{.Store.GraphDriverName}} {{.Store.GraphRoot}}"
+        told = self._docker("info", "--format", asked, timeout=60)
+        is_remote, driver, root = [*last_line(told).split(" ", 2), "", ""][:3]
         if told.returncode or not root:
             raise UserError(f"sandbox=podman: does not say where images are ({last_line(told)}); write sandbox=...")
+        if is_remote == "true":  # its containers would outlive us, and cannot have our pipes
+            raise UserError("sandbox=podman: asks a Podman elsewhere; unset CONTAINER_HOST, or write sandbox=...")
         if os.geteuid() and (why_not := _why_not_rootless(driver, root)):
             raise UserError(f"sandbox=podman: {why_not}")
         self._watchdog = Watchdog()
+
+    def _check_networks(self) -> None:
+        """Also that there is what makes them for users who are not root."""
+        super()._check_networks()
+        if os.geteuid() and self._settings.grading_network == "bridge" and not self._makes_networks:
+            what = "sandbox.grading_network=bridge: Podman finds neither slirp4netns nor pasta, which make it"
+            raise UserError(f"{what}; install one, or write sandbox.grading_network=none")
+
+    @property
+    def _makes_networks(self) -> bool:
+        paths = ("{{.Host.Slirp4NetNS.Executable}}", "{{.Host.Pasta.Executable}}")
+        return any(last_line(self._docker("info", "--format", path, timeout=60)).startswith("/") for path in paths)
 
     @contextmanager
     def _running(self, sandbox: DockerSandbox, image: str, purpose: Purpose) -> Iterator[None]:
