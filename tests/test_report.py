@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from swe_eval.report.answer import answer
 from swe_eval.report.comparison import Findings, find
+from swe_eval.report.page.card import command_of
 from swe_eval.report.results import Arm, Verdict, suspicions
 from swe_eval.report.tables import print_tables
 from swe_eval.statistics import Repeated
@@ -182,3 +184,10 @@ def test_the_best_is_sought_among_those_that_miss_as_little():
     rows = [arm("base", "U" * 40), arm("one", "RU" * 20), arm("two", "R" + "U" * 39), arm("late", "R" * 9 + "I" * 31)]
     assert (found(*rows).best.name, found(*rows).best.of) == ("one", 3)
     assert "Best of the 3 arms that can be compared is one." in in_words(*rows)
+
+
+@pytest.mark.parametrize("door", ["/x/swe_eval/__main__.py", "/x/bin/swe-eval", "swe_eval"])
+def test_a_run_s_command_can_be_given_again(door):
+    """The last is what a job of SLURM calls itself."""
+    assert command_of([door, "lora=ab"]) == "python -m swe_eval lora=ab"
+    assert command_of(["/x/swe_eval/grade.py"]) == "python -m swe_eval.grade"

@@ -59,5 +59,5 @@ def settings(saved: SavedRun) -> list[tuple[str, str]]:
 def command_of(argv: Sequence[str]) -> str:
     """The command line, as one types it, of a process that was started with these arguments."""
     door = Path(argv[0]).stem if argv else ""
-    module = "swe_eval" if door in ("__main__", "swe-eval") else f"swe_eval.{door}"
+    module = "swe_eval" if door in ("__main__", "swe-eval", "swe_eval") else f"swe_eval.{door}"
     return shlex.join(["python", "-m", module, *argv[1:]])
