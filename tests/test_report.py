@@ -11,7 +11,9 @@ from rich.console import Console
 from swe_eval.report.answer import answer
 from swe_eval.report.comparison import Findings, find
 from swe_eval.report.page.card import command_of
+from swe_eval.report.page.effort import effort
 from swe_eval.report.results import Arm, Verdict, suspicions
+from swe_eval.report.rows import rows_of
 from swe_eval.report.tables import print_tables
 from swe_eval.statistics import Repeated
 
@@ -191,3 +193,8 @@ def test_a_run_s_command_can_be_given_again(door):
     """The last is what a job of SLURM calls itself."""
     assert command_of([door, "lora=ab"]) == "python -m swe_eval lora=ab"
     assert command_of(["/x/swe_eval/grade.py"]) == "python -m swe_eval.grade"
+
+
+def test_the_90th_percentile_of_few_rollouts_is_not_beyond_the_longest():
+    rl = Arm("rl", "rl", {f"task-{n}": Verdict("resolved", turns=1, seconds=n) for n in (1.0, 2.0)})
+    assert effort(rows_of([rl])).rows[0].cells[-1] == "1.9"

@@ -98,7 +98,7 @@ def _effort(name: str, verdicts: Sequence[Verdict], axis: Axis) -> Effort:
         "-" if cached is None else f"{cached:.0%}",
         f"{median(verdict.completion_tokens for verdict in verdicts):,.0f}",
         f"{median(seconds):,.1f}",
-        f"{quantiles(seconds, n=10)[-1]:,.1f}" if len(seconds) > 1 else "-",
+        f"{quantiles(seconds, n=10, method='inclusive')[-1]:,.1f}" if len(seconds) > 1 else "-",
     ]
     return Effort(name, cells, svg.histogram([verdict.turns for verdict in verdicts], axis))
 
