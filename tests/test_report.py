@@ -198,3 +198,10 @@ def test_a_run_s_command_can_be_given_again(door):
 def test_the_90th_percentile_of_few_rollouts_is_not_beyond_the_longest():
     rl = Arm("rl", "rl", {f"task-{n}": Verdict("resolved", turns=1, seconds=n) for n in (1.0, 2.0)})
     assert effort(rows_of([rl])).rows[0].cells[-1] == "1.9"
+
+
+def test_the_rates_of_several_samples_are_of_the_tasks_in_common():
+    """Base alone has a verdict on the third task, rl alone on the fourth."""
+    arms = [arm("base.s1", "UURI"), arm("base.s2", "UURI"), arm("rl.s1", "RUIR"), arm("rl.s2", "RUIR")]
+    said = "Over 2 tasks that both were scored on, rl resolved 50.0% of the tries and base 0.0%"
+    assert f"{said}; rl was ahead on 1 and base on 0." in in_words(*arms)

@@ -32,7 +32,7 @@ def answer(findings: Findings) -> Answer:
     if len(findings.comparisons) > 1:
         return _of_many(findings)
     [comparison] = findings.comparisons
-    return Answer(_headline(comparison), list(_sentences(comparison, findings.rows)), _tone(comparison))
+    return Answer(_headline(comparison), list(_sentences(comparison)), _tone(comparison))
 
 
 def chance(p: float) -> str:
@@ -74,11 +74,11 @@ def _tone(comparison: Comparison) -> str:
     return "better" if comparison.paired.difference > 0 else "worse"
 
 
-def _sentences(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
+def _sentences(comparison: Comparison) -> Iterator[str]:
     found = comparison.paired
     if not found.n:
         return
-    yield _counts(comparison, rows)
+    yield _counts(comparison)
     if comparison.is_refused:
         apart = f"{100 * comparison.uneven:.1f} points"
         yield f"Of one of them {apart} more is without a verdict than of the other; run what is owed first."
@@ -88,16 +88,15 @@ def _sentences(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
     yield from _fragile(comparison)
 
 
-def _counts(comparison: Comparison, rows: Sequence[Row]) -> str:
+def _counts(comparison: Comparison) -> str:
     a, b, found = comparison.a, comparison.b, comparison.paired
     if isinstance(found, Paired):
         resolved = f"{b} resolved {found.resolved_b} and {a} resolved {found.resolved_a}"
         apart = f"{found.only_b} {_were(found.only_b)} resolved by {b} alone, {found.only_a} by {a} alone"
         return f"Of {tasks(found.n)} that both were scored on, {resolved}: {apart}."
-    by_name = {row.name: row for row in rows}
-    rates = f"{b} resolved {percent(by_name[b].rate)} and {a} {percent(by_name[a].rate)} of all tries"
+    rates = f"{b} resolved {found.rate_of(found.b):.1%} of the tries and {a} {found.rate_of(found.a):.1%}"
     ahead = f"{b} was ahead on {found.counts['b_ahead']} and {a} on {found.counts['a_ahead']}"
-    return f"Over {tasks(found.n)}, {rates}; {ahead}."
+    return f"Over {tasks(found.n)} that both were scored on, {rates}; {ahead}."
 
 
 def _how_sure(found: Paired | Repeated) -> Iterator[str]:

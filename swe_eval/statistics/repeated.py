@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, comb, lcm, sqrt
+from statistics import fmean
 from typing import ClassVar
 
 import numpy as np
@@ -54,6 +55,10 @@ class Repeated:
     def discordant(self) -> int:
         """Instances that the arms did not resolve equally often."""
         return int(np.count_nonzero(self._scaled))
+
+    def rate_of(self, resolved: Sequence[int]) -> float:
+        """The mean over the instances of the part of its samples that ``a`` or ``b`` resolved."""
+        return fmean(of / k for of, k in zip(resolved, self.samples, strict=True))
 
     @cached_property
     def differences(self) -> NDArray[np.float64]:
