@@ -155,6 +155,14 @@ def test_equal_sums_of_thirds_are_equal():
     assert found.p_value == sum(total >= 3 for total in sums) / 16
 
 
+def test_thirds_that_cancel_are_no_difference():
+    """Else the arms that show none would need 10**33 instances to show it, or hang on one group of them."""
+    found = Repeated(a=[3, 0, 0], b=[0, 2, 1], samples=[3] * 3)
+    assert (found.difference, found.needed(found.difference)) == (0.0, None)
+    thirds = {"x-1": -1.0, "x-2": 2 / 3, "x-3": 1 / 3, "y-1": 1.0}
+    assert leave_one_out(thirds, lambda key: key[0])["y"] == 0.0
+
+
 def test_samples_of_an_instance_are_no_instances():
     """Five instances whose samples agree are five, however many samples there are."""
     once, often = ([[(False, True)] * samples] * 5 + [[(False, False)] * samples] * 15 for samples in (1, 9))

@@ -69,7 +69,7 @@ class Repeated:
     @property
     def difference(self) -> float:
         """The mean over the instances, in [-1, 1]; 0 without instances."""
-        return float(np.mean(self.differences)) if self.n else 0.0
+        return float(np.sum(self._scaled)) / (self.n * lcm(*self.samples)) if self.n else 0.0
 
     @cached_property
     def interval(self) -> Interval:
