@@ -14,6 +14,7 @@ from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.errors import UserError
 from swe_eval.report.comparison import find
 from swe_eval.report.curve import curves, reference_of
+from swe_eval.report.page.page import content_of
 from swe_eval.report.report import conclude, write_report
 from swe_eval.report.results import Arm, Call, Verdict, collect
 from swe_eval.report.runs import read_run
@@ -143,6 +144,7 @@ def test_what_has_not_begun_is_said(tmp_path):
     write_json(tmp_path / "sweep.json", {"jobs": [{"name": f"rl-{step}"} for step in (1, 2, 3)]})
     subject = sweep_of(tmp_path)
     assert (subject.notes, subject.is_whole) == (["2 of 3 runs have not begun"], False)
+    assert subject.owed == 0 and "Nothing is missing" not in str(content_of(subject, find(subject.arms, ()))["caveats"])
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def _proof(subject: Subject) -> Iterator[str]:
 def _caveats(subject: Subject, findings: Findings) -> Iterator[str]:
     if subject.owed:
         yield f"{subject.owed} trials have no verdict (infra or not run yet); the rates are of those that have one."
-    else:
+    elif not subject.notes:
         yield "Nothing is missing: every trial has its verdict."
     yield from subject.notes
     if len(findings.comparisons) <= tasks.FEW:
