@@ -11,7 +11,7 @@ from rich.console import Console
 from swe_eval.report.answer import answer
 from swe_eval.report.comparison import Findings, find
 from swe_eval.report.page.card import command_of
-from swe_eval.report.page.effort import effort
+from swe_eval.report.page.effort import effort, ending_sentences
 from swe_eval.report.results import Arm, Verdict, suspicions
 from swe_eval.report.rows import rows_of
 from swe_eval.report.tables import print_tables
@@ -205,3 +205,11 @@ def test_the_rates_of_several_samples_are_of_the_tasks_in_common():
     arms = [arm("base.s1", "UURI"), arm("base.s2", "UURI"), arm("rl.s1", "RUIR"), arm("rl.s2", "RUIR")]
     said = "Over 2 tasks that both were scored on, rl resolved 50.0% of the tries and base 0.0%"
     assert f"{said}; rl was ahead on 1 and base on 0." in in_words(*arms)
+
+
+def test_how_rollouts_ended_is_told_of_those_that_have_ended():
+    """Two of ten of base's, all of which were submitted, as rl's were."""
+    submitted, owed = Verdict("unresolved", exit_status="Submitted"), Verdict("infra")
+    base = Arm("base", "base", {f"task-{n}": submitted if n < 2 else owed for n in range(10)})
+    rl = Arm("rl", "rl", {f"task-{n}": submitted for n in range(10)})
+    assert list(ending_sentences(rows_of([base, rl]))) == []
