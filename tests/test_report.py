@@ -12,6 +12,7 @@ from swe_eval.report.answer import answer
 from swe_eval.report.comparison import Findings, find
 from swe_eval.report.page.card import command_of
 from swe_eval.report.page.effort import effort, ending_sentences
+from swe_eval.report.page.sweep import sweep_table
 from swe_eval.report.results import Arm, Verdict, suspicions
 from swe_eval.report.rows import rows_of
 from swe_eval.report.tables import print_tables
@@ -213,3 +214,8 @@ def test_how_rollouts_ended_is_told_of_those_that_have_ended():
     base = Arm("base", "base", {f"task-{n}": submitted if n < 2 else owed for n in range(10)})
     rl = Arm("rl", "rl", {f"task-{n}": submitted for n in range(10)})
     assert list(ending_sentences(rows_of([base, rl]))) == []
+
+
+def test_an_arm_without_a_verdict_has_no_dot_among_the_checkpoints():
+    base, late = sweep_table(found(arm("base", "RU"), arm("late", "II")))
+    assert (bool(base.drawing), bool(late.drawing)) == (True, False)
