@@ -232,6 +232,11 @@ def test_fewer_than_six_differences_show_nothing_of_several_samples_either():
     assert (found.detectable, found.needed(5 / 7), found.samples_needed(5 / 7)) == (None, 9, None)
 
 
+def test_a_difference_beyond_the_largest_is_none_that_can_be_detected():
+    """2.80 sd / sqrt(n) is 1.25 here."""
+    assert Repeated([0, 3] * 3, [3, 0] * 3, [3] * 6).detectable is None
+
+
 def test_more_samples_help_as_far_as_the_samples_differ():
     """Every outcome of two samples at even chances, as often as it is likely: all of the variance, 1/2 per sample."""
     a, b = zip(*[pair for pair in product((0, 1, 1, 2), repeat=2) for _ in range(100)], strict=True)

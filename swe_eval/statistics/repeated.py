@@ -91,9 +91,12 @@ class Repeated:
         """The difference that these instances, varying as much, show at ``ALPHA`` with ``POWER``.
 
         (z_alpha/2 + z_beta) sd / sqrt(n), after the sample sizes of Miller 2024 (arXiv:2411.00640). None where too few
-        instances are discordant for any p-value to reach ``ALPHA``.
+        instances are discordant for any p-value to reach ``ALPHA``, and where it is more than the largest difference.
         """
-        return None if self.discordant < FEWEST else _Z * float(np.std(self.differences, ddof=1)) / sqrt(self.n)
+        if self.discordant < FEWEST:
+            return None
+        least = _Z * float(np.std(self.differences, ddof=1)) / sqrt(self.n)
+        return least if least <= 1 else None
 
     def needed(self, difference: float) -> int | None:
         """How many instances, with as many samples each, would show ``difference``; None for 0."""
