@@ -155,7 +155,7 @@ def test_a_newcomer_reads_how_sure_a_difference_is():
     assert "Of 7 tasks that both were scored on, demo resolved 5 and base resolved 0" in said
     assert "luck alone would set them at least this far apart about once in 16 runs (exact p = 0.0625)" in said
     assert "the true one is likely (95%) between +21.2 and +91.8 points" in said
-    assert "If the true difference is the one seen, about 10 such tasks are needed" in said
+    assert "If the true difference is the one seen, it takes 10 such tasks to notice it that often." in said
 
 
 def test_a_newcomer_reads_which_arm_is_better():
@@ -219,3 +219,8 @@ def test_how_rollouts_ended_is_told_of_those_that_have_ended():
 def test_an_arm_without_a_verdict_has_no_dot_among_the_checkpoints():
     base, late = sweep_table(found(arm("base", "RU"), arm("late", "II")))
     assert (bool(base.drawing), bool(late.drawing)) == (True, False)
+
+
+def test_more_tasks_than_any_benchmark_has_are_not_counted():
+    said = in_words(arm("base", "R" * 20 + "U" * 80), arm("rl", "U" * 20 + "R" * 21 + "U" * 59))
+    assert "If the true difference is the one seen, it takes over 10,000 such tasks to notice it that often." in said

@@ -122,7 +122,7 @@ def _power(found: Paired | Repeated) -> Iterator[str]:
         least = f"{100 * found.detectable:.1f} points"
         yield f"A run like this one notices a true difference of {least} or more four times in five; smaller ones less."
     if not is_shown(found) and (takes := instances_needed(found)):
-        yield f"If the true difference is the one seen, about {takes} such tasks are needed to notice it that often."
+        yield f"If the true difference is the one seen, it takes {takes} such tasks to notice it that often."
 
 
 def _fragile(comparison: Comparison) -> Iterator[str]:
