@@ -224,3 +224,11 @@ def test_an_arm_without_a_verdict_has_no_dot_among_the_checkpoints():
 def test_more_tasks_than_any_benchmark_has_are_not_counted():
     said = in_words(arm("base", "R" * 20 + "U" * 80), arm("rl", "U" * 20 + "R" * 21 + "U" * 59))
     assert "If the true difference is the one seen, it takes over 10,000 such tasks to notice it that often." in said
+
+
+@pytest.mark.parametrize("owed", range(12))
+def test_arms_whose_infra_rates_differ_by_a_point_are_compared(owed):
+    """As floats, 0.07 - 0.06 is more than 0.01."""
+    arms = [arm(name, "I" * n + "U" * (100 - n)) for name, n in (("base", owed), ("rl", owed + 1), ("sft", owed))]
+    findings = found(*arms)
+    assert ([each.is_refused for each in findings.comparisons], findings.best.of) == ([False, False], 3)
