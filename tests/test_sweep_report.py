@@ -252,7 +252,7 @@ def test_a_sweep_leaves_its_page_and_its_curve(tmp_path):
     ("arms", "samples", "says"),
     [
         ({"base": 0.5}, 1, "of 12 tasks"),
-        ({"base": 0.2, "rl": 0.8}, 3, "Over 12 tasks, rl resolved"),
+        ({"base": 0.2, "rl": 0.8}, 3, "Over 12 tasks that both were scored on, rl resolved"),
         ({"base": 0.2, "rl": 0.8}, 2, "pass^2"),
         ({"base": 0.2, "sft": 0.3, "rl": 0.8}, 1, "2 comparisons are made at once"),
         ({f"rl-{step}": 0.5 for step in range(9)}, 1, "8 comparisons are made at once"),
@@ -323,3 +323,14 @@ def test_a_pause_of_a_day_makes_no_stretch_slower():
     calls = [Call(minute * 60.0, 60.0, 6000) for day in (1440, 2880) for minute in range(day + 1, day + 11)]
     found = throughput([Arm("rl", "rl", {"task": Verdict("resolved", calls=calls)})])
     assert (found["mean"], found["seconds"], found["best"]) == pytest.approx((100.0, 1200.0, 100.0))
+
+
+def test_of_runs_with_several_base_models_all_are_named(tmp_path):
+    runs = [tmp_path / name for name in ("one", "two")]
+    for run in runs:
+        make_run(run, {"rl": 0.4}, IDS)
+    other_settings(runs[1], {"model.base_model": "other/base-20B"})
+    subject = subject_of(runs, None, None)
+    page = content_of(subject, find(subject.arms, subject.comparisons))
+    assert ("Base models", "base-10B, base-20B") in page["facts"]
+    assert ("model.base_model", "made/base-10B, other/base-20B") in page["settings"]

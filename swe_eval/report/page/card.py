@@ -51,9 +51,15 @@ def _facts(saved: SavedRun) -> Iterator[tuple[str, str]]:
         yield "Images", f"{len(images)}, their digests are in run.json"
 
 
-def settings(saved: SavedRun) -> list[tuple[str, str]]:
+def settings(runs: Sequence[SavedRun]) -> list[tuple[str, str]]:
     """Every setting that the numbers depend on, as names and values."""
-    return [(key, str(value)) for key, value in saved.identity.items() if not key.startswith(ARM)]
+    keys = dict.fromkeys(key for saved in runs for key in saved.identity if not key.startswith(ARM))
+    return [(key, ", ".join(values_of(runs, key))) for key in keys]
+
+
+def values_of(runs: Sequence[SavedRun], key: str) -> list[str]:
+    """What a setting is in these runs, each value once."""
+    return list(dict.fromkeys(str(saved.identity[key]) for saved in runs if key in saved.identity))
 
 
 def command_of(argv: Sequence[str]) -> str:

@@ -80,7 +80,7 @@ def content_of(subject: Subject, findings: Findings) -> dict[str, Any]:
         **_trust(subject, findings),
         **_table(subject, findings),
         "cards": card.cards(subject),
-        "settings": card.settings(subject.runs[0]),
+        "settings": card.settings(subject.runs),
     }
     return found | {"contents": list(_contents(found))}
 
@@ -141,8 +141,8 @@ def _table(subject: Subject, findings: Findings) -> dict[str, Any]:
 
 def _facts(subject: Subject, findings: Findings) -> Iterator[tuple[str, str]]:
     identity = subject.runs[0].identity
-    if "model.base_model" in identity:
-        yield "Base model", str(identity["model.base_model"]).rpartition("/")[2]
+    if models := card.values_of(subject.runs, "model.base_model"):
+        yield f"Base model{'s' * (len(models) > 1)}", ", ".join(model.rpartition("/")[2] for model in models)
     yield "Benchmark", f"{identity.get('benchmark.name', '-')}, {len(subject.instance_ids):,} tasks"
     if len(findings.rows) > 2:
         yield "Arms", str(len(findings.rows))
