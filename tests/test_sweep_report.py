@@ -334,3 +334,22 @@ def test_of_runs_with_several_base_models_all_are_named(tmp_path):
     page = content_of(subject, find(subject.arms, subject.comparisons))
     assert ("Base models", "base-10B, base-20B") in page["facts"]
     assert ("model.base_model", "made/base-10B, other/base-20B") in page["settings"]
+
+
+def test_namesakes_of_two_sweeps_have_curves_of_their_own(tmp_path):
+    for sweep in ("a", "b"):
+        for step in (100, 200):
+            make_run(tmp_path / sweep / f"rl-{step}", {f"rl-{step}": 0.4}, IDS)
+            other_settings(tmp_path / sweep / f"rl-{step}", {f"adapters.rl-{step}": f"{sweep}{step}"})
+    subject = subject_of([tmp_path / "a", tmp_path / "b"], None, None)
+    drawn = curves(find(subject.arms, subject.comparisons))
+    told = [(curve.name, [step for step, _ in curve.points]) for curve in drawn]
+    assert told == [(f"{tmp_path}/a/rl", [100, 200]), (f"{tmp_path}/b/rl", [100, 200])]
+
+
+def test_no_curve_has_a_step_twice(tmp_path):
+    runs = [tmp_path / name for name in ("once", "again")]
+    for run in runs:
+        make_run(run, {"rl-100": 0.4}, IDS)
+    subject = subject_of(runs, None, None)
+    assert curves(find(subject.arms, subject.comparisons)) == []

@@ -31,13 +31,16 @@ class Curve:
 
 
 def curves(findings: Findings) -> list[Curve]:
-    """A curve for each training run with at least two scored checkpoints, as told by the names of the arms."""
+    """A curve for each training run with at least two scored checkpoints, as told by the names of the arms.
+
+    There is none where a step occurs twice: these are no checkpoints of one run.
+    """
     found: dict[str, list[tuple[int, Row]]] = {}
     for row in findings.rows:
         if row.rate.n and (at := checkpoint_of(row.name)):
             found.setdefault(at.run, []).append((at.step, row))
     ordered = {name: sorted(points, key=lambda point: point[0]) for name, points in found.items()}
-    return [Curve(name, points) for name, points in ordered.items() if len(points) > 1]
+    return [Curve(name, points) for name, points in ordered.items() if len(points) == len(dict(points)) > 1]
 
 
 def reference_of(findings: Findings) -> Row | None:

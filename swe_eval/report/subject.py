@@ -90,9 +90,13 @@ class Checkpoint(NamedTuple):
 
 
 def checkpoint_of(name: str) -> Checkpoint | None:
-    """The checkpoint that an arm is named after, like ``grpo-300``; None if it is not named so."""
-    found = re.fullmatch(r"(.*)[-_](\d+)", name.rpartition("/")[2])
-    return Checkpoint(found[1], int(found[2])) if found else None
+    """The checkpoint that an arm is named after, like ``grpo-300``; None if it is not named so.
+
+    Where namesakes are told apart by the paths of their runs, those in another folder are another training run's.
+    """
+    place, _, plain = name.rpartition("/")
+    folder, found = place.rpartition("/")[0], re.fullmatch(r"(.*)[-_](\d+)", plain)
+    return Checkpoint(f"{folder}/{found[1]}" if folder else found[1], int(found[2])) if found else None
 
 
 def _check(runs: Sequence[SavedRun]) -> None:
