@@ -10,6 +10,7 @@ from rich.console import Console
 
 from swe_eval.report.answer import answer
 from swe_eval.report.comparison import Findings, find
+from swe_eval.report.page.arms import power_graph
 from swe_eval.report.page.card import command_of
 from swe_eval.report.page.effort import effort, ending_sentences
 from swe_eval.report.page.sweep import sweep_table
@@ -232,3 +233,9 @@ def test_arms_whose_infra_rates_differ_by_a_point_are_compared(owed):
     arms = [arm(name, "I" * n + "U" * (100 - n)) for name, n in (("base", owed), ("rl", owed + 1), ("sft", owed))]
     findings = found(*arms)
     assert ([each.is_refused for each in findings.comparisons], findings.best.of) == ([False, False], 3)
+
+
+def test_no_difference_is_drawn_where_there_is_no_verdict():
+    uneven = found(arm("base", "U" * 50), arm("rl", "I" * 2 + "R" * 48)).comparisons
+    even = found(arm("base", "U" * 50), arm("rl", "U" * 2 + "R" * 48)).comparisons
+    assert (power_graph(uneven), power_graph(even) is None) == (None, False)

@@ -121,9 +121,12 @@ def _aside(row: Row) -> str:
 def power_graph(comparisons: Sequence[Comparison]) -> Markup | None:
     """The power of a run like this one over the true difference.
 
-    None unless there is a single comparison, of one sample per instance, in which the arms disagree on some.
+    None unless there is a single comparison, of one sample per instance, with a verdict, in which the arms disagree on
+    some.
     """
-    if len(comparisons) != 1 or not isinstance(found := comparisons[0].paired, Paired) or not found.discordant:
+    if len(comparisons) != 1 or not comparisons[0].has_verdict:
+        return None
+    if not isinstance(found := comparisons[0].paired, Paired) or not found.discordant:
         return None
     discordance = found.discordance
     differences = [discordance * part / GRAIN for part in range(GRAIN + 1)]
