@@ -353,3 +353,10 @@ def test_no_curve_has_a_step_twice(tmp_path):
         make_run(run, {"rl-100": 0.4}, IDS)
     subject = subject_of(runs, None, None)
     assert curves(find(subject.arms, subject.comparisons)) == []
+
+
+def test_one_of_several_base_models_is_what_the_others_are_compared_with(tmp_path):
+    for run, (arm, content) in {"z1": ("base", "x"), "z2": ("base", "y"), "a": ("a-1", "x")}.items():
+        make_run(tmp_path / run, {arm: 0.3}, IDS)
+        other_settings(tmp_path / run, {BASE_MODEL: content})
+    assert names(sweep_of(tmp_path)) == ["z1/base", "z2/base", "a-1"]

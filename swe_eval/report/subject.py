@@ -150,7 +150,12 @@ def _of_sweep(folder: Path, runs: Sequence[SavedRun], unread: Sequence[str], job
     if waiting:
         notes.append(f"{waiting} of {jobs} runs have not begun")
     bare = {arm.name for saved in runs for arm in saved.arms if saved.digest(arm.adapter) == BARE}
-    arms.sort(key=lambda arm: (arm.name not in bare, checkpoint_of(arm.adapter) or (arm.adapter, 0), natural(arm.name)))
+
+    def place(arm: Arm) -> tuple[bool, tuple[str, int], list[tuple[int, str]]]:
+        is_bare = arm.name.rpartition("/")[2] in bare
+        return not is_bare, checkpoint_of(arm.adapter) or (arm.adapter, 0), natural(arm.name)
+
+    arms.sort(key=place)
     root = folder.resolve()
     return Subject("sweep", root.name, out or root, runs, arms, _with_first(arms), notes, waiting)
 
