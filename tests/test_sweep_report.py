@@ -360,3 +360,10 @@ def test_one_of_several_base_models_is_what_the_others_are_compared_with(tmp_pat
         make_run(tmp_path / run, {arm: 0.3}, IDS)
         other_settings(tmp_path / run, {BASE_MODEL: content})
     assert names(sweep_of(tmp_path)) == ["z1/base", "z2/base", "a-1"]
+
+
+def test_a_report_that_is_written_elsewhere_names_the_run_whose_trajectories_can_be_shown(tmp_path):
+    make_run(tmp_path / "run", {"rl": 0.4}, IDS)
+    subject = subject_of([tmp_path / "run"], None, tmp_path / "out")
+    write_report(subject, find(subject.arms, subject.comparisons))
+    assert f"python -m swe_eval.report {tmp_path / 'run'} --serve" in (tmp_path / "out/report.html").read_text()
