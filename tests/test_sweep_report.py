@@ -367,3 +367,18 @@ def test_a_report_that_is_written_elsewhere_names_the_run_whose_trajectories_can
     subject = subject_of([tmp_path / "run"], None, tmp_path / "out")
     write_report(subject, find(subject.arms, subject.comparisons))
     assert f"python -m swe_eval.report {tmp_path / 'run'} --serve" in (tmp_path / "out/report.html").read_text()
+
+
+def test_nothing_is_claimed_of_how_predictions_from_elsewhere_were_made(tmp_path):
+    graded(tmp_path)
+    concluded(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "took turns" not in page and "What differs between the arms" not in page
+
+
+def graded(folder: Path) -> None:
+    """A run of ``swe_eval.grade``, by two models."""
+    make_run(folder, {"one": 0.4, "two": 0.4}, IDS)
+    record = read_json(folder / "run.json")
+    graded_by = {key: value for key, value in record["identity"].items() if key.startswith(("benchmark.", "sandbox."))}
+    write_json(folder / "run.json", record | {"identity": graded_by | {"predictions": "f" * 64}, "comparisons": []})

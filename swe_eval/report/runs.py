@@ -61,6 +61,11 @@ class SavedRun:
         return json.dumps([self.digest(adapter), others], sort_keys=True)
 
 
+def is_from_elsewhere(identity: Mapping[str, Any]) -> bool:
+    """Whether the predictions of a run with this identity were only graded here, by ``swe_eval.grade``."""
+    return "predictions" in identity
+
+
 def find_runs(folder: Path) -> list[Path]:
     """The directory itself if it is a run's, else the run directories below it, in the natural order of their names.
 

@@ -18,6 +18,7 @@ from swe_eval.report.comparison import Comparison, Findings
 from swe_eval.report.integrity import contamination
 from swe_eval.report.page import arms, card, effort, flips, sweep, tasks
 from swe_eval.report.results import flags_by_instance
+from swe_eval.report.runs import is_from_elsewhere
 from swe_eval.report.subject import Subject
 from swe_eval.report.tables import proof_lines
 from swe_eval.run_dir import now, write_text
@@ -154,8 +155,8 @@ def _facts(subject: Subject, findings: Findings) -> Iterator[tuple[str, str]]:
 
 
 def _between(subject: Subject, findings: Findings) -> Iterator[str]:
-    """What the arms share, what they differ in, and how differently their rollouts ended."""
-    if len(findings.rows) < 2:
+    """What the arms share, what they differ in, and how differently their rollouts ended, as far as it is known."""
+    if len(findings.rows) < 2 or is_from_elsewhere(subject.runs[0].identity):
         return
     about = [(row.name, arms.about_arm(subject, row)) for row in findings.rows]
     named = ", ".join(f"{name} is the {what}" for name, what in about if what) if len(about) < tasks.FEW else ""
