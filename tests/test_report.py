@@ -239,3 +239,8 @@ def test_no_difference_is_drawn_where_there_is_no_verdict():
     uneven = found(arm("base", "U" * 50), arm("rl", "I" * 2 + "R" * 48)).comparisons
     even = found(arm("base", "U" * 50), arm("rl", "U" * 2 + "R" * 48)).comparisons
     assert (power_graph(uneven), power_graph(even) is None) == (None, False)
+
+
+def test_one_of_many_that_misses_too_much_gets_no_verdict():
+    said = in_words(arm("base", "U" * 40), arm("one", "RU" * 20), arm("late", "I" * 20 + "R" * 20))
+    assert "1 gets no verdict: nothing in common is scored, or much more of one arm than of the other is owed." in said

@@ -159,7 +159,8 @@ def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterato
         "(Holm): without that, one in twenty equal arms would look different."
     )
     if left := len(findings.comparisons) - len(judged):
-        yield f"{left} get no verdict: nothing in common is scored, or much more of one arm than of the other is owed."
+        why = "nothing in common is scored, or much more of one arm than of the other is owed"
+        yield f"{left} get{'s' * (left == 1)} no verdict: {why}."
 
 
 def _best(best: Best, arms: int) -> Iterator[str]:
