@@ -275,6 +275,7 @@ def test_a_page_is_made_of_a_run_that_has_only_begun(tmp_path):
     said = (tmp_path / "run/report.html").read_text()
     assert "rl and base have no task in common that both are scored on yet." in said
     assert "24 of 24 trials have no verdict yet" in said
+    assert '<div class="forest"' not in said
 
 
 def test_a_checkpoint_that_owes_trials_is_hollow_in_the_curve(tmp_path):

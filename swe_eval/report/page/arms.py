@@ -40,8 +40,10 @@ class Forest:
     axis: Markup
 
 
-def arm_forest(subject: Subject, rows: Sequence[Row]) -> Forest:
-    """The resolved rate of each arm that is scored."""
+def arm_forest(subject: Subject, rows: Sequence[Row]) -> Forest | None:
+    """The resolved rate of each arm that is scored; None if none is."""
+    if not any(row.rate.n for row in rows):
+        return None
     axis = axis_of(row.rate.interval for row in rows if row.rate.n)
     lines = [
         Line(
