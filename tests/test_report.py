@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from swe_eval.report.answer import answer
+from swe_eval.report.answer import answer, chance
 from swe_eval.report.comparison import Findings, find
 from swe_eval.report.page.arms import power_graph
 from swe_eval.report.page.card import command_of
@@ -244,3 +244,8 @@ def test_no_difference_is_drawn_where_there_is_no_verdict():
 def test_one_of_many_that_misses_too_much_gets_no_verdict():
     said = in_words(arm("base", "U" * 40), arm("one", "RU" * 20), arm("late", "I" * 20 + "R" * 20))
     assert "1 gets no verdict: nothing in common is scored, or much more of one arm than of the other is owed." in said
+
+
+@pytest.mark.parametrize(("p", "often"), [(0.0507, 19), (0.05, 20), (0.0491, 20), (0.0414, 24), (0.0625, 16)])
+def test_what_is_too_often_is_never_as_rare_as_the_limit(p, often):
+    assert chance(p) == f"about once in {often} runs"

@@ -41,7 +41,7 @@ def chance(p: float) -> str:
         return "less than once in 10,000 runs"
     if p > 0.67:
         return "in most runs"
-    return "in half of all runs" if p > 0.4 else f"about once in {round(1 / p):,} runs"
+    return "in half of all runs" if p > 0.4 else f"about once in {int(1 / p):,} runs"
 
 
 def _alone(rows: Sequence[Row]) -> str:
