@@ -249,3 +249,8 @@ def test_one_of_many_that_misses_too_much_gets_no_verdict():
 @pytest.mark.parametrize(("p", "often"), [(0.0507, 19), (0.05, 20), (0.0491, 20), (0.0414, 24), (0.0625, 16)])
 def test_what_is_too_often_is_never_as_rare_as_the_limit(p, often):
     assert chance(p) == f"about once in {often} runs"
+
+
+def test_a_reference_that_is_not_scored_yet_is_said_not_to_be():
+    said = in_words(arm("base", "II"), arm("one", "RU"), arm("two", "UR"))
+    assert "base, which the others are compared with, is not scored yet." in said

@@ -153,7 +153,8 @@ def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterato
         yield from _best(findings.best, len(findings.rows))
     elif any(comparison.is_refused for comparison in findings.comparisons):
         yield "No best one is named while more of one arm than of another is without a verdict."
-    yield f"{reference.name}, which the others are compared with, resolves {rate_of(reference.rate)}."
+    told = f"resolves {rate_of(reference.rate)}" if reference.rate.n else "is not scored yet"
+    yield f"{reference.name}, which the others are compared with, {told}."
     yield (
         f"{len(findings.comparisons)} comparisons are made at once, so each p-value is adjusted for all of them "
         "(Holm): without that, one in twenty equal arms would look different."
