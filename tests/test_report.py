@@ -13,9 +13,11 @@ from swe_eval.report.comparison import Findings, find
 from swe_eval.report.page.arms import power_graph
 from swe_eval.report.page.card import command_of
 from swe_eval.report.page.effort import effort, ending_sentences
+from swe_eval.report.page.flips import flips
 from swe_eval.report.page.sweep import sweep_table
 from swe_eval.report.results import Arm, Verdict, suspicions
 from swe_eval.report.rows import rows_of
+from swe_eval.report.subject import Subject
 from swe_eval.report.tables import print_tables
 from swe_eval.statistics import Repeated
 
@@ -254,3 +256,10 @@ def test_what_is_too_often_is_never_as_rare_as_the_limit(p, often):
 def test_a_reference_that_is_not_scored_yet_is_said_not_to_be():
     said = in_words(arm("base", "II"), arm("one", "RU"), arm("two", "UR"))
     assert "base, which the others are compared with, is not scored yet." in said
+
+
+def test_of_many_comparisons_the_one_that_is_shown_has_a_verdict(tmp_path):
+    late = [arm(f"late-{n}", "I" * 2 + "R" * 48) for n in range(6)]
+    findings = found(arm("base", "U" * 50), *late, arm("rl", "R" * 9 + "U" * 41))
+    [shown] = flips(Subject("runs", "", tmp_path, [], [], []), findings)
+    assert (findings.best, shown.comparison.b) == (None, "rl")
