@@ -383,3 +383,11 @@ def graded(folder: Path) -> None:
     record = read_json(folder / "run.json")
     graded_by = {key: value for key, value in record["identity"].items() if key.startswith(("benchmark.", "sandbox."))}
     write_json(folder / "run.json", record | {"identity": graded_by | {"predictions": "f" * 64}, "comparisons": []})
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_single_task_is_one(samples, tmp_path):
+    make_run(tmp_path, {"base": 0.0, "rl": 1.0}, IDS[:1], samples=samples)
+    concluded(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "1 task in common" in page and "1 tasks" not in page

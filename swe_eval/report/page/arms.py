@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from swe_eval.report.comparison import Comparison
-from swe_eval.report.numbers import MINUS, interval, p_value, percent, points, signed_interval
+from swe_eval.report.numbers import MINUS, interval, p_value, percent, points, signed_interval, tasks
 from swe_eval.report.page import svg
 from swe_eval.report.page.svg import Axis, Series
 from swe_eval.report.rows import Rate, Row
@@ -89,7 +89,7 @@ def _difference_line(comparison: Comparison, axis: Axis, is_family: bool) -> Lin
     adjusted = f", Holm p {p_value(comparison.p_holm)}" if is_family else ""
     return Line(
         f"{comparison.b} {MINUS} {comparison.a}",
-        f"{found.n:,} tasks in common",
+        f"{tasks(found.n)} in common",
         svg.whisker(axis, 100 * found.difference, in_percent(found.interval), "b", zero=True),
         points(found.difference),
         [signed_interval(found.interval), f"p {p_value(found.p_value)}{adjusted}"],
@@ -116,7 +116,7 @@ def _has(saved: SavedRun, row: Row) -> bool:
 
 
 def _aside(row: Row) -> str:
-    of = f"{row.rate.n:,} tasks x {len(row.arms)}" if len(row.arms) > 1 else f"{row.count('resolved'):,}/{row.rate.n:,}"
+    of = f"{tasks(row.rate.n)} x {len(row.arms)}" if len(row.arms) > 1 else f"{row.count('resolved'):,}/{row.rate.n:,}"
     return f"{of} {interval(row.rate.interval)}"
 
 

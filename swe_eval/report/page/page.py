@@ -29,7 +29,7 @@ MANY = 12
 """Tables of more arms are folded."""
 WRITERS = (
     *(numbers.percent, numbers.interval, numbers.rate_of),
-    *(numbers.points, numbers.signed_interval, numbers.difference, numbers.p_value),
+    *(numbers.points, numbers.signed_interval, numbers.difference, numbers.p_value, numbers.tasks),
 )
 """What the templates write numbers with."""
 
@@ -144,7 +144,7 @@ def _facts(subject: Subject, findings: Findings) -> Iterator[tuple[str, str]]:
     identity = subject.runs[0].identity
     if models := card.values_of(subject.runs, "model.base_model"):
         yield f"Base model{'s' * (len(models) > 1)}", ", ".join(model.rpartition("/")[2] for model in models)
-    yield "Benchmark", f"{identity.get('benchmark.name', '-')}, {len(subject.instance_ids):,} tasks"
+    yield "Benchmark", f"{identity.get('benchmark.name', '-')}, {numbers.tasks(len(subject.instance_ids))}"
     if len(findings.rows) > 2:
         yield "Arms", str(len(findings.rows))
     if (samples := identity.get("agent.samples", 1)) > 1:
