@@ -391,3 +391,11 @@ def test_a_single_task_is_one(samples, tmp_path):
     concluded(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "1 task in common" in page and "1 tasks" not in page
+
+
+def test_the_name_of_a_sweep_is_no_formula(tmp_path):
+    for step in (100, 200):
+        make_run(tmp_path / "$x^$" / f"rl-{step}", {f"rl-{step}": 0.4}, IDS)
+    subject = sweep_of(tmp_path / "$x^$")
+    write_report(subject, find(subject.arms, subject.comparisons))
+    assert (tmp_path / "$x^$/curve.svg").is_file()

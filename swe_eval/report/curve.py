@@ -62,8 +62,10 @@ def write_curve(subject: Subject, findings: Findings) -> None:
 
 
 def _figure(title: str, drawn: Sequence[Curve], reference: Row | None) -> Figure:
-    from matplotlib.figure import Figure  # late: it takes most of a second
+    from matplotlib import rcParams  # late: it takes most of a second
+    from matplotlib.figure import Figure
 
+    rcParams["text.parse_math"] = False  # names may have dollar signs
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
     for curve, colour in zip(drawn, cycle(COLOURS), strict=False):
