@@ -310,6 +310,20 @@ def test_a_sweep_is_followed_until_nothing_is_owed(tmp_path):
     assert "have no verdict" not in page.read_text() and "http-equiv" not in page.read_text()
 
 
+def test_a_sweep_is_followed_from_before_its_first_run_has_begun(tmp_path):
+    sweep = tmp_path / "sweep"
+    write_json(sweep / "sweep.json", {"jobs": [{"name": "rl-1"}]})
+    argv = [sys.executable, "-m", "swe_eval.report", str(sweep), "--follow", "0.2"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as following:
+        try:
+            assert following.stdout.readline() == f"{sweep}: none of its runs has begun; try again later\n"
+            make_run(tmp_path / "rl-1", {"rl-1": 1.0}, IDS[:2]).root.rename(sweep / "rl-1")
+            following.communicate(timeout=60)
+        finally:
+            following.kill()
+    assert following.returncode == 0
+
+
 def test_throughput_counts_the_seconds_in_which_an_answer_was_awaited():
     """Two answers at once, a pause, a third one: 300 tokens in 20 of 30 seconds."""
     calls = [Call(10.0, 10.0, 100), Call(10.0, 10.0, 100), Call(30.0, 10.0, 100)]

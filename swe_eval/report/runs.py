@@ -27,6 +27,10 @@ BARE = "base"
 """Stands for the hash of the adapter in the bare base model; see ``adapters.content_hash``."""
 
 
+class NotBegun(UserError):
+    """A sweep all of whose jobs are still in the queue."""
+
+
 @dataclass(frozen=True)
 class SavedRun:
     """A run as its directory tells of it."""
@@ -75,8 +79,10 @@ def find_runs(folder: Path) -> list[Path]:
     if (folder / "run.json").is_file():
         return [folder]
     found = _distinct(_below(folder, DEPTH))
+    if not found and jobs_of(folder):
+        raise NotBegun(f"{folder}: none of its runs has begun; try again later")
     if not found:
-        raise UserError(f"{folder}: {'none of its runs has begun; try again later' if jobs_of(folder) else NO_RUN}")
+        raise UserError(f"{folder}: {NO_RUN}")
     return sorted(found, key=lambda path: natural(str(path)))
 
 
