@@ -413,3 +413,12 @@ def test_the_name_of_a_sweep_is_no_formula(tmp_path):
     subject = sweep_of(tmp_path / "$x^$")
     write_report(subject, find(subject.arms, subject.comparisons))
     assert (tmp_path / "$x^$/curve.svg").is_file()
+
+
+@pytest.mark.parametrize(("ids", "is_told"), [(IDS[3:], True), (IDS, False)])
+def test_arms_that_were_given_different_tasks_are_said_to_have_been(ids, is_told, tmp_path):
+    make_run(tmp_path / "a", {"base": 0.3}, IDS)
+    make_run(tmp_path / "b", {"rl": 0.3}, ids)
+    subject = subject_of([tmp_path / "a", tmp_path / "b"], None, None)
+    told = "Not every arm was given every task: a rate is of an arm's own tasks, a difference of those in common."
+    assert (told in content_of(subject, find(subject.arms, subject.comparisons))["caveats"]) == is_told

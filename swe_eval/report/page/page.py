@@ -179,6 +179,8 @@ def _caveats(subject: Subject, findings: Findings) -> Iterator[str]:
     elif not subject.notes:
         yield "Nothing is missing: every trial has its verdict."
     yield from subject.notes
+    if len({frozenset(arm.verdicts) for arm in subject.arms}) > 1:
+        yield "Not every arm was given every task: a rate is of an arm's own tasks, a difference of those in common."
     if len(findings.comparisons) <= tasks.FEW:
         for comparison in findings.comparisons:
             yield from _hangs_on(comparison, f"{comparison.b} against {comparison.a}")
