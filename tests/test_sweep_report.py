@@ -422,3 +422,11 @@ def test_arms_that_were_given_different_tasks_are_said_to_have_been(ids, is_told
     subject = subject_of([tmp_path / "a", tmp_path / "b"], None, None)
     told = "Not every arm was given every task: a rate is of an arm's own tasks, a difference of those in common."
     assert (told in content_of(subject, find(subject.arms, subject.comparisons))["caveats"]) == is_told
+
+
+def test_of_a_task_that_is_tried_several_times_no_arm_is_said_to_resolve_it_alone(tmp_path):
+    make_run(tmp_path, {"base": 0.3, "rl": 0.6}, IDS, samples=3)
+    concluded(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "only rl resolved it" not in page
+    assert "rl resolved it more often" in page and "Resolved is a task that at least one of its tries resolved." in page

@@ -127,10 +127,12 @@ def _table(subject: Subject, findings: Findings) -> dict[str, Any]:
     names = [row.name for row in findings.rows]
     a, b = names[0], names[1] if len(names) == 2 else ""
     there = {each.kind for each in told} | ({"flagged"} if flags else set())
-    kinds = {**tasks.KINDS, "flagged": "with a flag"}
+    is_of_several = any(len(row.arms) > 1 for row in findings.rows)
+    kinds = {**tasks.KINDS, **(tasks.OF_SEVERAL if is_of_several else {}), "flagged": "with a flag"}
     has_page = subject.kind == "run" and (subject.folder / trajectories.PAGE).is_file()
     return {
         "instances": told,
+        "of_several": is_of_several,
         "columns": names if len(names) <= tasks.FEW else [],
         "kinds": [(kind, label.format(a=a, b=b)) for kind, label in kinds.items() if kind in there],
         "rated": any(each.difficulty for each in told),
