@@ -263,3 +263,13 @@ def test_of_many_comparisons_the_one_that_is_shown_has_a_verdict(tmp_path):
     findings = found(arm("base", "U" * 50), *late, arm("rl", "R" * 9 + "U" * 41))
     [shown] = flips(Subject("runs", "", tmp_path, [], [], []), findings)
     assert (findings.best, shown.comparison.b) == (None, "rl")
+
+
+def test_it_is_said_which_of_test_and_interval_decides_where_they_disagree():
+    """Eight tasks that rl resolves once in three tries; five of seven that it resolves in its only one."""
+    base = [arm(f"base.s{sample}", "U" * 8) for sample in (1, 2, 3)]
+    rl = [arm(f"rl.s{sample}", outcome * 8) for sample, outcome in enumerate("RUU", 1)]
+    said = "on so few tasks the {} is the stricter of the two; the test decides."
+    assert f"That interval has 0 in it, but {said.format('interval')}" in in_words(*base, *rl)
+    single = in_words(arm("base", "U" * 7), arm("rl", "R" * 5 + "U" * 2))
+    assert f"That interval leaves 0 out, but {said.format('test')}" in single

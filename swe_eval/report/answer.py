@@ -110,8 +110,10 @@ def _how_sure(found: Paired | Repeated) -> Iterator[str]:
     )
     likely = span(found.interval)
     yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) between {likely}."
-    if found.p_value > ALPHA and not found.interval.low <= 0 <= found.interval.high:
-        yield "That interval leaves 0 out, but on so few tasks the test is the stricter of the two, and decides."
+    has_zero = found.interval.low <= 0 <= found.interval.high
+    if has_zero == (found.p_value <= ALPHA):
+        has, stricter = ("has 0 in it", "interval") if has_zero else ("leaves 0 out", "test")
+        yield f"That interval {has}, but on so few tasks the {stricter} is the stricter of the two; the test decides."
 
 
 def _power(found: Paired | Repeated) -> Iterator[str]:
