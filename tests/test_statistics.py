@@ -237,6 +237,11 @@ def test_a_difference_beyond_the_largest_is_none_that_can_be_detected():
     assert Repeated([0, 3] * 3, [3, 0] * 3, [3] * 6).detectable is None
 
 
+@pytest.mark.parametrize("n", [7, 8])
+def test_differences_that_do_not_vary_say_nothing_of_what_can_be_detected(n):
+    assert Repeated([0] * n, [1] * n, [3] * n).detectable is None
+
+
 def test_more_samples_help_as_far_as_the_samples_differ():
     """Every outcome of two samples at even chances, as often as it is likely: all of the variance, 1/2 per sample."""
     a, b = zip(*[pair for pair in product((0, 1, 1, 2), repeat=2) for _ in range(100)], strict=True)

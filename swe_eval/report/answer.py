@@ -117,12 +117,12 @@ def _how_sure(found: Paired | Repeated) -> Iterator[str]:
 
 
 def _power(found: Paired | Repeated) -> Iterator[str]:
-    if found.detectable is None:
-        few = f"the arms disagree on only {tasks(found.discordant)}"
-        yield f"Not even the largest true difference would be noticed in four of five runs like this one: {few}."
-    else:
+    if found.detectable is not None:
         least = f"{100 * found.detectable:.1f} points"
         yield f"A run like this one notices a true difference of {least} or more four times in five; smaller ones less."
+    elif found.p_value > ALPHA:
+        few = f"the arms disagree on only {tasks(found.discordant)}"
+        yield f"Not even the largest true difference would be noticed in four of five runs like this one: {few}."
     if not is_shown(found) and (takes := instances_needed(found)):
         yield f"If the true difference is the one seen, it takes {takes} such tasks to notice it that often."
 

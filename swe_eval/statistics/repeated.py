@@ -91,9 +91,10 @@ class Repeated:
         """The difference that these instances, varying as much, show at ``ALPHA`` with ``POWER``.
 
         (z_alpha/2 + z_beta) sd / sqrt(n), after the sample sizes of Miller 2024 (arXiv:2411.00640). None where too few
-        instances are discordant for any p-value to reach ``ALPHA``, and where it is more than the largest difference.
+        instances are discordant for any p-value to reach ``ALPHA``, where it is more than the largest difference, and
+        where all differences are the same, which does not say that others would be.
         """
-        if self.discordant < FEWEST:
+        if self.discordant < FEWEST or not np.ptp(self._scaled):
             return None
         least = _Z * float(np.std(self.differences, ddof=1)) / sqrt(self.n)
         return least if least <= 1 else None
