@@ -37,7 +37,8 @@ class Figures:
     """``<adapter>/resolved``, ``/low`` and ``/high`` (its 95% interval), ``/n``, ``/infra``; for each comparison with a
     verdict ``<b>-vs-<a>/difference``, ``/low``, ``/high``, ``/p``."""
     by_step: Mapping[int, Mapping[str, float]]
-    """The figures of each adapter whose training step is known, by that step, in ascending order."""
+    """The figures of each adapter whose training step is known, by that step, in ascending order; empty where two
+    have the same: they are no curve."""
 
 
 def check(settings: Settings) -> str:
@@ -89,7 +90,8 @@ def figures(run: RunDir, steps: Mapping[str, int]) -> Figures:
     for each in found.get("comparisons", []):
         flat |= {f"{each['b']}-vs-{each['a']}/{key}": value for key, value in _of_comparison(each)}
     in_order = sorted((step, name) for name, step in steps.items() if name in of_arms)
-    return Figures(flat, {step: of_arms[name] for step, name in in_order})
+    is_curve = len(dict(in_order)) == len(in_order)
+    return Figures(flat, {step: of_arms[name] for step, name in in_order} if is_curve else {})
 
 
 def _of_arm(run: RunDir, record: Mapping[str, Any], name: str, told: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

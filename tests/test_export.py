@@ -19,7 +19,7 @@ from bench.synthetic_runs import make_run
 from swe_eval import command
 from swe_eval.report.export.leaderboard import statements
 from swe_eval.report.export.table import COLUMNS
-from swe_eval.run_dir import RunDir, Trial, read_json
+from swe_eval.run_dir import RunDir, Trial, read_json, write_json
 
 LRU, CALC = TASKS
 
@@ -102,6 +102,18 @@ def test_a_submission_has_what_the_leaderboard_asks_for(exported, run):
 )
 def test_a_submission_says_whether_the_agent_had_a_network(sandbox, has):
     assert statements(sandbox)[-1] == f"- The agent's sandbox had {has} network."
+
+
+def test_of_predictions_from_elsewhere_a_submission_claims_nothing(tmp_path):
+    make_run(tmp_path / "run", {"one": 0.4}, TASKS)
+    record = read_json(tmp_path / "run/run.json")
+    write_json(tmp_path / "run/run.json", record | {"identity": {"benchmark.name": "demo", "predictions": "f" * 64}})
+    assert reported(RunDir(tmp_path / "run"), "--export", "leaderboard", "--to", str(tmp_path)) == command.OK
+    [folder] = tmp_path.glob("*_one")
+    readme, metadata = (folder / "README.md").read_text(), yaml.safe_load((folder / "metadata.yaml").read_text())
+    assert not re.search("None|attempt|network|hints_text", readme)
+    assert "- How the predictions were made is not known here: they were only graded." in readme
+    assert metadata["tags"]["system"] == {"attempts": None}
 
 
 def test_a_submissions_reports_have_the_official_keys_alone(exported):

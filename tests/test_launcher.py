@@ -117,6 +117,10 @@ def test_jobs_end_with_a_sweep_that_is_killed_and_the_same_command_goes_on(tmp_p
     ("arguments", "line"),
     [
         ("hydra/launcher=slurm", "swe_eval: hydra/launcher=slurm: launches the jobs of a sweep; write -m before the"),
+        (
+            f"-m {LOCAL} hydra.launcher.at_once=0 serving=external serving.base_url=http://127.0.0.1:9/v1",
+            "swe_eval: hydra.launcher.at_once=0: write a number from 1 on, or leave it out",
+        ),
         (f"-m {LOCAL} agent.max_turns=3,0", "swe_eval: agent.max_turns: input should be greater than 0, not 0"),
         ("-m hydra/launcher=slurm hydra.launcher.partitio=x", "swe_eval: hydra.launcher.partitio: no such field; did"),
         (f"-m {LOCAL} hydra.launcher.at_once=two", "swe_eval: command line: Error merging override hydra.launcher"),

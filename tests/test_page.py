@@ -17,6 +17,7 @@ from swe_eval.report.comparison import find
 from swe_eval.report.report import conclude, write_report
 from swe_eval.report.runs import read_run
 from swe_eval.report.subject import subject_of
+from swe_eval.run_dir import Trial, read_json, write_json
 
 pytestmark = pytest.mark.browser
 
@@ -76,6 +77,19 @@ def test_the_tasks_are_filtered_and_sorted_with_the_keyboard(pages, opened):
     assert visible(page) == sorted(kept)
     page.keyboard.press("Enter")
     assert visible(page) == sorted(kept, reverse=True)
+
+
+def test_seconds_are_sorted_as_numbers(tmp_path, opened):
+    ids = instance_ids(3)
+    run = make_run(tmp_path, {"rl": 0.5}, ids)
+    for key, seconds in zip(ids, (3.5, 12.0, 3.25), strict=True):
+        file = run.trajectory(Trial("rl", key))
+        write_json(file, read_json(file) | {"info": {"seconds": seconds}})
+    kept = read_run(tmp_path)
+    conclude(kept.run, kept.trials, kept.comparisons)
+    page = opened(tmp_path / "report.html")
+    page.get_by_role("button", name="Seconds").click()
+    assert visible(page) == [ids[2], ids[0], ids[1]]
 
 
 def test_a_filter_is_kept_in_the_address(pages, opened):

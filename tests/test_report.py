@@ -5,11 +5,19 @@ from __future__ import annotations
 import re
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
-from swe_eval.report.answer import answer
+from swe_eval.report.answer import answer, chance
 from swe_eval.report.comparison import Findings, find
+from swe_eval.report.page.arms import power_graph
+from swe_eval.report.page.card import command_of
+from swe_eval.report.page.effort import effort, ending_sentences
+from swe_eval.report.page.flips import flips
+from swe_eval.report.page.sweep import sweep_table
 from swe_eval.report.results import Arm, Verdict, suspicions
+from swe_eval.report.rows import rows_of
+from swe_eval.report.subject import Subject
 from swe_eval.report.tables import print_tables
 from swe_eval.statistics import Repeated
 
@@ -150,7 +158,7 @@ def test_a_newcomer_reads_how_sure_a_difference_is():
     assert "Of 7 tasks that both were scored on, demo resolved 5 and base resolved 0" in said
     assert "luck alone would set them at least this far apart about once in 16 runs (exact p = 0.0625)" in said
     assert "the true one is likely (95%) between +21.2 and +91.8 points" in said
-    assert "If the true difference is the one seen, about 10 such tasks are needed" in said
+    assert "If the true difference is the one seen, it takes 10 such tasks to notice it that often." in said
 
 
 def test_a_newcomer_reads_which_arm_is_better():
@@ -182,3 +190,87 @@ def test_the_best_is_sought_among_those_that_miss_as_little():
     rows = [arm("base", "U" * 40), arm("one", "RU" * 20), arm("two", "R" + "U" * 39), arm("late", "R" * 9 + "I" * 31)]
     assert (found(*rows).best.name, found(*rows).best.of) == ("one", 3)
     assert "Best of the 3 arms that can be compared is one." in in_words(*rows)
+
+
+@pytest.mark.parametrize("door", ["/x/swe_eval/__main__.py", "/x/bin/swe-eval", "swe_eval"])
+def test_a_run_s_command_can_be_given_again(door):
+    """The last is what a job of SLURM calls itself."""
+    assert command_of([door, "lora=ab"]) == "python -m swe_eval lora=ab"
+    assert command_of(["/x/swe_eval/grade.py"]) == "python -m swe_eval.grade"
+
+
+def test_the_90th_percentile_of_few_rollouts_is_not_beyond_the_longest():
+    rl = Arm("rl", "rl", {f"task-{n}": Verdict("resolved", turns=1, seconds=n) for n in (1.0, 2.0)})
+    assert effort(rows_of([rl])).rows[0].cells[-1] == "1.9"
+
+
+def test_the_rates_of_several_samples_are_of_the_tasks_in_common():
+    """Base alone has a verdict on the third task, rl alone on the fourth."""
+    arms = [arm("base.s1", "UURI"), arm("base.s2", "UURI"), arm("rl.s1", "RUIR"), arm("rl.s2", "RUIR")]
+    said = "Over 2 tasks that both were scored on, rl resolved 50.0% of the tries and base 0.0%"
+    assert f"{said}; rl was ahead on 1 and base on 0." in in_words(*arms)
+
+
+def test_how_rollouts_ended_is_told_of_those_that_have_ended():
+    """Two of ten of base's, all of which were submitted, as rl's were."""
+    submitted, owed = Verdict("unresolved", exit_status="Submitted"), Verdict("infra")
+    base = Arm("base", "base", {f"task-{n}": submitted if n < 2 else owed for n in range(10)})
+    rl = Arm("rl", "rl", {f"task-{n}": submitted for n in range(10)})
+    assert list(ending_sentences(rows_of([base, rl]))) == []
+
+
+def test_an_arm_without_a_verdict_has_no_dot_among_the_checkpoints():
+    base, late = sweep_table(found(arm("base", "RU"), arm("late", "II")))
+    assert (bool(base.drawing), bool(late.drawing)) == (True, False)
+
+
+def test_more_tasks_than_any_benchmark_has_are_not_counted():
+    said = in_words(arm("base", "R" * 20 + "U" * 80), arm("rl", "U" * 20 + "R" * 21 + "U" * 59))
+    assert "If the true difference is the one seen, it takes over 10,000 such tasks to notice it that often." in said
+
+
+@pytest.mark.parametrize("owed", range(12))
+def test_arms_whose_infra_rates_differ_by_a_point_are_compared(owed):
+    """As floats, 0.07 - 0.06 is more than 0.01."""
+    arms = [arm(name, "I" * n + "U" * (100 - n)) for name, n in (("base", owed), ("rl", owed + 1), ("sft", owed))]
+    findings = found(*arms)
+    assert ([each.is_refused for each in findings.comparisons], findings.best.of) == ([False, False], 3)
+
+
+def test_no_difference_is_drawn_where_there_is_no_verdict():
+    uneven = found(arm("base", "U" * 50), arm("rl", "I" * 2 + "R" * 48)).comparisons
+    even = found(arm("base", "U" * 50), arm("rl", "U" * 2 + "R" * 48)).comparisons
+    assert (power_graph(uneven), power_graph(even) is None) == (None, False)
+
+
+def test_one_of_many_that_misses_too_much_gets_no_verdict():
+    said = in_words(arm("base", "U" * 40), arm("one", "RU" * 20), arm("late", "I" * 20 + "R" * 20))
+    assert "1 gets no verdict: nothing in common is scored, or much more of one arm than of the other is owed." in said
+
+
+@pytest.mark.parametrize(("p", "often"), [(0.0507, 19), (0.05, 20), (0.0491, 20), (0.0414, 24), (0.0625, 16)])
+def test_what_is_too_often_is_never_as_rare_as_the_limit(p, often):
+    assert chance(p) == f"about once in {often} runs"
+
+
+def test_a_reference_that_is_not_scored_yet_is_said_not_to_be():
+    said = in_words(arm("base", "II"), arm("one", "RU"), arm("two", "UR"))
+    assert "base, which the others are compared with, is not scored yet." in said
+
+
+def test_of_many_comparisons_the_one_that_is_shown_has_a_verdict(tmp_path):
+    late = [arm(f"late-{n}", "I" * 2 + "R" * 48) for n in range(6)]
+    findings = found(arm("base", "U" * 50), *late, arm("rl", "R" * 9 + "U" * 41))
+    [shown] = flips(Subject("runs", "", tmp_path, [], [], []), findings)
+    assert (findings.best, shown.comparison.b) == (None, "rl")
+
+
+def test_it_is_said_which_of_test_and_interval_decides_where_they_disagree():
+    """Eight tasks that rl resolves once in three tries; five of seven that it resolves in its only one."""
+    base = [arm(f"base.s{sample}", "U" * 8) for sample in (1, 2, 3)]
+    rl = [arm(f"rl.s{sample}", outcome * 8) for sample, outcome in enumerate("RUU", 1)]
+    said = "on so few tasks the {} is the stricter of the two; the test decides."
+    assert in_words(*base, *rl).endswith(f"That interval has 0 in it, but {said.format('interval')}")
+    assert "at 80% power" not in printed(*base, *rl)
+    single = in_words(arm("base", "U" * 7), arm("rl", "R" * 5 + "U" * 2))
+    assert f"That interval leaves 0 out, but {said.format('test')}" in single

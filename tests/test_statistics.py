@@ -155,6 +155,14 @@ def test_equal_sums_of_thirds_are_equal():
     assert found.p_value == sum(total >= 3 for total in sums) / 16
 
 
+def test_thirds_that_cancel_are_no_difference():
+    """Else the arms that show none would need 10**33 instances to show it, or hang on one group of them."""
+    found = Repeated(a=[3, 0, 0], b=[0, 2, 1], samples=[3] * 3)
+    assert (found.difference, found.needed(found.difference)) == (0.0, None)
+    thirds = {"x-1": -1.0, "x-2": 2 / 3, "x-3": 1 / 3, "y-1": 1.0}
+    assert leave_one_out(thirds, lambda key: key[0])["y"] == 0.0
+
+
 def test_samples_of_an_instance_are_no_instances():
     """Five instances whose samples agree are five, however many samples there are."""
     once, often = ([[(False, True)] * samples] * 5 + [[(False, False)] * samples] * 15 for samples in (1, 9))
@@ -222,6 +230,16 @@ def test_fewer_than_six_differences_show_nothing_of_several_samples_either():
     """Five of seven instances: no sign-flip test has p <= 0.05, and six of nine can."""
     found = Repeated([0] * 7, [2] * 5 + [0] * 2, [2] * 7)
     assert (found.detectable, found.needed(5 / 7), found.samples_needed(5 / 7)) == (None, 9, None)
+
+
+def test_a_difference_beyond_the_largest_is_none_that_can_be_detected():
+    """2.80 sd / sqrt(n) is 1.25 here."""
+    assert Repeated([0, 3] * 3, [3, 0] * 3, [3] * 6).detectable is None
+
+
+@pytest.mark.parametrize("n", [7, 8])
+def test_differences_that_do_not_vary_say_nothing_of_what_can_be_detected(n):
+    assert Repeated([0] * n, [1] * n, [3] * n).detectable is None
 
 
 def test_more_samples_help_as_far_as_the_samples_differ():

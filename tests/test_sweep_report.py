@@ -14,6 +14,7 @@ from bench.synthetic_runs import instance_ids, make_run
 from swe_eval.errors import UserError
 from swe_eval.report.comparison import find
 from swe_eval.report.curve import curves, reference_of
+from swe_eval.report.page.page import content_of
 from swe_eval.report.report import conclude, write_report
 from swe_eval.report.results import Arm, Call, Verdict, collect
 from swe_eval.report.runs import read_run
@@ -143,6 +144,7 @@ def test_what_has_not_begun_is_said(tmp_path):
     write_json(tmp_path / "sweep.json", {"jobs": [{"name": f"rl-{step}"} for step in (1, 2, 3)]})
     subject = sweep_of(tmp_path)
     assert (subject.notes, subject.is_whole) == (["2 of 3 runs have not begun"], False)
+    assert subject.owed == 0 and "Nothing is missing" not in str(content_of(subject, find(subject.arms, ()))["caveats"])
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_a_sweep_leaves_its_page_and_its_curve(tmp_path):
     ("arms", "samples", "says"),
     [
         ({"base": 0.5}, 1, "of 12 tasks"),
-        ({"base": 0.2, "rl": 0.8}, 3, "Over 12 tasks, rl resolved"),
+        ({"base": 0.2, "rl": 0.8}, 3, "Over 12 tasks that both were scored on, rl resolved"),
         ({"base": 0.2, "rl": 0.8}, 2, "pass^2"),
         ({"base": 0.2, "sft": 0.3, "rl": 0.8}, 1, "2 comparisons are made at once"),
         ({f"rl-{step}": 0.5 for step in range(9)}, 1, "8 comparisons are made at once"),
@@ -273,6 +275,7 @@ def test_a_page_is_made_of_a_run_that_has_only_begun(tmp_path):
     said = (tmp_path / "run/report.html").read_text()
     assert "rl and base have no task in common that both are scored on yet." in said
     assert "24 of 24 trials have no verdict yet" in said
+    assert '<div class="forest"' not in said
 
 
 def test_a_checkpoint_that_owes_trials_is_hollow_in_the_curve(tmp_path):
@@ -307,6 +310,20 @@ def test_a_sweep_is_followed_until_nothing_is_owed(tmp_path):
     assert "have no verdict" not in page.read_text() and "http-equiv" not in page.read_text()
 
 
+def test_a_sweep_is_followed_from_before_its_first_run_has_begun(tmp_path):
+    sweep = tmp_path / "sweep"
+    write_json(sweep / "sweep.json", {"jobs": [{"name": "rl-1"}]})
+    argv = [sys.executable, "-m", "swe_eval.report", str(sweep), "--follow", "0.2"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as following:
+        try:
+            assert following.stdout.readline() == f"{sweep}: none of its runs has begun; try again later\n"
+            make_run(tmp_path / "rl-1", {"rl-1": 1.0}, IDS[:2]).root.rename(sweep / "rl-1")
+            following.communicate(timeout=60)
+        finally:
+            following.kill()
+    assert following.returncode == 0
+
+
 def test_throughput_counts_the_seconds_in_which_an_answer_was_awaited():
     """Two answers at once, a pause, a third one: 300 tokens in 20 of 30 seconds."""
     calls = [Call(10.0, 10.0, 100), Call(10.0, 10.0, 100), Call(30.0, 10.0, 100)]
@@ -321,3 +338,95 @@ def test_a_pause_of_a_day_makes_no_stretch_slower():
     calls = [Call(minute * 60.0, 60.0, 6000) for day in (1440, 2880) for minute in range(day + 1, day + 11)]
     found = throughput([Arm("rl", "rl", {"task": Verdict("resolved", calls=calls)})])
     assert (found["mean"], found["seconds"], found["best"]) == pytest.approx((100.0, 1200.0, 100.0))
+
+
+def test_of_runs_with_several_base_models_all_are_named(tmp_path):
+    runs = [tmp_path / name for name in ("one", "two")]
+    for run in runs:
+        make_run(run, {"rl": 0.4}, IDS)
+    other_settings(runs[1], {"model.base_model": "other/base-20B"})
+    subject = subject_of(runs, None, None)
+    page = content_of(subject, find(subject.arms, subject.comparisons))
+    assert ("Base models", "base-10B, base-20B") in page["facts"]
+    assert ("model.base_model", "made/base-10B, other/base-20B") in page["settings"]
+
+
+def test_namesakes_of_two_sweeps_have_curves_of_their_own(tmp_path):
+    for sweep in ("a", "b"):
+        for step in (100, 200):
+            make_run(tmp_path / sweep / f"rl-{step}", {f"rl-{step}": 0.4}, IDS)
+            other_settings(tmp_path / sweep / f"rl-{step}", {f"adapters.rl-{step}": f"{sweep}{step}"})
+    subject = subject_of([tmp_path / "a", tmp_path / "b"], None, None)
+    drawn = curves(find(subject.arms, subject.comparisons))
+    told = [(curve.name, [step for step, _ in curve.points]) for curve in drawn]
+    assert told == [(f"{tmp_path}/a/rl", [100, 200]), (f"{tmp_path}/b/rl", [100, 200])]
+
+
+def test_no_curve_has_a_step_twice(tmp_path):
+    runs = [tmp_path / name for name in ("once", "again")]
+    for run in runs:
+        make_run(run, {"rl-100": 0.4}, IDS)
+    subject = subject_of(runs, None, None)
+    assert curves(find(subject.arms, subject.comparisons)) == []
+
+
+def test_one_of_several_base_models_is_what_the_others_are_compared_with(tmp_path):
+    for run, (arm, content) in {"z1": ("base", "x"), "z2": ("base", "y"), "a": ("a-1", "x")}.items():
+        make_run(tmp_path / run, {arm: 0.3}, IDS)
+        other_settings(tmp_path / run, {BASE_MODEL: content})
+    assert names(sweep_of(tmp_path)) == ["z1/base", "z2/base", "a-1"]
+
+
+def test_a_report_that_is_written_elsewhere_names_the_run_whose_trajectories_can_be_shown(tmp_path):
+    make_run(tmp_path / "run", {"rl": 0.4}, IDS)
+    subject = subject_of([tmp_path / "run"], None, tmp_path / "out")
+    write_report(subject, find(subject.arms, subject.comparisons))
+    assert f"python -m swe_eval.report {tmp_path / 'run'} --serve" in (tmp_path / "out/report.html").read_text()
+
+
+def test_nothing_is_claimed_of_how_predictions_from_elsewhere_were_made(tmp_path):
+    graded(tmp_path)
+    concluded(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "took turns" not in page and "What differs between the arms" not in page
+
+
+def graded(folder: Path) -> None:
+    """A run of ``swe_eval.grade``, by two models."""
+    make_run(folder, {"one": 0.4, "two": 0.4}, IDS)
+    record = read_json(folder / "run.json")
+    graded_by = {key: value for key, value in record["identity"].items() if key.startswith(("benchmark.", "sandbox."))}
+    write_json(folder / "run.json", record | {"identity": graded_by | {"predictions": "f" * 64}, "comparisons": []})
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_single_task_is_one(samples, tmp_path):
+    make_run(tmp_path, {"base": 0.0, "rl": 1.0}, IDS[:1], samples=samples)
+    concluded(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "1 task in common" in page and "1 tasks" not in page
+
+
+def test_the_name_of_a_sweep_is_no_formula(tmp_path):
+    for step in (100, 200):
+        make_run(tmp_path / "$x^$" / f"rl-{step}", {f"rl-{step}": 0.4}, IDS)
+    subject = sweep_of(tmp_path / "$x^$")
+    write_report(subject, find(subject.arms, subject.comparisons))
+    assert (tmp_path / "$x^$/curve.svg").is_file()
+
+
+@pytest.mark.parametrize(("ids", "is_told"), [(IDS[3:], True), (IDS, False)])
+def test_arms_that_were_given_different_tasks_are_said_to_have_been(ids, is_told, tmp_path):
+    make_run(tmp_path / "a", {"base": 0.3}, IDS)
+    make_run(tmp_path / "b", {"rl": 0.3}, ids)
+    subject = subject_of([tmp_path / "a", tmp_path / "b"], None, None)
+    told = "Not every arm was given every task: a rate is of an arm's own tasks, a difference of those in common."
+    assert (told in content_of(subject, find(subject.arms, subject.comparisons))["caveats"]) == is_told
+
+
+def test_of_a_task_that_is_tried_several_times_no_arm_is_said_to_resolve_it_alone(tmp_path):
+    make_run(tmp_path, {"base": 0.3, "rl": 0.6}, IDS, samples=3)
+    concluded(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "only rl resolved it" not in page
+    assert "rl resolved it more often" in page and "Resolved is a task that at least one of its tries resolved." in page

@@ -168,6 +168,16 @@ def test_checkpoints_are_told_under_their_steps(tmp_path):
     assert found.flat["base/resolved"] == 0.0
 
 
+def test_adapters_of_the_same_step_are_told_as_no_curve(tmp_path):
+    """Of two training runs, or a baseline and what was trained of it."""
+    run = RunDir(tmp_path)
+    write_json(run.run_json, {"identity": {}, "trials": {"a": ["a__a-1"], "b": ["a__a-1"]}})
+    told = {name: {"resolved": {"mean": 0.5, "n": 4, "interval": [0, 1]}} for name in ("a", "b")}
+    write_json(run.comparison, {"adapters": told, "comparisons": []})
+    found = figures(run, {"a": 300, "b": 300})
+    assert (found.by_step, found.flat["a/resolved"], found.flat["b/resolved"]) == ({}, 0.5, 0.5)
+
+
 def test_no_difference_is_told_where_the_report_gives_no_verdict(tmp_path):
     run = RunDir(tmp_path)
     write_json(run.run_json, {"identity": {}, "trials": {}})

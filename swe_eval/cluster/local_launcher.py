@@ -42,15 +42,17 @@ class LocalLauncher(SweepLauncher):
 
     def _places(self) -> list[Sequence[str]]:
         """The devices of each job that may run at once."""
-        devices, each = visible_devices(), self.params["gpus_per_node"] or 0
+        devices, each, at_once = visible_devices(), self.params["gpus_per_node"] or 0, self.params["at_once"]
+        if at_once is not None and at_once < 1:
+            raise UserError(f"hydra.launcher.at_once={at_once}: write a number from 1 on, or leave it out")
         if not each or not devices:
-            return [()] * (self.params["at_once"] or 1)
+            return [()] * (at_once or 1)
         if each > len(devices):
             raise UserError(f"hydra.launcher.gpus_per_node={each}: this machine has {len(devices)}")
         places: list[Sequence[str]] = [
             devices[first : first + each] for first in range(0, len(devices) - each + 1, each)
         ]
-        return places[: self.params["at_once"]]
+        return places[:at_once]
 
 
 @dataclass(frozen=True)

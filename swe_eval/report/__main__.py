@@ -13,7 +13,7 @@ from swe_eval.report import outputs
 from swe_eval.report.comparison import find
 from swe_eval.report.report import conclude, show, write_report
 from swe_eval.report.results import Seen
-from swe_eval.report.runs import SavedRun
+from swe_eval.report.runs import NotBegun, SavedRun
 from swe_eval.report.subject import Subject, subject_of
 from swe_eval.report.tables import screen
 
@@ -86,10 +86,13 @@ def _show(subject: Subject, refresh: float | None = None) -> int:
 def _follow(given: argparse.Namespace) -> int:
     seen: Seen = {}
     while True:
-        subject = subject_of(given.runs, given.reference, given.out, seen)
-        outputs.check_place(subject.folder, "write --out DIR")
-        if not _show(subject, given.follow):
-            return command.OK
+        try:
+            subject = subject_of(given.runs, given.reference, given.out, seen)
+            outputs.check_place(subject.folder, "write --out DIR")
+            if not _show(subject, given.follow):
+                return command.OK
+        except NotBegun as error:
+            print(error, flush=True)
         time.sleep(given.follow)
 
 

@@ -32,7 +32,7 @@ def answer(findings: Findings) -> Answer:
     if len(findings.comparisons) > 1:
         return _of_many(findings)
     [comparison] = findings.comparisons
-    return Answer(_headline(comparison), list(_sentences(comparison, findings.rows)), _tone(comparison))
+    return Answer(_headline(comparison), list(_sentences(comparison)), _tone(comparison))
 
 
 def chance(p: float) -> str:
@@ -41,7 +41,7 @@ def chance(p: float) -> str:
         return "less than once in 10,000 runs"
     if p > 0.67:
         return "in most runs"
-    return "in half of all runs" if p > 0.4 else f"about once in {round(1 / p):,} runs"
+    return "in half of all runs" if p > 0.4 else f"about once in {int(1 / p):,} runs"
 
 
 def _alone(rows: Sequence[Row]) -> str:
@@ -74,11 +74,11 @@ def _tone(comparison: Comparison) -> str:
     return "better" if comparison.paired.difference > 0 else "worse"
 
 
-def _sentences(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
+def _sentences(comparison: Comparison) -> Iterator[str]:
     found = comparison.paired
     if not found.n:
         return
-    yield _counts(comparison, rows)
+    yield _counts(comparison)
     if comparison.is_refused:
         apart = f"{100 * comparison.uneven:.1f} points"
         yield f"Of one of them {apart} more is without a verdict than of the other; run what is owed first."
@@ -88,16 +88,15 @@ def _sentences(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
     yield from _fragile(comparison)
 
 
-def _counts(comparison: Comparison, rows: Sequence[Row]) -> str:
+def _counts(comparison: Comparison) -> str:
     a, b, found = comparison.a, comparison.b, comparison.paired
     if isinstance(found, Paired):
         resolved = f"{b} resolved {found.resolved_b} and {a} resolved {found.resolved_a}"
         apart = f"{found.only_b} {_were(found.only_b)} resolved by {b} alone, {found.only_a} by {a} alone"
         return f"Of {tasks(found.n)} that both were scored on, {resolved}: {apart}."
-    by_name = {row.name: row for row in rows}
-    rates = f"{b} resolved {percent(by_name[b].rate)} and {a} {percent(by_name[a].rate)} of all tries"
+    rates = f"{b} resolved {found.rate_of(found.b):.1%} of the tries and {a} {found.rate_of(found.a):.1%}"
     ahead = f"{b} was ahead on {found.counts['b_ahead']} and {a} on {found.counts['a_ahead']}"
-    return f"Over {tasks(found.n)}, {rates}; {ahead}."
+    return f"Over {tasks(found.n)} that both were scored on, {rates}; {ahead}."
 
 
 def _how_sure(found: Paired | Repeated) -> Iterator[str]:
@@ -111,19 +110,21 @@ def _how_sure(found: Paired | Repeated) -> Iterator[str]:
     )
     likely = span(found.interval)
     yield f"The difference seen is {points(found.difference)} points; the true one is likely (95%) between {likely}."
-    if found.p_value > ALPHA and not found.interval.low <= 0 <= found.interval.high:
-        yield "That interval leaves 0 out, but on so few tasks the test is the stricter of the two, and decides."
+    has_zero = found.interval.low <= 0 <= found.interval.high
+    if has_zero == (found.p_value <= ALPHA):
+        has, stricter = ("has 0 in it", "interval") if has_zero else ("leaves 0 out", "test")
+        yield f"That interval {has}, but on so few tasks the {stricter} is the stricter of the two; the test decides."
 
 
 def _power(found: Paired | Repeated) -> Iterator[str]:
-    if found.detectable is None:
-        few = f"the arms disagree on only {tasks(found.discordant)}"
-        yield f"Not even the largest true difference would be noticed in four of five runs like this one: {few}."
-    else:
+    if found.detectable is not None:
         least = f"{100 * found.detectable:.1f} points"
         yield f"A run like this one notices a true difference of {least} or more four times in five; smaller ones less."
+    elif found.p_value > ALPHA:
+        few = f"the arms disagree on only {tasks(found.discordant)}"
+        yield f"Not even the largest true difference would be noticed in four of five runs like this one: {few}."
     if not is_shown(found) and (takes := instances_needed(found)):
-        yield f"If the true difference is the one seen, about {takes} such tasks are needed to notice it that often."
+        yield f"If the true difference is the one seen, it takes {takes} such tasks to notice it that often."
 
 
 def _fragile(comparison: Comparison) -> Iterator[str]:
@@ -154,13 +155,15 @@ def _many_sentences(findings: Findings, judged: Sequence[Comparison]) -> Iterato
         yield from _best(findings.best, len(findings.rows))
     elif any(comparison.is_refused for comparison in findings.comparisons):
         yield "No best one is named while more of one arm than of another is without a verdict."
-    yield f"{reference.name}, which the others are compared with, resolves {rate_of(reference.rate)}."
+    told = f"resolves {rate_of(reference.rate)}" if reference.rate.n else "is not scored yet"
+    yield f"{reference.name}, which the others are compared with, {told}."
     yield (
         f"{len(findings.comparisons)} comparisons are made at once, so each p-value is adjusted for all of them "
         "(Holm): without that, one in twenty equal arms would look different."
     )
     if left := len(findings.comparisons) - len(judged):
-        yield f"{left} get no verdict: nothing in common is scored, or much more of one arm than of the other is owed."
+        why = "nothing in common is scored, or much more of one arm than of the other is owed"
+        yield f"{left} get{'s' * (left == 1)} no verdict: {why}."
 
 
 def _best(best: Best, arms: int) -> Iterator[str]:

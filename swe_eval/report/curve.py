@@ -31,13 +31,16 @@ class Curve:
 
 
 def curves(findings: Findings) -> list[Curve]:
-    """A curve for each training run with at least two scored checkpoints, as told by the names of the arms."""
+    """A curve for each training run with at least two scored checkpoints, as told by the names of the arms.
+
+    There is none where a step occurs twice: these are no checkpoints of one run.
+    """
     found: dict[str, list[tuple[int, Row]]] = {}
     for row in findings.rows:
         if row.rate.n and (at := checkpoint_of(row.name)):
             found.setdefault(at.run, []).append((at.step, row))
     ordered = {name: sorted(points, key=lambda point: point[0]) for name, points in found.items()}
-    return [Curve(name, points) for name, points in ordered.items() if len(points) > 1]
+    return [Curve(name, points) for name, points in ordered.items() if len(points) == len(dict(points)) > 1]
 
 
 def reference_of(findings: Findings) -> Row | None:
@@ -59,8 +62,10 @@ def write_curve(subject: Subject, findings: Findings) -> None:
 
 
 def _figure(title: str, drawn: Sequence[Curve], reference: Row | None) -> Figure:
-    from matplotlib.figure import Figure  # late: it takes most of a second
+    from matplotlib import rcParams  # late: it takes most of a second
+    from matplotlib.figure import Figure
 
+    rcParams["text.parse_math"] = False  # names may have dollar signs
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
     for curve, colour in zip(drawn, cycle(COLOURS), strict=False):

@@ -27,6 +27,10 @@ BARE = "base"
 """Stands for the hash of the adapter in the bare base model; see ``adapters.content_hash``."""
 
 
+class NotBegun(UserError):
+    """A sweep all of whose jobs are still in the queue."""
+
+
 @dataclass(frozen=True)
 class SavedRun:
     """A run as its directory tells of it."""
@@ -61,6 +65,11 @@ class SavedRun:
         return json.dumps([self.digest(adapter), others], sort_keys=True)
 
 
+def is_from_elsewhere(identity: Mapping[str, Any]) -> bool:
+    """Whether the predictions of a run with this identity were only graded here, by ``swe_eval.grade``."""
+    return "predictions" in identity
+
+
 def find_runs(folder: Path) -> list[Path]:
     """The directory itself if it is a run's, else the run directories below it, in the natural order of their names.
 
@@ -70,8 +79,10 @@ def find_runs(folder: Path) -> list[Path]:
     if (folder / "run.json").is_file():
         return [folder]
     found = _distinct(_below(folder, DEPTH))
+    if not found and jobs_of(folder):
+        raise NotBegun(f"{folder}: none of its runs has begun; try again later")
     if not found:
-        raise UserError(f"{folder}: {'none of its runs has begun; try again later' if jobs_of(folder) else NO_RUN}")
+        raise UserError(f"{folder}: {NO_RUN}")
     return sorted(found, key=lambda path: natural(str(path)))
 
 

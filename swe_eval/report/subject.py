@@ -90,9 +90,13 @@ class Checkpoint(NamedTuple):
 
 
 def checkpoint_of(name: str) -> Checkpoint | None:
-    """The checkpoint that an arm is named after, like ``grpo-300``; None if it is not named so."""
-    found = re.fullmatch(r"(.*)[-_](\d+)", name.rpartition("/")[2])
-    return Checkpoint(found[1], int(found[2])) if found else None
+    """The checkpoint that an arm is named after, like ``grpo-300``; None if it is not named so.
+
+    Where namesakes are told apart by the paths of their runs, those in another folder are another training run's.
+    """
+    place, _, plain = name.rpartition("/")
+    folder, found = place.rpartition("/")[0], re.fullmatch(r"(.*)[-_](\d+)", plain)
+    return Checkpoint(f"{folder}/{found[1]}" if folder else found[1], int(found[2])) if found else None
 
 
 def _check(runs: Sequence[SavedRun]) -> None:
@@ -146,7 +150,12 @@ def _of_sweep(folder: Path, runs: Sequence[SavedRun], unread: Sequence[str], job
     if waiting:
         notes.append(f"{waiting} of {jobs} runs have not begun")
     bare = {arm.name for saved in runs for arm in saved.arms if saved.digest(arm.adapter) == BARE}
-    arms.sort(key=lambda arm: (arm.name not in bare, checkpoint_of(arm.adapter) or (arm.adapter, 0), natural(arm.name)))
+
+    def place(arm: Arm) -> tuple[bool, tuple[str, int], list[tuple[int, str]]]:
+        is_bare = arm.name.rpartition("/")[2] in bare
+        return not is_bare, checkpoint_of(arm.adapter) or (arm.adapter, 0), natural(arm.name)
+
+    arms.sort(key=place)
     root = folder.resolve()
     return Subject("sweep", root.name, out or root, runs, arms, _with_first(arms), notes, waiting)
 

@@ -17,7 +17,7 @@ from swe_eval.report.comparison import Best, Comparison, Findings, is_shown
 from swe_eval.report.load import load_line
 from swe_eval.report.numbers import difference, instances_needed, p_value, percent, plain, rate, score
 from swe_eval.report.rows import Row
-from swe_eval.statistics import POWER, Paired, Repeated
+from swe_eval.statistics import ALPHA, POWER, Paired, Repeated
 
 UNFOLDED = 160
 """Characters."""
@@ -148,7 +148,8 @@ def _below(comparison: Comparison) -> Iterator[str]:
         yield f"{name}: no verdict while the arms' infra rates differ by {uneven}; run what is owed"
         return
     least = "no difference" if found.detectable is None else f"a difference of {100 * found.detectable:.1f} points"
-    yield f"{name}: n = {found.n} with this much disagreement detects {least} at {POWER:.0%} power"
+    if found.detectable is not None or found.p_value > ALPHA:
+        yield f"{name}: n = {found.n} with this much disagreement detects {least} at {POWER:.0%} power"
     if takes := _what_it_takes(found):
         yield f"{name}: to detect a true difference of {100 * abs(found.difference):.1f} points, as seen, takes {takes}"
     if comparison.intention_to_treat:

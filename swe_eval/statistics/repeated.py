@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, comb, lcm, sqrt
+from statistics import fmean
 from typing import ClassVar
 
 import numpy as np
@@ -55,6 +56,10 @@ class Repeated:
         """Instances that the arms did not resolve equally often."""
         return int(np.count_nonzero(self._scaled))
 
+    def rate_of(self, resolved: Sequence[int]) -> float:
+        """The mean over the instances of the part of its samples that ``a`` or ``b`` resolved."""
+        return fmean(of / k for of, k in zip(resolved, self.samples, strict=True))
+
     @cached_property
     def differences(self) -> NDArray[np.float64]:
         """By instance: resolved rate of B minus that of A."""
@@ -64,7 +69,7 @@ class Repeated:
     @property
     def difference(self) -> float:
         """The mean over the instances, in [-1, 1]; 0 without instances."""
-        return float(np.mean(self.differences)) if self.n else 0.0
+        return float(np.sum(self._scaled)) / (self.n * lcm(*self.samples)) if self.n else 0.0
 
     @cached_property
     def interval(self) -> Interval:
@@ -86,9 +91,13 @@ class Repeated:
         """The difference that these instances, varying as much, show at ``ALPHA`` with ``POWER``.
 
         (z_alpha/2 + z_beta) sd / sqrt(n), after the sample sizes of Miller 2024 (arXiv:2411.00640). None where too few
-        instances are discordant for any p-value to reach ``ALPHA``.
+        instances are discordant for any p-value to reach ``ALPHA``, where it is more than the largest difference, and
+        where all differences are the same, which does not say that others would be.
         """
-        return None if self.discordant < FEWEST else _Z * float(np.std(self.differences, ddof=1)) / sqrt(self.n)
+        if self.discordant < FEWEST or not np.ptp(self._scaled):
+            return None
+        least = _Z * float(np.std(self.differences, ddof=1)) / sqrt(self.n)
+        return least if least <= 1 else None
 
     def needed(self, difference: float) -> int | None:
         """How many instances, with as many samples each, would show ``difference``; None for 0."""

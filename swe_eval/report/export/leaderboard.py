@@ -20,7 +20,7 @@ import yaml
 from swe_eval.report.numbers import score
 from swe_eval.report.results import Arm
 from swe_eval.report.rows import rows_of
-from swe_eval.report.runs import SavedRun
+from swe_eval.report.runs import SavedRun, is_from_elsewhere
 from swe_eval.run_dir import RunDir, Trial, write_json, write_jsonl, write_text
 
 OURS = ("outcome", "error", "suspicious", "seconds")
@@ -75,7 +75,7 @@ def _metadata(identity: Mapping[str, Any], name: str) -> str:
             "org": None,
             "os_model": None,
             "os_system": True,
-            "system": {"attempts": "1"},
+            "system": {"attempts": None if is_from_elsewhere(identity) else "1"},
         },
     }
     return "# What is null only the submitter knows.\n" + yaml.safe_dump(tree, sort_keys=False)
@@ -102,19 +102,24 @@ def _about(record: Mapping[str, Any], arm: Arm) -> Sequence[tuple[str, Any]]:
     identity = record["identity"]
     last = (record.get("invocations") or [{}])[-1]
     packages: Mapping[str, Any] = last.get("packages") or {}
-    return [
+    how_made = [
         ("base model", identity.get("model.base_model")),
         ("adapter, SHA-256", identity.get(f"adapters.{arm.adapter}")),
         ("agent", f"mini-swe-agent {packages.get('mini-swe-agent')}, {identity.get('agent.actions')}"),
-        ("graded with", f"swebench {packages.get('swebench')}, run by swe_eval {last.get('swe_eval')}"),
         ("sampling", f"temperature {identity.get('agent.temperature')}, top_p {identity.get('agent.top_p')}"),
         ("turns at most", identity.get("agent.max_turns")),
+    ]
+    return [
+        *([] if is_from_elsewhere(identity) else how_made),
+        ("graded with", f"swebench {packages.get('swebench')}, run by swe_eval {last.get('swe_eval')}"),
         ("dataset, SHA-256 of its rows", identity.get("benchmark.fingerprint")),
     ]
 
 
 def statements(identity: Mapping[str, Any]) -> list[str]:
     """What the submission checklist asks for, as far as the run can tell."""
+    if is_from_elsewhere(identity):
+        return ["- How the predictions were made is not known here: they were only graded."]
     networks = [value for key, value in identity.items() if re.fullmatch(r"sandbox\.(\w+\.)?network", key)]
     offline = identity.get("sandbox.kind") != "local" and set(networks) <= {"none"}
     return [

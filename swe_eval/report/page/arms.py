@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from swe_eval.report.comparison import Comparison
-from swe_eval.report.numbers import MINUS, interval, p_value, percent, points, signed_interval
+from swe_eval.report.numbers import MINUS, interval, p_value, percent, points, signed_interval, tasks
 from swe_eval.report.page import svg
 from swe_eval.report.page.svg import Axis, Series
 from swe_eval.report.rows import Rate, Row
@@ -40,8 +40,10 @@ class Forest:
     axis: Markup
 
 
-def arm_forest(subject: Subject, rows: Sequence[Row]) -> Forest:
-    """The resolved rate of each arm that is scored."""
+def arm_forest(subject: Subject, rows: Sequence[Row]) -> Forest | None:
+    """The resolved rate of each arm that is scored; None if none is."""
+    if not any(row.rate.n for row in rows):
+        return None
     axis = axis_of(row.rate.interval for row in rows if row.rate.n)
     lines = [
         Line(
@@ -87,7 +89,7 @@ def _difference_line(comparison: Comparison, axis: Axis, is_family: bool) -> Lin
     adjusted = f", Holm p {p_value(comparison.p_holm)}" if is_family else ""
     return Line(
         f"{comparison.b} {MINUS} {comparison.a}",
-        f"{found.n:,} tasks in common",
+        f"{tasks(found.n)} in common",
         svg.whisker(axis, 100 * found.difference, in_percent(found.interval), "b", zero=True),
         points(found.difference),
         [signed_interval(found.interval), f"p {p_value(found.p_value)}{adjusted}"],
@@ -114,16 +116,19 @@ def _has(saved: SavedRun, row: Row) -> bool:
 
 
 def _aside(row: Row) -> str:
-    of = f"{row.rate.n:,} tasks x {len(row.arms)}" if len(row.arms) > 1 else f"{row.count('resolved'):,}/{row.rate.n:,}"
+    of = f"{tasks(row.rate.n)} x {len(row.arms)}" if len(row.arms) > 1 else f"{row.count('resolved'):,}/{row.rate.n:,}"
     return f"{of} {interval(row.rate.interval)}"
 
 
 def power_graph(comparisons: Sequence[Comparison]) -> Markup | None:
     """The power of a run like this one over the true difference.
 
-    None unless there is a single comparison, of one sample per instance, in which the arms disagree on some.
+    None unless there is a single comparison, of one sample per instance, with a verdict, in which the arms disagree on
+    some.
     """
-    if len(comparisons) != 1 or not isinstance(found := comparisons[0].paired, Paired) or not found.discordant:
+    if len(comparisons) != 1 or not comparisons[0].has_verdict:
+        return None
+    if not isinstance(found := comparisons[0].paired, Paired) or not found.discordant:
         return None
     discordance = found.discordance
     differences = [discordance * part / GRAIN for part in range(GRAIN + 1)]

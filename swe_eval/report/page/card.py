@@ -51,13 +51,19 @@ def _facts(saved: SavedRun) -> Iterator[tuple[str, str]]:
         yield "Images", f"{len(images)}, their digests are in run.json"
 
 
-def settings(saved: SavedRun) -> list[tuple[str, str]]:
+def settings(runs: Sequence[SavedRun]) -> list[tuple[str, str]]:
     """Every setting that the numbers depend on, as names and values."""
-    return [(key, str(value)) for key, value in saved.identity.items() if not key.startswith(ARM)]
+    keys = dict.fromkeys(key for saved in runs for key in saved.identity if not key.startswith(ARM))
+    return [(key, ", ".join(values_of(runs, key))) for key in keys]
+
+
+def values_of(runs: Sequence[SavedRun], key: str) -> list[str]:
+    """What a setting is in these runs, each value once."""
+    return list(dict.fromkeys(str(saved.identity[key]) for saved in runs if key in saved.identity))
 
 
 def command_of(argv: Sequence[str]) -> str:
     """The command line, as one types it, of a process that was started with these arguments."""
     door = Path(argv[0]).stem if argv else ""
-    module = "swe_eval" if door in ("__main__", "swe-eval") else f"swe_eval.{door}"
+    module = "swe_eval" if door in ("__main__", "swe-eval", "swe_eval") else f"swe_eval.{door}"
     return shlex.join(["python", "-m", module, *argv[1:]])

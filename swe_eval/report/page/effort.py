@@ -46,17 +46,23 @@ def ended(rows: Iterable[Row]) -> list[Ended]:
 
 def ending_sentences(rows: Sequence[Row]) -> Iterator[str]:
     """If two arms ended differently: the exit status whose share differs most, by at least ten points."""
-    if len(rows) != 2 or not all(row.verdicts for row in rows):
+    if len(rows) != 2 or not all(row.exits for row in rows):
         return
-    a, b = ({status: count / len(row.verdicts) for status, count in row.exits} for row in rows)
-    apart = {status: b.get(status, 0) - a.get(status, 0) for status in sorted({*a, *b})}
-    if not apart or abs(apart[status := max(apart, key=lambda status: abs(apart[status]))]) < 0.1:
+    a, b = map(_parts, rows)
+    apart = {status: abs(b.get(status, 0) - a.get(status, 0)) for status in sorted({*a, *b})}
+    if apart[status := max(apart, key=lambda status: apart[status])] < 0.1:
         return
     meant = f" ({MEANING[status]})" if status in MEANING else ""
     yield (
         f"{status}{meant} ended {a.get(status, 0):.0%} of the rollouts of {rows[0].name} and {b.get(status, 0):.0%} "
         f"of those of {rows[1].name}."
     )
+
+
+def _parts(row: Row) -> dict[str, float]:
+    """The part of the rollouts that ended with each exit status."""
+    ended = sum(count for _, count in row.exits)
+    return {status: count / ended for status, count in row.exits}
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def _effort(name: str, verdicts: Sequence[Verdict], axis: Axis) -> Effort:
         "-" if cached is None else f"{cached:.0%}",
         f"{median(verdict.completion_tokens for verdict in verdicts):,.0f}",
         f"{median(seconds):,.1f}",
-        f"{quantiles(seconds, n=10)[-1]:,.1f}" if len(seconds) > 1 else "-",
+        f"{quantiles(seconds, n=10, method='inclusive')[-1]:,.1f}" if len(seconds) > 1 else "-",
     ]
     return Effort(name, cells, svg.histogram([verdict.turns for verdict in verdicts], axis))
 

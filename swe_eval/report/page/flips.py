@@ -49,7 +49,7 @@ def flips(subject: Subject, findings: Findings) -> list[Flips]:
     if len(told) >= FEW:
         best = findings.best.name if findings.best else None
         named = [each for each in told if each.b == best]
-        told = named or [max(told, key=lambda each: each.paired.difference)]
+        told = named or [max(told, key=lambda each: (each.has_verdict, each.paired.difference))]
     rows = {row.name: row for row in findings.rows}
     return [_flips(each, rows[each.a], rows[each.b], subject.difficulties) for each in told]
 

@@ -18,6 +18,7 @@ from swe_eval.report.comparison import Comparison, Findings
 from swe_eval.report.integrity import contamination
 from swe_eval.report.page import arms, card, effort, flips, sweep, tasks
 from swe_eval.report.results import flags_by_instance
+from swe_eval.report.runs import is_from_elsewhere
 from swe_eval.report.subject import Subject
 from swe_eval.report.tables import proof_lines
 from swe_eval.run_dir import now, write_text
@@ -28,7 +29,7 @@ MANY = 12
 """Tables of more arms are folded."""
 WRITERS = (
     *(numbers.percent, numbers.interval, numbers.rate_of),
-    *(numbers.points, numbers.signed_interval, numbers.difference, numbers.p_value),
+    *(numbers.points, numbers.signed_interval, numbers.difference, numbers.p_value, numbers.tasks),
 )
 """What the templates write numbers with."""
 
@@ -80,7 +81,7 @@ def content_of(subject: Subject, findings: Findings) -> dict[str, Any]:
         **_trust(subject, findings),
         **_table(subject, findings),
         "cards": card.cards(subject),
-        "settings": card.settings(subject.runs[0]),
+        "settings": card.settings(subject.runs),
     }
     return found | {"contents": list(_contents(found))}
 
@@ -126,10 +127,12 @@ def _table(subject: Subject, findings: Findings) -> dict[str, Any]:
     names = [row.name for row in findings.rows]
     a, b = names[0], names[1] if len(names) == 2 else ""
     there = {each.kind for each in told} | ({"flagged"} if flags else set())
-    kinds = {**tasks.KINDS, "flagged": "with a flag"}
+    is_of_several = any(len(row.arms) > 1 for row in findings.rows)
+    kinds = {**tasks.KINDS, **(tasks.OF_SEVERAL if is_of_several else {}), "flagged": "with a flag"}
     has_page = subject.kind == "run" and (subject.folder / trajectories.PAGE).is_file()
     return {
         "instances": told,
+        "of_several": is_of_several,
         "columns": names if len(names) <= tasks.FEW else [],
         "kinds": [(kind, label.format(a=a, b=b)) for kind, label in kinds.items() if kind in there],
         "rated": any(each.difficulty for each in told),
@@ -141,9 +144,9 @@ def _table(subject: Subject, findings: Findings) -> dict[str, Any]:
 
 def _facts(subject: Subject, findings: Findings) -> Iterator[tuple[str, str]]:
     identity = subject.runs[0].identity
-    if "model.base_model" in identity:
-        yield "Base model", str(identity["model.base_model"]).rpartition("/")[2]
-    yield "Benchmark", f"{identity.get('benchmark.name', '-')}, {len(subject.instance_ids):,} tasks"
+    if models := card.values_of(subject.runs, "model.base_model"):
+        yield f"Base model{'s' * (len(models) > 1)}", ", ".join(model.rpartition("/")[2] for model in models)
+    yield "Benchmark", f"{identity.get('benchmark.name', '-')}, {numbers.tasks(len(subject.instance_ids))}"
     if len(findings.rows) > 2:
         yield "Arms", str(len(findings.rows))
     if (samples := identity.get("agent.samples", 1)) > 1:
@@ -154,8 +157,8 @@ def _facts(subject: Subject, findings: Findings) -> Iterator[tuple[str, str]]:
 
 
 def _between(subject: Subject, findings: Findings) -> Iterator[str]:
-    """What the arms share, what they differ in, and how differently their rollouts ended."""
-    if len(findings.rows) < 2:
+    """What the arms share, what they differ in, and how differently their rollouts ended, as far as it is known."""
+    if len(findings.rows) < 2 or is_from_elsewhere(subject.runs[0].identity):
         return
     about = [(row.name, arms.about_arm(subject, row)) for row in findings.rows]
     named = ", ".join(f"{name} is the {what}" for name, what in about if what) if len(about) < tasks.FEW else ""
@@ -175,9 +178,11 @@ def _proof(subject: Subject) -> Iterator[str]:
 def _caveats(subject: Subject, findings: Findings) -> Iterator[str]:
     if subject.owed:
         yield f"{subject.owed} trials have no verdict (infra or not run yet); the rates are of those that have one."
-    else:
+    elif not subject.notes:
         yield "Nothing is missing: every trial has its verdict."
     yield from subject.notes
+    if len({frozenset(arm.verdicts) for arm in subject.arms}) > 1:
+        yield "Not every arm was given every task: a rate is of an arm's own tasks, a difference of those in common."
     if len(findings.comparisons) <= tasks.FEW:
         for comparison in findings.comparisons:
             yield from _hangs_on(comparison, f"{comparison.b} against {comparison.a}")

@@ -48,7 +48,7 @@ def sweep_table(findings: Findings) -> list[Swept]:
         Swept(
             row,
             compared.get(row.name),
-            rate_whisker(axis, row.rate, is_reference=row.name not in compared),
+            rate_whisker(axis, row.rate, is_reference=row.name not in compared) if row.rate.n else Markup(),
             is_best=row.name == best,
         )
         for row in findings.rows

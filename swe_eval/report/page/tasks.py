@@ -28,6 +28,8 @@ KINDS = {
     "owed": "without a verdict in some arm",
 }
 """How the verdicts of the arms on an instance compare."""
+OF_SEVERAL = {"gained": "{b} resolved it more often", "lost": "{a} resolved it more often"}
+"""The same, of several samples."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Shown:
         adapters = self.comparisons[0] if self.comparisons else ()
         firsts = {trial.adapter: trial.arm for trial in reversed(self.trials)}
         compared = [firsts[adapter] for adapter in adapters if adapter in firsts]
-        return compared if len(compared) == 2 else [self.arms[0], self.arms[-1] if len(self.arms) < 3 else self.arms[1]]
+        return compared if len(compared) == 2 else [self.arms[0], self.arms[:2][-1]]
 
 
 def index_of(shown: Shown, arms: Iterable[Arm]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ if (table) {
   const sort = (head) => {
     const down = head.getAttribute("aria-sort") === "ascending", at = head.cellIndex;
     const value = (row) => row.cells[at].dataset.value ?? row.cells[at].textContent;
-    const compare = (a, b) => value(a).localeCompare(value(b), undefined, { numeric: true }) * (down ? -1 : 1);
+    const order = (a, b) => a - b || a.localeCompare(b, undefined, { numeric: true });
+    const compare = (a, b) => order(value(a), value(b)) * (down ? -1 : 1);
     for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     body.append(...rows.sort(compare));
