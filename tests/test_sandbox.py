@@ -375,7 +375,7 @@ class TestContainer:
     def test_container_is_gone_at_once(self, backend: Sandboxes, calc: Instance) -> None:
         """Whatever runs in it; an engine waits ten seconds for what does not listen to SIGTERM."""
         with backend.start(calc, "rollout") as sandbox:
-            sandbox.run("trap '' TERM; sleep 300 & true", timeout=60)
+            sandbox.run("trap '' TERM; sleep 300 & timeout 2 yes > /proc/1/fd/1", timeout=60)
             started = time.monotonic()
         assert time.monotonic() - started < 9
 

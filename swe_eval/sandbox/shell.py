@@ -38,16 +38,19 @@ KILLED = 128 + signal.SIGKILL
 WORKDIR, FILES = "/testbed", "/tmp/swe_eval"
 """Where an image has the repository, and where we put files."""
 # Process 1 of a sandbox reaps, ends by itself after a day, and on USR1 ends all others; a command cannot end it. It
-# never forks: it would have to end when no process is left to be had.
+# never forks: it would have to end when no process is left to be had. What commands write to its output goes nowhere:
+# it would fill an engine's log, and keep Podman from hearing that the container is to end.
 _PID_1 = """
 trap '' {1..31}
 trap : CHLD ALRM
 trap 'kill -KILL -1' USR1
 %s
+echo ready
+exec > /dev/null 2>&1
 while [ $SECONDS -lt 86400 ]; do read -r -t 1 -u 3; [ $? != 1 ] || exit; done
 """
-PID_1 = _PID_1 % "exec 3<> <(:); echo ready"
-ATTACHED_PID_1 = _PID_1 % "exec 3<&0; echo ready"
+PID_1 = _PID_1 % "exec 3<> <(:)"
+ATTACHED_PID_1 = _PID_1 % "exec 3<&0"
 """Ends with its standard input, too."""
 _BROKEN_INSIDE = re.compile(rb"no such file or directory|executable file not found", re.IGNORECASE)
 """What is said when the sandbox's own state keeps a shell from starting: the doing of what ran in it."""
