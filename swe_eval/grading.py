@@ -13,12 +13,15 @@ from swebench.harness.utils import make_test_spec
 
 from swe_eval import reading
 from swe_eval.benchmark.instances import Instance
+from swe_eval.errors import SandboxError
 from swe_eval.run_dir import write_json, write_text
-from swe_eval.sandbox.sandbox import Sandbox, Sandboxes
+from swe_eval.sandbox.sandbox import Completed, Sandbox, Sandboxes
 from swe_eval.suspicious import suspicious
 
 RESOLVED, UNRESOLVED, EMPTY_PATCH, INFRA = "resolved", "unresolved", "empty_patch", "infra"
 TIMED_OUT = "tests timed out"
+APPLYING = 300.0
+"""Seconds that each step of applying a patch may take; the official harness waits for ever."""
 
 
 def grade(
@@ -82,12 +85,20 @@ def _apply(sandbox: Sandbox, model_patch: str) -> str | None:
     patch = shlex.quote(sandbox.put("patch.diff", model_patch.encode("utf-8", "surrogateescape")))
     for attempt, command in enumerate(GIT_APPLY_CMDS):
         if attempt:  # --reject leaves half of it behind
-            sandbox.run("git checkout -- . ; git clean -fd", timeout=300)
-        done = sandbox.run(f"{command} {patch}", timeout=300)
+            _run(sandbox, "git checkout -- . ; git clean -fd")
+        done = _run(sandbox, f"{command} {patch}")
         if done.returncode == 0:
             return None
-    already = sandbox.run(f"git apply --check --reverse {patch}", timeout=300)
+    already = _run(sandbox, f"git apply --check --reverse {patch}")
     return None if already.returncode == 0 else done.text
+
+
+def _run(sandbox: Sandbox, command: str) -> Completed:
+    """One that takes seconds: if it does not end, that says nothing of the patch."""
+    done = sandbox.run(command, timeout=APPLYING)
+    if done.timed_out:
+        raise SandboxError(f"{command} took more than {APPLYING:g} seconds")
+    return done
 
 
 def _no_verdict(outcome: str) -> dict[str, Any]:

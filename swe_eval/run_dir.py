@@ -279,6 +279,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:  # a full disk, which does not say of which file
+        os.unlink(part)
         raise OSError(error.errno, error.strerror, str(path)) from error
     os.chmod(part, 0o644)  # mkstemp makes it private; a shared run directory is read by others
     os.replace(part, path)

@@ -11,7 +11,7 @@ from sandbox_fixtures import OVERRIDES, what_is_left
 
 from swe_eval import doctor
 from swe_eval.errors import UserError
-from swe_eval.sandbox import node, watchdog
+from swe_eval.sandbox import node, owner, watchdog
 from swe_eval.sandbox.bubblewrap import BubblewrapSandboxes
 from swe_eval.sandbox.node import USERNS, file_system, has_fuse, overlay_that_works, sub_ids
 from swe_eval.sandbox.sandbox import Completed, connect
@@ -80,6 +80,25 @@ class TestSandbox:
             assert sandbox.run(fill, timeout=60).returncode == 137
             monkeypatch.setattr(watchdog, "DISK_LOOKS", 1000)  # or a slow shell is killed while it opens
             assert sandbox.run("head -c 80m /dev/zero > one-file", timeout=60).returncode != 0
+
+
+@pytest.mark.parametrize("whose", ["of another user", "a link"])
+def test_what_others_put_where_all_may_write_is_left_alone(settings, run_id, tmp_path, monkeypatch, whose):
+    """It could name processes and files of ours, to be killed and removed."""
+    scratch, theirs = tmp_path / "scratch", tmp_path / "theirs"
+    (theirs / "upper").mkdir(parents=True)
+    scratch.mkdir()
+    backend = with_files_at(scratch, settings, run_id)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        (theirs / "owner").write_text(f"{run_id}\n\n{owner.name_of(process.pid)}")
+        if whose == "a link":
+            (scratch / "swe_eval-theirs").symlink_to(theirs)
+        else:
+            theirs = theirs.rename(scratch / "swe_eval-theirs")
+            monkeypatch.setattr("swe_eval.sandbox.bubblewrap.os.getuid", lambda: 54321)
+        backend.remove_all()
+        assert (process.poll(), sorted(path.name for path in theirs.iterdir())) == (None, ["owner", "upper"])
+        process.kill()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from swebench.harness.utils import get_predictions_from_file, make_test_spec
 from test_demo_run import child_of, wait_for
 from test_process import eventually
 
-from swe_eval import reading
+from swe_eval import grading, reading
 from swe_eval.benchmark.instances import Instance
 from swe_eval.errors import InfraError, SandboxError
 from swe_eval.grading import RESOLVED, TIMED_OUT, UNRESOLVED, grade
@@ -291,6 +291,16 @@ class TestInfra:
             with pytest.raises(SandboxError):
                 grade(calc, ARM, hangs("while [ -e calc.py ]; do sleep 0.1; done"), backend, tmp_path, 60)
             interrupted.result()
+        assert [path.name for path in tmp_path.iterdir()] == ["patch.diff"]
+
+    def test_a_patch_that_takes_too_long_to_apply(
+        self, backend: Sandboxes, calc: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on a disk that hardly answers: it is not known whether it applies."""
+        monkeypatch.setattr(grading, "APPLYING", 1)
+        monkeypatch.setattr(grading, "GIT_APPLY_CMDS", ["sleep 60;", *run_evaluation.GIT_APPLY_CMDS])
+        with pytest.raises(SandboxError, match=r"^sleep 60; .* took more than 1 seconds$"):
+            grade(calc, ARM, DOES_NOT_APPLY, backend, tmp_path, 60)
         assert [path.name for path in tmp_path.iterdir()] == ["patch.diff"]
 
     def test_awkward_paths(

@@ -70,6 +70,15 @@ r.write_text(Path({str(run.run_json)!r}), "new")
         assert sorted(os.listdir(run.root)) == [".lock", "run.json"]
 
 
+def test_a_file_that_a_full_disk_does_not_take_is_named_and_takes_no_room(run):
+    write_text(run.run_json, "old")
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4, 4))"
+    write = f"from swe_eval.run_dir import *; write_text(Path({str(run.run_json)!r}), 'as long as it is new')"
+    done = subprocess.run([sys.executable, "-c", f"{full}; {write}"], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == f"OSError: [Errno 27] File too large: '{run.run_json}'"
+    assert (run.run_json.read_text(), os.listdir(run.root)) == ("old", ["run.json"])
+
+
 def test_another_configuration_is_refused_by_the_keys_that_differ(run):
     with run.claimed({"agent.max_turns": 30, "seed": 0}):
         write_json(run.run_json, {"identity": {"agent.max_turns": 30, "seed": 0}})

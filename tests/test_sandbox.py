@@ -33,7 +33,7 @@ from swe_eval.errors import SandboxError, UserError
 from swe_eval.grading import grade
 from swe_eval.mini import SandboxEnvironment
 from swe_eval.run_dir import RunDir, Trial, write_text
-from swe_eval.sandbox import docker, owner, shell, watchdog
+from swe_eval.sandbox import docker, owner, podman, shell, watchdog
 from swe_eval.sandbox.bubblewrap import BubblewrapSandbox, BubblewrapSandboxes
 from swe_eval.sandbox.capture import CAP, KEEP
 from swe_eval.sandbox.docker import DockerSandbox
@@ -375,7 +375,7 @@ class TestContainer:
     def test_container_is_gone_at_once(self, backend: Sandboxes, calc: Instance) -> None:
         """Whatever runs in it; an engine waits ten seconds for what does not listen to SIGTERM."""
         with backend.start(calc, "rollout") as sandbox:
-            sandbox.run("trap '' TERM; sleep 300 & true", timeout=60)
+            sandbox.run("trap '' TERM; sleep 300 & timeout 2 yes > /proc/1/fd/1", timeout=60)
             started = time.monotonic()
         assert time.monotonic() - started < 9
 
@@ -623,6 +623,18 @@ def test_podman_that_does_not_say_where_images_are(
     podman.chmod(0o755)
     with pytest.raises(UserError, match=rf"^sandbox=podman: does not say where images are \({told}\); write sandbox="):
         connect(settings("sandbox=podman", f"sandbox.executable={podman}").sandbox, run_id)
+
+
+@pytest.mark.podman
+def test_a_container_goes_also_if_its_first_process_does_not_hear_that_it_is_to(
+    settings: Callable[..., Settings], calc: Instance, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command holds open what that one reads from."""
+    monkeypatch.setattr(podman, "ENDING", 3)
+    backend = connect(settings(*OVERRIDES["podman"]).sandbox, run_id)
+    with backend.start(calc, "rollout") as sandbox:
+        sandbox.run("setsid sleep 300 > /proc/1/fd/0 &", timeout=60)
+    assert what_is_left("podman", run_id) == []
 
 
 @pytest.mark.podman

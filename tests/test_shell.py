@@ -16,7 +16,7 @@ from test_process import eventually
 from swe_eval.errors import SandboxError
 from swe_eval.sandbox.capture import A_MOMENT
 from swe_eval.sandbox.sandbox import Completed
-from swe_eval.sandbox.shell import Shell, command_script, put_script
+from swe_eval.sandbox.shell import PIECE, Shell, command_script, put_scripts
 
 ENTER = ("sh", "-c", 'exec 2> /dev/null; "$@"; exit $?', "sh")
 """As ``docker exec`` does, it ends with the exit code of what it ran, also of what was killed."""
@@ -124,6 +124,8 @@ def runs_here(command: str) -> bool:
 
 def test_a_file_is_written_where_no_folder_was(shell, tmp_path):
     path = tmp_path / "it's" / "a file"
-    data = bytes(range(256))
-    assert shell.run(put_script(str(path), data), timeout=30) == Completed(b"", 0)
+    data = bytes(range(256)) * (3 * PIECE // 256) + b"\n"
+    for script in put_scripts(str(path), data):
+        assert len(script) < 2 * PIECE  # what takes too long to begin is taken for a sandbox that is lost
+        assert shell.run(script, timeout=30) == Completed(b"", 0)
     assert path.read_bytes() == data

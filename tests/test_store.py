@@ -449,6 +449,16 @@ class TestLease:
         assert done.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large"
         assert list(tmp_path.iterdir()) == []
 
+    def test_that_of_another_stays_where_none_can_be_made(self, tmp_path):
+        """As when this process has too many files open."""
+        (tmp_path / "lease").touch()
+        many = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))"
+        take = f"lease(Path({str(tmp_path / 'lease')!r}), 1).__enter__()"
+        code = f"from swe_eval.sandbox.store.lease import *; {many}; {take}"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "Too many open files" in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["lease"]
+
     def test_one_that_is_held_long_stays_held(self, tmp_path, monkeypatch):
         monkeypatch.setattr(lease_module, "BEAT", 0.1)
         with lease(tmp_path / "lease", 1):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -108,8 +109,8 @@ class BubblewrapSandboxes(FromImages):
         self.store.tidy()
         for sandbox in list(self._open):
             sandbox.end()
-        for folder in self._scratch.glob(f"{PREFIX}*"):
-            with suppress(OSError, ValueError):  # it is another's, or just being removed
+        for folder in filter(_is_ours, self._scratch.glob(f"{PREFIX}*")):
+            with suppress(OSError, ValueError):  # it is just being made or removed
                 run_id, started_by, *processes = (folder / OWNER).read_text().splitlines()
                 if run_id == self._run_id or owner.is_gone(started_by):
                     for process in processes:
@@ -235,6 +236,14 @@ def environment(record: Record) -> dict[str, str]:
     """The image's, as an engine gives it."""
     variables = {"PATH": PATH, "HOSTNAME": HOSTNAME, "HOME": "/root"}
     return variables | dict(each.split("=", 1) for each in record.env if "=" in each)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Made by this user: where all may write, as in /tmp, another's could name processes and files of ours."""
+    with suppress(OSError):
+        found = folder.lstat()
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return False
 
 
 def _remove(folder: Path) -> None:

@@ -56,8 +56,8 @@ class Keeper:
         pid, *_ = _CREDENTIALS.unpack(ancillary[0][-1])
         return int(pid)
 
-    def end(self, patience: float) -> None:
-        """Have it end the sandbox; killed if that takes longer."""
+    def end(self, patience: float) -> bool:
+        """Have it end the sandbox; returns whether it did, and was not killed because that took longer."""
         assert self._process.stdin
         self._is_told_to_end = True
         self._process.stdin.close()
@@ -65,4 +65,7 @@ class Keeper:
             self._process.wait(patience)
         except subprocess.TimeoutExpired:
             kill_group(self._process)
-        self._said.close()
+            return False
+        finally:
+            self._said.close()
+        return True

@@ -81,7 +81,8 @@ class PodmanSandboxes(DockerSandboxes):
             with self._watched(sandbox):
                 yield
         finally:
-            keeper.end(ENDING)
+            if not keeper.end(ENDING):  # a command can keep process 1 from hearing of it, by /proc/1/fd/0
+                self._docker("rm", "--force", "--volumes", sandbox.container, timeout=120)
 
     def _watched(self, sandbox: DockerSandbox) -> AbstractContextManager[None]:
         if self._has_cgroups:

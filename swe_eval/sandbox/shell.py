@@ -17,7 +17,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,22 +32,27 @@ OPENING = 60.0
 """Seconds for a shell to open; a container's takes a tenth of one."""
 GRACE = 20.0
 """Seconds for what takes milliseconds: for a command to start in it, and to end once it is told to."""
+PIECE = 1 << 20
+"""Bytes of a file that are written at once, within ``GRACE`` also where many are busy."""
 AGAIN = 0.1
 """Seconds after which it is told to again; it may not have begun by then."""
 KILLED = 128 + signal.SIGKILL
 WORKDIR, FILES = "/testbed", "/tmp/swe_eval"
 """Where an image has the repository, and where we put files."""
 # Process 1 of a sandbox reaps, ends by itself after a day, and on USR1 ends all others; a command cannot end it. It
-# never forks: it would have to end when no process is left to be had.
+# never forks: it would have to end when no process is left to be had. What commands write to its output goes nowhere:
+# it would fill an engine's log, and keep Podman from hearing that the container is to end.
 _PID_1 = """
 trap '' {1..31}
 trap : CHLD ALRM
 trap 'kill -KILL -1' USR1
 %s
+echo ready
+exec > /dev/null 2>&1
 while [ $SECONDS -lt 86400 ]; do read -r -t 1 -u 3; [ $? != 1 ] || exit; done
 """
-PID_1 = _PID_1 % "exec 3<> <(:); echo ready"
-ATTACHED_PID_1 = _PID_1 % "exec 3<&0; echo ready"
+PID_1 = _PID_1 % "exec 3<> <(:)"
+ATTACHED_PID_1 = _PID_1 % "exec 3<&0"
 """Ends with its standard input, too."""
 _BROKEN_INSIDE = re.compile(rb"no such file or directory|executable file not found", re.IGNORECASE)
 """What is said when the sandbox's own state keeps a shell from starting: the doing of what ran in it."""
@@ -63,10 +68,13 @@ def command_script(command: str, *, cwd: str, env: Mapping[str, str] | None = No
     return f"""{prepare}exec setsid bash -c 'eval "exec 9<&-; $(cat <&9)"' 9< <(printf %s {quoted})"""
 
 
-def put_script(path: str, data: bytes) -> str:
-    """A script for ``Shell.run`` that writes a file."""
-    folder, text = shlex.quote(os.path.dirname(path)), base64.b64encode(data).decode()
-    return f"mkdir -p -- {folder} && printf %s '{text}' | base64 -d 2>&1 > {shlex.quote(path)}"
+def put_scripts(path: str, data: bytes) -> Iterator[str]:
+    """Scripts for ``Shell.run`` that write a file, one after the other."""
+    folder, name = shlex.quote(os.path.dirname(path)), shlex.quote(path)
+    yield f"mkdir -p -- {folder} && > {name}"
+    for start in range(0, len(data), PIECE):
+        text = base64.b64encode(data[start : start + PIECE]).decode()
+        yield f"printf %s '{text}' | base64 -d 2>&1 >> {name}"
 
 
 class Shell:
@@ -159,9 +167,10 @@ class ShellSandbox:
     def put(self, name: str, data: bytes) -> str:
         """See ``Sandbox.put``."""
         path = f"{FILES}/{name}"
-        written = self._shell.run(put_script(path, data), timeout=60)
-        if written.returncode:
-            raise SandboxError(f"cannot write {path} in the sandbox: {written.text.strip()[-500:]}")
+        for script in put_scripts(path, data):
+            written = self._shell.run(script, timeout=60)
+            if written.returncode:
+                raise SandboxError(f"cannot write {path} in the sandbox: {written.text.strip()[-500:]}")
         return path
 
     def close(self) -> None:

@@ -53,10 +53,12 @@ def lease(file: Path, patience: float) -> Iterator[None]:
 
 def _make(file: Path) -> bool:
     try:
-        with open(file, "x") as made:
-            made.write(owner.this_process())
+        made = file.open("x")
     except FileExistsError:
         return False
+    try:
+        with made:
+            made.write(owner.this_process())
     except OSError:  # the disk is full: nobody holds what nobody touches
         file.unlink(missing_ok=True)
         raise
