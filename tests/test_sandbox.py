@@ -358,6 +358,13 @@ class TestContainer:
         assert done.output == b"before\n"
         assert sandbox.run("ls kept", timeout=60) == Completed(b"kept\n", 0)
 
+    def test_shell_that_is_lost_is_not_waited_for(self, sandbox: Sandbox) -> None:
+        """Also where what a command left behind would write to it: that is ended."""
+        started = time.monotonic()
+        assert sandbox.run("sleep 300 & kill -KILL $PPID", timeout=60) == Completed(b"", 137)
+        assert time.monotonic() - started < SOON
+        assert sandbox.run("echo on", timeout=60) == Completed(b"on\n", 0)
+
     @pytest.mark.parametrize("command", ["rm $(which bash)", "rm -rf /bin/* /usr/bin/*", "rm -r /tmp /dev/shm/*"])
     @pytest.mark.parametrize("end", ["", "; kill -KILL $PPID"], ids=["", "and its shell"])
     def test_image_that_is_broken_inside(self, sandbox: Sandbox, command: str, end: str) -> None:
@@ -635,6 +642,19 @@ def test_a_container_goes_also_if_its_first_process_does_not_hear_that_it_is_to(
     with backend.start(calc, "rollout") as sandbox:
         sandbox.run("setsid sleep 300 > /proc/1/fd/0 &", timeout=60)
     assert what_is_left("podman", run_id) == []
+
+
+@pytest.mark.podman
+def test_podman_where_selinux_is_enforced(
+    settings: Callable[..., Settings], calc: Instance, run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shell is entered as Docker's there, whose pipes are the engine's."""
+    (tmp_path / "enforce").write_text("1")
+    monkeypatch.setattr(podman, "ENFORCING", tmp_path / "enforce")
+    monkeypatch.setattr(DockerSandbox, "_enter", enter := Mock(wraps=DockerSandbox._enter))
+    with sandboxes(settings(*OVERRIDES["podman"]), run_id) as backend, backend.start(calc, "rollout") as sandbox:
+        assert sandbox.run("echo on", timeout=60) == Completed(b"on\n", 0)
+    enter.assert_called_once()
 
 
 @pytest.mark.podman

@@ -25,16 +25,22 @@ from swe_eval.settings import EngineSandbox, nbytes
 
 NO_PROXY = "--http-proxy=false"
 """Podman hands on those of our environment, as docker those of its configuration."""
+ENFORCING = Path("/sys/fs/selinux/enforce")
 _AS_OURS = 'exec "$@" <&3 >&4 2>&1 3<&- 4>&-'
 ENDING = 60.0
 """Seconds for a container to be removed."""
 
 
 class PodmanSandbox(DockerSandbox):
-    """Its shell reads and writes our pipes: Podman's two processes in between take no part in a command."""
+    """Its shell reads and writes our pipes: Podman's two processes in between take no part in a command.
+
+    Not where SELinux is enforced, whose rules may not let it.
+    """
 
     @staticmethod
     def _enter(executable: str, container: str) -> list[str]:
+        if ENFORCING.is_file() and ENFORCING.read_text() == "1":
+            return DockerSandbox._enter(executable, container)
         podman = [executable, "exec", "--preserve-fds=2", "-w", "/", container]
         return ["sh", "-c", 'exec "$@" 3<&0 4>&1 < /dev/null', "sh", *podman, "bash", "-p", "-c", _AS_OURS, "bash"]
 

@@ -36,6 +36,8 @@ PIECE = 1 << 20
 """Bytes of a file that are written at once, within ``GRACE`` also where many are busy."""
 AGAIN = 0.1
 """Seconds after which it is told to again; it may not have begun by then."""
+LOOK = 1.0
+"""Seconds between two looks at whether the process on our side has ended."""
 KILLED = 128 + signal.SIGKILL
 WORKDIR, FILES = "/testbed", "/tmp/swe_eval"
 """Where an image has the repository, and where we put files."""
@@ -238,7 +240,9 @@ class _Client:
 
     def _read(self, deadline: float) -> bytes:
         while (left := deadline - time.monotonic()) > 0:
-            for key, _ in self._selector.select(left):
+            has_ended = self._process.poll() is not None  # what a command left behind may hold the pipe open
+            ready = self._selector.select(0 if has_ended else min(left, LOOK))
+            for key, _ in ready:
                 if key.fileobj is self._stdin:
                     self._write()
                 elif data := os.read(self._stdout.fileno(), 1 << 16):
@@ -247,6 +251,8 @@ class _Client:
                     with suppress(subprocess.TimeoutExpired):
                         self._process.wait(GRACE)  # for its exit code
                     raise EOFError
+            if has_ended and not ready:
+                raise EOFError
         raise TimeoutError
 
     def _write(self) -> None:
