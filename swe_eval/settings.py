@@ -230,6 +230,10 @@ class VllmServing(OwnServing):
         """Adapters held at once."""
         return self.max_loras or 8
 
+    def gpus_per_copy(self, visible: int) -> int:
+        """GPUs that share one copy of the weights, of so many that the server has."""
+        return self.tensor_parallel_size or max(1, visible // self.data_parallel_size)
+
     @property
     def min_devices(self) -> int:
         """GPUs that a server of this kind takes at least."""

@@ -154,7 +154,7 @@ def arguments(settings: Settings, own_name: str, devices: Sequence[str]) -> list
     """vLLM's command line for the base model."""
     model, serving = settings.model, settings.serving
     assert isinstance(serving, VllmServing)
-    tensor_parallel = serving.tensor_parallel_size or max(1, len(devices) // serving.data_parallel_size)
+    tensor_parallel = serving.gpus_per_copy(len(devices))
     options = {
         "--model": model.base_model,
         "--revision": model.revision,
