@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -244,7 +245,7 @@ class ExternalServing(Group):
     """``serving=external``: an OpenAI-compatible endpoint that already runs."""
 
     kind: Literal["external"]
-    base_url: Annotated[str, Field(pattern=r"^https?://[^@]+$"), Free]
+    base_url: Annotated[str, Field(pattern=r"^https?://[^@]+$"), AfterValidator(lambda url: _is_url(url)), Free]
     """URL up to and including ``/v1``, without a password (use ``api_key_env``)."""
     api_key_env: Annotated[str | None, Free]
     """Name of the environment variable that holds the key; null if none is needed."""
@@ -604,6 +605,14 @@ def _fits(name: str) -> str:
     if not re.fullmatch(NAME, name):
         raise ValueError(f"{name!r} cannot be a file name here; write letters, digits, '.', '_' and '-'")
     return name
+
+
+def _is_url(url: str) -> str:
+    try:
+        urlsplit(url).port  # noqa: B018 - it raises
+    except ValueError as error:
+        raise ValueError(f"{url!r} is no address ({error}); write http://HOST:PORT/v1") from None
+    return url
 
 
 def _is_some(stages: tuple[str, ...]) -> tuple[str, ...]:

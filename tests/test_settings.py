@@ -77,6 +77,8 @@ def test_every_option_of_every_group_makes_valid_settings(option, tmp_path):
         (["stages=[report]"], "stages.0: input should be 'rollout' or 'grade', not 'report'"),
         (["agent.temperature=inf"], "agent.temperature: input should be a finite number"),
         (["serving=external", "serving.base_url=http://me:secret@host/v1"], "serving.base_url: string should match"),
+        (["serving=external", "serving.base_url=http://host:99999/v1"], "serving.base_url: 'http://host:99999/v1' is"),
+        (["serving=external", "serving.base_url='http://[::1/v1'"], "serving.base_url: 'http://[::1/v1' is"),
         (
             ["sandbox=docker", "sandbox.memory=1k"],
             "sandbox.memory: '1k' is too little for a container; write 8g, or 512m",
