@@ -539,6 +539,11 @@ class Settings(Group):
             "agent.actions=toolcall: vLLM must be told how the model writes tool calls; write "
             "model.tool_call_parser=..., or agent=textbased",
         )
+        yield (
+            self.model.reasoning_parser is not None and self.serving.kind == "transformers",
+            f"model.reasoning_parser={self.model.reasoning_parser}: serving=transformers leaves thoughts in "
+            "the answer; write null, or serving=vllm",
+        )
         merges = self.lora.kind != "none" and self.lora.apply == "merge"
         yield (
             merges and self.serving.kind == "external",
