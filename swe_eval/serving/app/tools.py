@@ -134,8 +134,8 @@ class ToolStream:
         return Parsed(self._new(parsed.content), parsed.calls[:most])
 
     def _new(self, content: str) -> str:
-        for token in self._special:
-            content = content.replace(token, "")
         new = content[self._sent :]
         self._sent = max(self._sent, len(content))
+        for token in self._special:
+            new = new.replace(token, "")
         return new
