@@ -301,6 +301,15 @@ class TestBase:
         [found] = examined(Made(["lm_head"]).write(tmp_path / "a"), base=self.copy(tmp_path / "m", tied=True))
         assert found.problems == ()
 
+    def test_without_an_lm_head_of_its_own_a_model_ties_it_whatever_its_configuration_says(self, tmp_path):
+        """Gemma's says nothing: it is the default of its class."""
+        base = self.copy(tmp_path / "m", tied=True)
+        config = json.loads((base / "config.json").read_text())
+        del config["tie_word_embeddings"]
+        (base / "config.json").write_text(json.dumps(config))
+        [found] = examined(Made(["lm_head"]).write(tmp_path / "a"), base=base)
+        assert found.problems == ()
+
     def test_a_layer_for_multi_token_prediction_is_none_of_the_models(self, tmp_path):
         """DeepSeek-V3's checkpoints hold one layer more than the model runs; no server applies its adapter."""
         [found] = examined(Made(ATTENTION).write(tmp_path / "a"), base=self.copy(tmp_path / "m", layers=2))

@@ -172,7 +172,7 @@ def _why_not_exact(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> 
 
 def _base(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Base:
     layers = config.get("num_hidden_layers")
-    linear = {site.name: site for site in _linear(tensors, config) if not is_beyond(site.name, layers)}
+    linear = {site.name: site for site in _linear(tensors) if not is_beyond(site.name, layers)}
     is_moe = any(config.get(key) for key in ("n_routed_experts", "num_experts", "num_local_experts"))
     return Base(linear, {site.name: site for site in _fused(linear)}, layers, is_moe)
 
@@ -183,12 +183,12 @@ def is_beyond(module: str, layers: int | None) -> bool:
     return layers is not None and found is not None and int(found[1]) >= layers
 
 
-def _linear(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Iterator[Site]:
+def _linear(tensors: Mapping[str, Tensor]) -> Iterator[Site]:
     for name, tensor in tensors.items():
         if name.endswith(".weight") and len(tensor.shape) == 2 and not name.endswith("embed_tokens.weight"):
             yield Site(name.removesuffix(".weight"), *tensor.shape)
     embedding = tensors.get("model.embed_tokens.weight")
-    if embedding and config.get("tie_word_embeddings") and "lm_head.weight" not in tensors:
+    if embedding and "lm_head.weight" not in tensors:  # they are tied, said or by the default of the model's class
         yield Site("lm_head", *embedding.shape)
 
 
