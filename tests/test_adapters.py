@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from swe_eval.adapters import CONFIG, WEIGHTS, base_hash, check, examine, to_merge
+from swe_eval.adapters import CONFIG, WEIGHTS, base_hash, check, content_hash, examine, to_merge
 from swe_eval.benchmark.demo.model import tiny_model
 from swe_eval.errors import UserError
 from swe_eval.settings import PACKAGE, AdapterSettings
@@ -428,6 +428,14 @@ def test_any_single_mutation_is_never_ok(names, data, how):
             path.write_bytes(path.read_bytes()[: -data.draw(st.integers(1, 2000))])
         [found] = examined(path.parent)
     assert all(verdict.kind == "refused" for verdict in found.verdicts.values()), found
+
+
+@pytest.mark.parametrize("lacking", [CONFIG, WEIGHTS])
+def test_what_only_another_server_can_load_is_known_by_its_path(lacking, tmp_path):
+    """serving=external may have adapter_model.bin, or the adapter merged."""
+    folder = Made(O_PROJ).write(tmp_path)
+    (folder / lacking).unlink()
+    assert content_hash(AdapterSettings(name="a", path=str(folder))) == f"path:{folder}"
 
 
 @pytest.mark.parametrize("changed", ["model.safetensors", "config.json"])

@@ -131,16 +131,16 @@ def read_adapter(folder: Path) -> Adapter:
 def content_hash(adapter: AdapterSettings) -> str:
     """SHA-256 over the adapter's configuration and weights (``base`` for the bare base model): its identity.
 
-    A directory that is not on this machine (``serving=external``) is known by its path alone.
+    One that is not on this machine, or of other files (``serving=external``), is known by its path alone.
     """
     if adapter.path is None:
         return "base"
-    folder = Path(adapter.path)
-    if not folder.is_dir():
+    files = [Path(adapter.path) / name for name in (CONFIG, WEIGHTS)]
+    if not all(map(Path.is_file, files)):
         return f"path:{adapter.path}"
     digest = hashlib.sha256()
-    for file in (CONFIG, WEIGHTS):
-        with (folder / file).open("rb") as content:
+    for file in files:
+        with file.open("rb") as content:
             while block := content.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
