@@ -69,7 +69,7 @@ def read_base(model: ModelSettings) -> Base:
     folder = model_folder(model)
     if folder is None:
         return Base(unknown=f"{model.base_model} is not on this machine yet")
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     files = weight_files(folder)
     if not files:
         return Base(unknown=f"{folder} holds no safetensors")
@@ -138,10 +138,15 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():  # transformers, too, prefers it
         return [folder / SINGLE]
     index = folder / INDEX
-    return [folder / name for name in sorted(set(_json(index)["weight_map"].values()))] if index.is_file() else []
+    return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))] if index.is_file() else []
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a file of the model.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
     try:
         parsed: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError) as error:
