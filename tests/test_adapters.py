@@ -203,13 +203,20 @@ class TestVerdicts:
             (modules(r"experts\.3\."), {}, "only adapters of every expert in every layer", "only all together"),
             (modules(r"1.mlp.experts\."), {}, "only adapters of every expert in every layer", "ok"),
             (
-                O_PROJ,
-                {"alpha_pattern": {"layers.1.self_attn.o_proj": 3}},
-                "ok",
-                "vLLM scales all modules by one factor",
+                EXPERTS,
+                {"alpha_pattern": {"up_proj": 3}},
+                "PEFT forgets rank_pattern and alpha_pattern",
+                "that vLLM heeds rank_pattern and alpha_pattern of",
             ),
-            (EXPERTS, {"alpha_pattern": {"up_proj": 3}}, "PEFT forgets rank_pattern and alpha_pattern", "one factor"),
+            (
+                modules("mlp.gate$"),
+                {"target_modules": [], "target_parameters": ["gate.weight"], "alpha_pattern": {"gate.weight": 3}},
+                "ok",
+                "that vLLM heeds rank_pattern and alpha_pattern of",
+            ),
+            (O_PROJ, {"alpha_pattern": {"layers.1.self_attn.o_proj": 3}}, "ok", "ok"),
             (O_PROJ, {"r": 1024}, "ok", "vLLM takes ranks up to 512"),
+            (O_PROJ, {"rank_pattern": {"no_module": 1024}}, "ok", "vLLM takes ranks up to 512"),
         ],
     )
     def test_what_a_backend_would_lose_must_be_merged(self, names, config, transformers, vllm, tmp_path):

@@ -72,6 +72,11 @@ class LoraConfig(BaseModel):
                 raise ValueError(f"{pattern!r} is no regular expression ({error})") from None
         return value
 
+    @property
+    def largest_rank(self) -> int:
+        """Of all that it names, whether there is a pair of that rank or not."""
+        return max([self.r, *(self.rank_pattern or {}).values()])
+
     def rank(self, key: str) -> int:
         """Rank of the pair at a module, or a parameter of a module."""
         return int(_by_pattern(self.rank_pattern, key, self.r))

@@ -5,7 +5,7 @@ Measured with PEFT 0.21.2 on transformers 5.23 and with vLLM 0.32, against delta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -76,9 +76,13 @@ def _transformers(adapter: Adapter, base: Base, placed: Collection[Placed]) -> I
 
 
 def _forgotten(config: LoraConfig, renamed: Collection[Placed]) -> Iterator[str]:
-    usual = config.r, config.lora_alpha
-    if special := [each.site.name for each in renamed if (config.rank(each.key), config.alpha(each.key)) != usual]:
+    if special := _special(config, [each.key for each in renamed]):
         yield f"PEFT forgets rank_pattern and alpha_pattern of {some(special)}"
+
+
+def _special(config: LoraConfig, keys: Iterable[str]) -> list[str]:
+    """Those that ``rank_pattern`` or ``alpha_pattern`` sets apart."""
+    return [key for key in keys if (config.rank(key), config.alpha(key)) != (config.r, config.lora_alpha)]
 
 
 def _fusible(adapter: Adapter, base: Base, experts: Collection[Placed]) -> Iterator[str]:
@@ -105,15 +109,11 @@ def _vllm(adapter: Adapter, base: Base, placed: Collection[Placed]) -> Iterator[
     experts = [each for each in placed if each.container]
     if experts and ({each.leaf for each in experts} != MLP or not _is_whole(base, experts, per_layer=True)):
         yield "vLLM takes experts only all together, each with gate_proj, up_proj and down_proj"
-    yield from _vllm_scale(adapter, placed)
-
-
-def _vllm_scale(adapter: Adapter, placed: Collection[Placed]) -> Iterator[str]:
-    config = adapter.config
-    if other := [each.site.name for each in placed if config.scale(each.key) != config.scale("")]:
-        yield f"vLLM scales all modules by one factor, not by rank_pattern or alpha_pattern of {some(other)}"
-    ranks = [config.rank(each.key) for each in placed] or [config.r]
-    if max(*ranks, config.r) > LORA_RANKS[-1]:
+    keys = {each.pair.module: each.key for each in placed}  # vLLM goes by the module, whatever PEFT's patterns know
+    unsure = [module for module in adapter.pairs if EXPERT.fullmatch(module) or keys.get(module, module) != module]
+    if special := _special(adapter.config, {*unsure, *(keys.get(module, module) for module in unsure)}):
+        yield f"that vLLM heeds rank_pattern and alpha_pattern of {some(special)} is not verified"
+    if adapter.config.largest_rank > LORA_RANKS[-1]:
         yield f"vLLM takes ranks up to {LORA_RANKS[-1]}"
 
 

@@ -185,7 +185,7 @@ def lora_arguments(settings: Settings, at_start: Mapping[str, str]) -> list[str]
     if not arms:
         return []
     found = adapters.examine(arms, settings.model)
-    rank = max(each.ranks[-1] for each in found)
+    rank = max(each.adapter.config.largest_rank for each in found if each.adapter)
     modules = [json.dumps({"name": at_start[arm.name], "path": arm.path}) for arm in arms if arm.name in at_start]
     slots = min(serving.slots, len(arms))
     return [
