@@ -53,6 +53,7 @@ def swe_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             "swe_eval: model.base_model=/nowhere: no such directory; write a hub id",
         ),
         ("agent=toolcall", "swe_eval: chat template: it leaves out tool calls; write agent=textbased"),
+        ("serving.host=192.0.2.1", "swe_eval: serving.host=192.0.2.1: Cannot assign requested address"),
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(arguments, line, tmp_path):
