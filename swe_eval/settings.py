@@ -177,7 +177,7 @@ class OwnServing(Group):
     """Address to listen on."""
     port: Annotated[int | None, Field(ge=1, le=65535), Free]
     """Port to listen on; null takes a free one."""
-    api_key: Annotated[SecretStr | None, Free]
+    api_key: Annotated[SecretStr | None, AfterValidator(lambda key: _is_key(key)), Free]
     """Bearer key that clients must send; null makes a random one."""
     startup_timeout: Annotated[PositiveFloat, Free]
     """Seconds within which every adapter must answer."""
@@ -610,6 +610,17 @@ def _fits(name: str) -> str:
     if not re.fullmatch(NAME, name):
         raise ValueError(f"{name!r} cannot be a file name here; write letters, digits, '.', '_' and '-'")
     return name
+
+
+def is_header(text: str) -> bool:
+    """Whether HTTP can send it."""
+    return text.isascii() and text.isprintable()
+
+
+def _is_key(key: SecretStr | None) -> SecretStr | None:
+    if key and not is_header(key.get_secret_value()):
+        raise ValueError("has characters that HTTP cannot send; write letters and digits")
+    return key
 
 
 def _is_url(url: str) -> str:

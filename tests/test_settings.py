@@ -79,6 +79,7 @@ def test_every_option_of_every_group_makes_valid_settings(option, tmp_path):
         (["serving=external", "serving.base_url=http://me:secret@host/v1"], "serving.base_url: string should match"),
         (["serving=external", "serving.base_url=http://host:99999/v1"], "serving.base_url: 'http://host:99999/v1' is"),
         (["serving=external", "serving.base_url='http://[::1/v1'"], "serving.base_url: 'http://[::1/v1' is"),
+        (["serving.api_key='ключ'"], "serving.api_key: has characters that HTTP cannot send"),
         (["model.reasoning_parser=qwen3"], "model.reasoning_parser=qwen3: serving=transformers leaves thoughts in"),
         (
             ["sandbox=docker", "sandbox.memory=1k"],
