@@ -232,6 +232,19 @@ class TestVerdicts:
         kinds = [each.verdicts["transformers"].kind for each in examined(*folders)]
         assert kinds == ["ok", "ok", "must be merged", "ok"]
 
+    @pytest.mark.parametrize(
+        ("names", "config", "said"),
+        [
+            (EXPERTS, {"use_rslora": True}, "rsLoRA's scale is then wrong"),
+            (EXPERTS, {"alpha_pattern": {"up_proj": 3}}, "PEFT forgets rank_pattern and alpha_pattern"),
+            (modules("mlp.gate$"), {"alpha_pattern": {"gate": 3}}, "PEFT forgets rank_pattern and alpha_pattern"),
+        ],
+    )
+    def test_what_peft_would_scale_wrongly_must_be_merged_before_the_base_is_here(self, names, config, said, tmp_path):
+        """What it would drop is refused when the server loads it."""
+        [found] = examined(Made(names, **config).write(tmp_path), base="org/not-downloaded")
+        assert said in str(found.verdicts["transformers"])
+
     def test_a_run_that_is_not_to_merge_stops_with_the_reason_and_a_way_out(self, tmp_path, settings):
         folder = Made(modules("shared_experts")).write(tmp_path / "a")
         why = "^lora: trained: serving=transformers: must be merged: PEFT.*write lora.apply=auto"
