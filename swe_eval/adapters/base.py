@@ -84,9 +84,15 @@ def read_base(model: ModelSettings) -> Base:
 
 
 def model_folder(model: ModelSettings) -> Path | None:
-    """Where the model lies on this machine: a directory, or one in the hub's cache; None if it is in neither."""
+    """Where the model lies on this machine: a directory, or one in the hub's cache; None if it is in neither.
+
+    Raises:
+        UserError: it is a directory that is not there, one with a revision, or no hub id.
+    """
     folder = Path(model.base_model)
     if folder.is_dir():
+        if model.revision is not None:
+            raise UserError(f"model.revision={model.revision}: {folder} is no model of the hub; write null")
         return folder
     if folder.is_absolute() or model.base_model.startswith("."):
         raise UserError(f"model.base_model={folder}: no such directory; write a hub id or the path of a model")
