@@ -41,6 +41,8 @@ Free = "may differ when a run is continued"
 NAME = r"(?!comparison$)(?!.*\.jsonl?$)[^\W_][\w.-]{0,99}"
 """What an arm may be called: it is a folder, and files beside others are named after it."""
 AdapterName = Annotated[str, AfterValidator(lambda name: _fits(name))]
+Place = Annotated[str, Field(min_length=1)]
+"""A path or a hub id; what an unset variable of the shell leaves is none."""
 Probability = Annotated[float, Field(gt=0, le=1)]
 Size = Annotated[str, AfterValidator(lambda size: _is_size(size))]
 """Of memory or disk, as docker writes it."""
@@ -60,7 +62,7 @@ class ModelSettings(Group):
 
     name: AdapterName
     """Short name, used in the name of the run."""
-    base_model: str
+    base_model: Place
     """Hub id, or a directory in Hugging Face format."""
     revision: str | None
     """Hub revision; null is the default branch."""
@@ -83,7 +85,7 @@ class AdapterSettings(Group):
 
     name: AdapterName
     """Served model id, folder, and row in every table."""
-    path: Annotated[str | None, Free]
+    path: Annotated[Place | None, Free]
     """Directory with adapter_config.json; null is the base model itself. A run knows it by its content."""
 
 
@@ -113,7 +115,7 @@ class OneLora(_WithAdapters):
     kind: Annotated[Literal["one"], Free]
     name: Annotated[AdapterName, Free]
     """Name of the adapter."""
-    path: Annotated[str, Free]
+    path: Annotated[Place, Free]
     """Directory with adapter_config.json."""
     with_base: Annotated[bool, Free]
     """Evaluate the bare base model too, as the arm to compare with."""
@@ -127,9 +129,9 @@ class PairLora(_WithAdapters):
     """``lora=ab``: two arms on one server."""
 
     kind: Annotated[Literal["ab"], Free]
-    baseline: Annotated[str | None, Free]
+    baseline: Annotated[Place | None, Free]
     """Directory of adapter A; null is the base model itself."""
-    trained: Annotated[str, Free]
+    trained: Annotated[Place, Free]
     """Directory of adapter B."""
 
     @property
