@@ -120,11 +120,11 @@ def _tracking(settings: Settings) -> Finding:
 
 
 def _server(settings: Settings) -> Finding:
-    kind = settings.serving.kind
-    if kind == "vllm":
-        from swe_eval.serving.parts import preflight
+    from swe_eval.serving.parts import preflight
 
-        return Finding("ok", f"serving=vllm: {preflight(settings)}")
+    kind, program = settings.serving.kind, preflight(settings)
+    if kind == "vllm":
+        return Finding("ok", f"serving=vllm: {program}")
     wanted = [*PACKAGES.get(kind, ()), *(["bitsandbytes"] if settings.quantization.kind != "none" else [])]
     if missing := [name for name in wanted if find_spec(name) is None]:
         remedy = "write pip install 'swe_eval[serve]'"

@@ -21,9 +21,11 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from swe_eval.adapters import model_folder
+from swe_eval.adapters.base import weight_files
 from swe_eval.benchmark.instances import Instance
 from swe_eval.cluster import slurm
 from swe_eval.run_dir import read_json
+from swe_eval.serving.devices import visible_devices
 from swe_eval.settings import Settings
 
 GB = 1e9
@@ -100,8 +102,8 @@ def _memory(settings: Settings) -> Iterator[Finding]:
             yield Finding("warning", "serving=vllm: no GPU is visible; only vLLM's CPU build starts without one")
         return
     folder = model_folder(settings.model)
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0
-    shared = (serving.tensor_parallel_size or len(gpus)) if serving.kind == "vllm" else 1
+    weights = sum(file.stat().st_size for file in filter(Path.is_file, weight_files(folder))) if folder else 0
+    shared = serving.gpus_per_copy(len(gpus)) if serving.kind == "vllm" else 1
     room = min(gpus) * shared * serving.gpu_memory_utilization
     needed = weights * STORED[settings.quantization.kind]
     text = f"GPU memory: {needed / GB:.1f} GB of weights in {room / GB:.0f} GB"
@@ -116,10 +118,11 @@ def _memory(settings: Settings) -> Iterator[Finding]:
 
 def _gpu_memory() -> list[float]:
     """Bytes of every visible GPU."""
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not (visible := visible_devices()):
+        return []
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", f"--id={','.join(visible)}"]
     try:
-        listed = subprocess.run(query + ([f"--id={visible}"] if visible else []), capture_output=True, text=True)
+        listed = subprocess.run(query, capture_output=True, text=True)
     except OSError:
         return []
     return [float(line) * 2**20 for line in listed.stdout.split()] if listed.returncode == 0 else []

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -40,6 +41,8 @@ Free = "may differ when a run is continued"
 NAME = r"(?!comparison$)(?!.*\.jsonl?$)[^\W_][\w.-]{0,99}"
 """What an arm may be called: it is a folder, and files beside others are named after it."""
 AdapterName = Annotated[str, AfterValidator(lambda name: _fits(name))]
+Place = Annotated[str, Field(min_length=1)]
+"""A path or a hub id; what an unset variable of the shell leaves is none."""
 Probability = Annotated[float, Field(gt=0, le=1)]
 Size = Annotated[str, AfterValidator(lambda size: _is_size(size))]
 """Of memory or disk, as docker writes it."""
@@ -59,7 +62,7 @@ class ModelSettings(Group):
 
     name: AdapterName
     """Short name, used in the name of the run."""
-    base_model: str
+    base_model: Place
     """Hub id, or a directory in Hugging Face format."""
     revision: str | None
     """Hub revision; null is the default branch."""
@@ -82,7 +85,7 @@ class AdapterSettings(Group):
 
     name: AdapterName
     """Served model id, folder, and row in every table."""
-    path: Annotated[str | None, Free]
+    path: Annotated[Place | None, Free]
     """Directory with adapter_config.json; null is the base model itself. A run knows it by its content."""
 
 
@@ -112,7 +115,7 @@ class OneLora(_WithAdapters):
     kind: Annotated[Literal["one"], Free]
     name: Annotated[AdapterName, Free]
     """Name of the adapter."""
-    path: Annotated[str, Free]
+    path: Annotated[Place, Free]
     """Directory with adapter_config.json."""
     with_base: Annotated[bool, Free]
     """Evaluate the bare base model too, as the arm to compare with."""
@@ -126,9 +129,9 @@ class PairLora(_WithAdapters):
     """``lora=ab``: two arms on one server."""
 
     kind: Annotated[Literal["ab"], Free]
-    baseline: Annotated[str | None, Free]
+    baseline: Annotated[Place | None, Free]
     """Directory of adapter A; null is the base model itself."""
-    trained: Annotated[str, Free]
+    trained: Annotated[Place, Free]
     """Directory of adapter B."""
 
     @property
@@ -176,7 +179,7 @@ class OwnServing(Group):
     """Address to listen on."""
     port: Annotated[int | None, Field(ge=1, le=65535), Free]
     """Port to listen on; null takes a free one."""
-    api_key: Annotated[SecretStr | None, Free]
+    api_key: Annotated[SecretStr | None, AfterValidator(lambda key: _is_key(key)), Free]
     """Bearer key that clients must send; null makes a random one."""
     startup_timeout: Annotated[PositiveFloat, Free]
     """Seconds within which every adapter must answer."""
@@ -230,6 +233,10 @@ class VllmServing(OwnServing):
         """Adapters held at once."""
         return self.max_loras or 8
 
+    def gpus_per_copy(self, visible: int) -> int:
+        """GPUs that share one copy of the weights, of so many that the server has."""
+        return self.tensor_parallel_size or max(1, visible // self.data_parallel_size)
+
     @property
     def min_devices(self) -> int:
         """GPUs that a server of this kind takes at least."""
@@ -240,7 +247,7 @@ class ExternalServing(Group):
     """``serving=external``: an OpenAI-compatible endpoint that already runs."""
 
     kind: Literal["external"]
-    base_url: Annotated[str, Field(pattern=r"^https?://[^@]+$"), Free]
+    base_url: Annotated[str, Field(pattern=r"^https?://[^@]+$"), AfterValidator(lambda url: _is_url(url)), Free]
     """URL up to and including ``/v1``, without a password (use ``api_key_env``)."""
     api_key_env: Annotated[str | None, Free]
     """Name of the environment variable that holds the key; null if none is needed."""
@@ -534,6 +541,11 @@ class Settings(Group):
             "agent.actions=toolcall: vLLM must be told how the model writes tool calls; write "
             "model.tool_call_parser=..., or agent=textbased",
         )
+        yield (
+            self.model.reasoning_parser is not None and self.serving.kind == "transformers",
+            f"model.reasoning_parser={self.model.reasoning_parser}: serving=transformers leaves thoughts in "
+            "the answer; write null, or serving=vllm",
+        )
         merges = self.lora.kind != "none" and self.lora.apply == "merge"
         yield (
             merges and self.serving.kind == "external",
@@ -600,6 +612,25 @@ def _fits(name: str) -> str:
     if not re.fullmatch(NAME, name):
         raise ValueError(f"{name!r} cannot be a file name here; write letters, digits, '.', '_' and '-'")
     return name
+
+
+def is_header(text: str) -> bool:
+    """Whether HTTP can send it."""
+    return text.isascii() and text.isprintable()
+
+
+def _is_key(key: SecretStr | None) -> SecretStr | None:
+    if key and not is_header(key.get_secret_value()):
+        raise ValueError("has characters that HTTP cannot send; write letters and digits")
+    return key
+
+
+def _is_url(url: str) -> str:
+    try:
+        urlsplit(url).port  # noqa: B018 - it raises
+    except ValueError as error:
+        raise ValueError(f"{url!r} is no address ({error}); write http://HOST:PORT/v1") from None
+    return url
 
 
 def _is_some(stages: tuple[str, ...]) -> tuple[str, ...]:

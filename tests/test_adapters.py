@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from swe_eval.adapters import CONFIG, WEIGHTS, base_hash, check, examine, to_merge
+from swe_eval.adapters import CONFIG, WEIGHTS, base_hash, check, content_hash, examine, to_merge
 from swe_eval.benchmark.demo.model import tiny_model
 from swe_eval.errors import UserError
 from swe_eval.settings import PACKAGE, AdapterSettings
@@ -203,13 +203,20 @@ class TestVerdicts:
             (modules(r"experts\.3\."), {}, "only adapters of every expert in every layer", "only all together"),
             (modules(r"1.mlp.experts\."), {}, "only adapters of every expert in every layer", "ok"),
             (
-                O_PROJ,
-                {"alpha_pattern": {"layers.1.self_attn.o_proj": 3}},
-                "ok",
-                "vLLM scales all modules by one factor",
+                EXPERTS,
+                {"alpha_pattern": {"up_proj": 3}},
+                "PEFT forgets rank_pattern and alpha_pattern",
+                "that vLLM heeds rank_pattern and alpha_pattern of",
             ),
-            (EXPERTS, {"alpha_pattern": {"up_proj": 3}}, "PEFT forgets rank_pattern and alpha_pattern", "one factor"),
+            (
+                modules("mlp.gate$"),
+                {"target_modules": [], "target_parameters": ["gate.weight"], "alpha_pattern": {"gate.weight": 3}},
+                "ok",
+                "that vLLM heeds rank_pattern and alpha_pattern of",
+            ),
+            (O_PROJ, {"alpha_pattern": {"layers.1.self_attn.o_proj": 3}}, "ok", "ok"),
             (O_PROJ, {"r": 1024}, "ok", "vLLM takes ranks up to 512"),
+            (O_PROJ, {"rank_pattern": {"no_module": 1024}}, "ok", "vLLM takes ranks up to 512"),
         ],
     )
     def test_what_a_backend_would_lose_must_be_merged(self, names, config, transformers, vllm, tmp_path):
@@ -224,6 +231,19 @@ class TestVerdicts:
         folders = [Made(these).write(tmp_path / str(index)) for index, these in enumerate(names)]
         kinds = [each.verdicts["transformers"].kind for each in examined(*folders)]
         assert kinds == ["ok", "ok", "must be merged", "ok"]
+
+    @pytest.mark.parametrize(
+        ("names", "config", "said"),
+        [
+            (EXPERTS, {"use_rslora": True}, "rsLoRA's scale is then wrong"),
+            (EXPERTS, {"alpha_pattern": {"up_proj": 3}}, "PEFT forgets rank_pattern and alpha_pattern"),
+            (modules("mlp.gate$"), {"alpha_pattern": {"gate": 3}}, "PEFT forgets rank_pattern and alpha_pattern"),
+        ],
+    )
+    def test_what_peft_would_scale_wrongly_must_be_merged_before_the_base_is_here(self, names, config, said, tmp_path):
+        """What it would drop is refused when the server loads it."""
+        [found] = examined(Made(names, **config).write(tmp_path), base="org/not-downloaded")
+        assert said in str(found.verdicts["transformers"])
 
     def test_a_run_that_is_not_to_merge_stops_with_the_reason_and_a_way_out(self, tmp_path, settings):
         folder = Made(modules("shared_experts")).write(tmp_path / "a")
@@ -299,6 +319,15 @@ class TestBase:
 
     def test_tied_embeddings_have_an_lm_head(self, tmp_path):
         [found] = examined(Made(["lm_head"]).write(tmp_path / "a"), base=self.copy(tmp_path / "m", tied=True))
+        assert found.problems == ()
+
+    def test_without_an_lm_head_of_its_own_a_model_ties_it_whatever_its_configuration_says(self, tmp_path):
+        """Gemma's says nothing: it is the default of its class."""
+        base = self.copy(tmp_path / "m", tied=True)
+        config = json.loads((base / "config.json").read_text())
+        del config["tie_word_embeddings"]
+        (base / "config.json").write_text(json.dumps(config))
+        [found] = examined(Made(["lm_head"]).write(tmp_path / "a"), base=base)
         assert found.problems == ()
 
     def test_a_layer_for_multi_token_prediction_is_none_of_the_models(self, tmp_path):
@@ -419,6 +448,14 @@ def test_any_single_mutation_is_never_ok(names, data, how):
             path.write_bytes(path.read_bytes()[: -data.draw(st.integers(1, 2000))])
         [found] = examined(path.parent)
     assert all(verdict.kind == "refused" for verdict in found.verdicts.values()), found
+
+
+@pytest.mark.parametrize("lacking", [CONFIG, WEIGHTS])
+def test_what_only_another_server_can_load_is_known_by_its_path(lacking, tmp_path):
+    """serving=external may have adapter_model.bin, or the adapter merged."""
+    folder = Made(O_PROJ).write(tmp_path)
+    (folder / lacking).unlink()
+    assert content_hash(AdapterSettings(name="a", path=str(folder))) == f"path:{folder}"
 
 
 @pytest.mark.parametrize("changed", ["model.safetensors", "config.json"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from swe_eval.benchmark.demo.model import tiny_model
 from swe_eval.command import exit_code
 from swe_eval.help import describe_fields
 from swe_eval.settings import PACKAGE
@@ -53,6 +54,8 @@ def swe_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             "swe_eval: model.base_model=/nowhere: no such directory; write a hub id",
         ),
         ("agent=toolcall", "swe_eval: chat template: it leaves out tool calls; write agent=textbased"),
+        ("model.revision=main", f"swe_eval: model.revision=main: {tiny_model()} is no model of the hub; write null"),
+        ("serving.host=192.0.2.1", "swe_eval: serving.host=192.0.2.1: Cannot assign requested address"),
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(arguments, line, tmp_path):

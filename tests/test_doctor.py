@@ -104,6 +104,22 @@ def test_packages_that_are_not_installed_are_named(diagnosed, monkeypatch):
     assert "problem serving=transformers: not installed: no_such_package; write pip install 'swe_eval[serve]'" in lines
 
 
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["serving.host=192.0.2.1"], "problem serving.host=192.0.2.1: Cannot assign requested address"),
+        (
+            ["serving=external", "serving.base_url=http://host/v1", "serving.api_key_env=NO_SUCH_KEY"],
+            "problem serving.api_key_env: the environment variable NO_SUCH_KEY is not set; export it, or write null",
+        ),
+    ],
+)
+def test_a_server_that_a_run_would_not_start_or_reach_is_told(overrides, line, diagnosed):
+    code, lines = diagnosed("lora=none", *overrides)
+    assert code == 2
+    assert any(each.startswith(line) for each in lines)
+
+
 def test_an_engine_that_does_not_answer_and_a_dataset_that_is_not_there_are_told_together(diagnosed):
     code, lines = diagnosed(
         "lora=none", "sandbox=docker", "sandbox.executable=no-such-docker", "benchmark.dataset=/no/rows.jsonl"

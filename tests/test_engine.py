@@ -22,7 +22,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 from swe_eval.serving.app import batch, prefix_cache
 from swe_eval.serving.app.engine import Busy, Engine, Stopping
 from swe_eval.serving.app.http import create_app
-from swe_eval.serving.app.sampling import Sampler
+from swe_eval.serving.app.sampling import IMPOSSIBLE, Sampler, score
 from swe_eval.serving.app.sequence import Piece, Request
 from swe_eval.serving.app.weights import Source, load
 
@@ -156,6 +156,12 @@ def test_other_architectures_say_what_transformers_says(config, talkative, tmp_p
         expected.append(engine.text(new[0, len(one.prompt) :].tolist()))
     assert texts(complete_all(engine, *asked)) == expected
     engine.close()
+
+
+def test_a_token_that_is_impossible_has_a_score_that_json_can_tell():
+    """vLLM's; minus infinity would be an HTTP 500."""
+    [scored] = score(torch.tensor([[0.0, -torch.inf]]), [1], 2)
+    assert (scored.logprob, scored.top) == (IMPOSSIBLE, ((0, 0.0), (1, IMPOSSIBLE)))
 
 
 def test_sixteen_bits_do_not_keep_a_rare_token_from_being_drawn():

@@ -49,6 +49,13 @@ def test_unset_key(url: str) -> None:
         connect(url, api_key_env="NOT_THERE")
 
 
+def test_key_with_the_rest_of_its_file(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line break in a key is the user's error, and is not sent."""
+    monkeypatch.setenv(KEY_ENV, "secret\n")
+    with pytest.raises(UserError, match=rf"serving\.api_key_env: {KEY_ENV} has characters that HTTP cannot send"):
+        connect(url)
+
+
 def test_wrong_key(url: str) -> None:
     """A refused key names the field that holds it, and the key stays secret."""
     with pytest.raises(ServingError, match=r"HTTP 401: Incorrect API key.*serving\.api_key_env"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -44,6 +45,16 @@ def test_a_task_repo_gives_its_tasks_with_what_their_images_are_made_of():
     benchmark = loaded(DEMO)
     assert len(benchmark.instances) == 7
     assert all((instance.context / "Dockerfile").is_file() for instance in benchmark.instances)
+
+
+@pytest.mark.parametrize(("file", "text"), [("task.yaml", "a: ["), ("task.yaml", "a: 1"), ("tests.json", "{")])
+def test_a_task_repo_with_a_damaged_file_is_one_line(file, text, tmp_path):
+    repo = tmp_path / "repo"
+    shutil.copytree(DEMO / "tasks", repo / "tasks")
+    next(repo.glob(f"tasks/*/{file}")).write_text(text)
+    with pytest.raises(UserError, match=rf"^benchmark\.dataset={repo}: cannot be loaded") as error:
+        loaded(repo)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.parquet", "test.parquet"])

@@ -322,6 +322,11 @@ class TestRefusals:
         (torn / missing).unlink()
         assert why in refusal(lambda: merged(torn, small))
 
+    def test_a_configuration_that_is_damaged(self, base: Path, small: Path, tmp_path: Path) -> None:
+        torn = Path(shutil.copytree(base, tmp_path / "torn"))
+        (torn / "config.json").write_text("{")
+        assert f"{torn / 'config.json'} cannot be read" in refusal(lambda: merged(torn, small))
+
     def test_a_hub_id_that_is_not_there(self, small: Path) -> None:
         line = refusal(lambda: merged_checkpoint("nobody/nothing", small, print))
         assert line.startswith("model.base_model=nobody/nothing: no directory, and no model of the hub: ")

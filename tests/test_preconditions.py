@@ -44,12 +44,12 @@ def chat(settings, model):
 
 @pytest.fixture
 def gpu(monkeypatch, tmp_path):
-    """``gpu(24)``: nvidia-smi tells of one with so many GiB."""
+    """``gpu(24)``: nvidia-smi tells of one with so many GiB, ``gpu(24, 2)`` of two."""
 
-    def installed(gib: int) -> None:
+    def installed(gib: int, count: int = 1) -> None:
         (tmp_path / "bin").mkdir()
         script = tmp_path / "bin" / "nvidia-smi"
-        script.write_text(f"#!/bin/sh\necho {gib * 1024}\n")
+        script.write_text("#!/bin/sh\n" + f"echo {gib * 1024}\n" * count)
         script.chmod(0o755)
         monkeypatch.setenv("PATH", str(script.parent), prepend=":")
 
@@ -142,6 +142,23 @@ class TestMemory:
         assert "they do not fit; write quantization=fp8, or more GPUs" in self.found(settings, weights, "serving=vllm")
         assert "they do not fit; write quantization=4bit" in self.found(settings, weights)
         assert "6.8 GB of weights in 15 GB" in self.found(settings, weights, "quantization=4bit")
+
+    def test_each_copy_of_the_weights_has_a_part_of_the_gpus(self, settings, weights, gpu):
+        gpu(16, 2)
+        assert "of weights in 31 GB" in self.found(settings, weights, "serving=vllm")
+        copies = self.found(settings, weights, "serving=vllm", "serving.data_parallel_size=2")
+        assert "of weights in 15 GB: they do not fit" in copies
+
+    def test_weights_that_lie_there_twice_are_loaded_once(self, settings, weights, gpu):
+        """Mistral's repositories have them in a format of their own, too."""
+        gpu(40)
+        (weights / "consolidated.safetensors").hardlink_to(weights / "model.safetensors")
+        assert self.found(settings, weights, "serving=vllm") == "GPU memory: 21.4 GB of weights in 39 GB"
+
+    def test_a_gpu_that_is_hidden_is_none(self, settings, weights, gpu, monkeypatch):
+        gpu(40)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        assert "no GPU is visible" in self.found(settings, weights, "serving=vllm")
 
     def test_no_gpu_is_said_of_vllm(self, settings, weights, monkeypatch):
         monkeypatch.setenv("PATH", "/nonexistent")

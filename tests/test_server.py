@@ -401,6 +401,11 @@ class TestTools:
         assert (message.content, message.tool_calls[0].function.name) == ("Look.", "bash")
         assert "<|message_sep|>" not in parrot.ask().choices[0].message.content
 
+    def test_special_tokens_are_no_text_with_tools_either(self, parrot: Parrot) -> None:
+        """Not even one that the tokenizer's configuration does not name."""
+        parrot.says("Look.<|im_start|>")
+        assert [parrot.ask(**fields).choices[0].message.content for fields in ({}, {"tools": [BASH]})] == ["Look."] * 2
+
     def test_without_tools_a_call_is_text(self, parrot: Parrot) -> None:
         """Nobody who did not offer tools gets calls."""
         parrot.says(f"<tool_call>{LS}</tool_call>")

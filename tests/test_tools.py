@@ -75,11 +75,20 @@ def test_a_stream_of_single_characters_says_the_same(parser, text, content, call
         ("hermes", '<tool_call>{"arguments": {}}</tool_call>'),
         ("hermes", '<tool_call>{"name": "bash", "arguments": [1]}</tool_call>'),
         ("qwen3_coder", "<tool_call>bash ls</tool_call>"),
+        ("qwen3_coder", "<tool_call><function=bash><parameter=command>\nrm -rf /tmp/a"),
     ],
 )
 def test_a_malformed_call_is_text(parser, text):
     assert parsed(parser, text) == (text, [])
     assert parsed(parser, text, pieces=list(text)) == (text, [])
+
+
+@pytest.mark.parametrize("parameters", [None, True, "text", {"properties": None}, {"properties": {"command": True}}])
+def test_a_schema_may_be_anything(parameters):
+    stream = ToolStream(PARSERS["qwen3_coder"], [{"function": {"name": "bash", "parameters": parameters}}], [])
+    stream.push("<tool_call><function=bash><parameter=command>ls</parameter></function></tool_call>")
+    [call] = stream.close(None).calls
+    assert json.loads(call.arguments) == {"command": "ls"}
 
 
 def test_special_tokens_are_no_part_of_malformed_text():

@@ -54,6 +54,12 @@ class TestCommandLine:
             f'{{"name": "r24-2", "path": "{folders["r24"]}"}}',
         ]
 
+    def test_room_for_every_rank_that_the_configuration_names(self, tmp_path, settings):
+        """vLLM refuses an adapter by those, whether a module has them or not."""
+        names = modules("o_proj")
+        folder = Made(names, r=64, ranks=dict.fromkeys(names, 4)).write(tmp_path / "adapter")
+        assert "--max-lora-rank=64" in lora_arguments(settings("serving=vllm", *arms({"a": folder})), {})
+
     @pytest.mark.parametrize(("names", "told"), [("o_proj|q_proj", ["o_proj", "q_proj"]), (r"o_proj|\.experts\.", [])])
     def test_no_room_is_made_at_experts_that_no_adapter_changes(self, names, told, tmp_path, settings):
         """At every expert, it would be many times that of all other modules."""

@@ -39,10 +39,14 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoints(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Eight adapters on the attention, as a training run leaves them, of two ranks."""
+    """Eight adapters on the attention, as a training run leaves them, of two ranks and with two scales."""
     run = tmp_path_factory.mktemp("grpo-run")
-    attention = ["q_proj", "kv_a_proj_with_mqa", "o_proj"]
+    lora = {
+        "target_modules": ["q_proj", "kv_a_proj_with_mqa", "o_proj"],
+        "rank_pattern": {"o_proj": 16},
+        "alpha_pattern": {r"layers\.1\.self_attn\.q_proj": 24},
+    }
     return {
-        f"step-{100 * step}": random_adapter(dense, run / f"checkpoint-{100 * step}", step, target_modules=attention)
+        f"step-{100 * step}": random_adapter(dense, run / f"checkpoint-{100 * step}", step, **lora)
         for step in range(1, 9)
     }

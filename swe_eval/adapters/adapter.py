@@ -72,6 +72,11 @@ class LoraConfig(BaseModel):
                 raise ValueError(f"{pattern!r} is no regular expression ({error})") from None
         return value
 
+    @property
+    def largest_rank(self) -> int:
+        """Of all that it names, whether there is a pair of that rank or not."""
+        return max([self.r, *(self.rank_pattern or {}).values()])
+
     def rank(self, key: str) -> int:
         """Rank of the pair at a module, or a parameter of a module."""
         return int(_by_pattern(self.rank_pattern, key, self.r))
@@ -131,16 +136,16 @@ def read_adapter(folder: Path) -> Adapter:
 def content_hash(adapter: AdapterSettings) -> str:
     """SHA-256 over the adapter's configuration and weights (``base`` for the bare base model): its identity.
 
-    A directory that is not on this machine (``serving=external``) is known by its path alone.
+    One that is not on this machine, or of other files (``serving=external``), is known by its path alone.
     """
     if adapter.path is None:
         return "base"
-    folder = Path(adapter.path)
-    if not folder.is_dir():
+    files = [Path(adapter.path) / name for name in (CONFIG, WEIGHTS)]
+    if not all(map(Path.is_file, files)):
         return f"path:{adapter.path}"
     digest = hashlib.sha256()
-    for file in (CONFIG, WEIGHTS):
-        with (folder / file).open("rb") as content:
+    for file in files:
+        with file.open("rb") as content:
             while block := content.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

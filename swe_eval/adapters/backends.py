@@ -5,7 +5,7 @@ Measured with PEFT 0.21.2 on transformers 5.23 and with vLLM 0.32, against delta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -61,28 +61,41 @@ _RENAMED = {
 
 
 def _transformers(adapter: Adapter, base: Base, placed: Collection[Placed]) -> Iterator[str]:
-    if not base.is_moe:
-        return
-    config = adapter.config
+    if base.is_moe:
+        yield from _lost(adapter, base, placed)
+    if base.is_moe or base.unknown:
+        yield from _scaled_wrongly(adapter, placed)
+
+
+def _lost(adapter: Adapter, base: Base, placed: Collection[Placed]) -> Iterator[str]:
+    """What PEFT does not load, and our server then refuses."""
     experts = [each for each in placed if each.container]
     if dropped := [e.site.name for e in placed if e.leaf in MLP and not e.container and e.site.experts == 1]:
         yield f"PEFT takes gate_proj, up_proj and down_proj for this model's fused experts, and drops {some(dropped)}"
     if experts:
         yield from _fusible(adapter, base, experts)
-    if config.lora_dropout and any(each.site.experts > 1 or each.container for each in placed):
+    if adapter.config.lora_dropout and any(each.site.experts > 1 or each.container for each in placed):
         yield "PEFT refuses experts with lora_dropout"
-    renamed = [each for each in placed if each.key == each.site.name and (each.container or each.leaf == "gate")]
-    yield from _forgotten(config, [each for each in renamed if each.leaf != "down_proj"])
 
 
-def _forgotten(config: LoraConfig, renamed: Collection[Placed]) -> Iterator[str]:
-    usual = config.r, config.lora_alpha
-    if special := [each.site.name for each in renamed if (config.rank(each.key), config.alpha(each.key)) != usual]:
+def _scaled_wrongly(adapter: Adapter, placed: Collection[Placed]) -> Iterator[str]:
+    """What PEFT says nothing of."""
+    fused = [module for module in adapter.pairs if EXPERT.fullmatch(module) and not module.endswith(".down_proj")]
+    if fused and adapter.config.use_rslora:
+        yield "PEFT doubles the rank of fused experts, and rsLoRA's scale is then wrong by a factor of 1.41"
+    parameters = {each.pair.module for each in placed if each.key != each.site.name}
+    routers = [module for module in adapter.pairs if module.endswith(".gate") and module not in parameters]
+    if special := _special(adapter.config, [*fused, *routers]):
         yield f"PEFT forgets rank_pattern and alpha_pattern of {some(special)}"
 
 
+def _special(config: LoraConfig, keys: Iterable[str]) -> list[str]:
+    """Those that ``rank_pattern`` or ``alpha_pattern`` sets apart."""
+    return [key for key in keys if (config.rank(key), config.alpha(key)) != (config.r, config.lora_alpha)]
+
+
 def _fusible(adapter: Adapter, base: Base, experts: Collection[Placed]) -> Iterator[str]:
-    """PEFT fuses per-expert pairs by itself; only of whole sets of them, and with the scale of plain LoRA."""
+    """PEFT fuses per-expert pairs by itself; only of whole sets of them."""
     leaves = {each.leaf for each in experts}
     if leaves not in ({"down_proj"}, MLP):
         yield f"PEFT cannot fuse experts' {' and '.join(sorted(leaves))} alone"
@@ -90,8 +103,6 @@ def _fusible(adapter: Adapter, base: Base, experts: Collection[Placed]) -> Itera
         yield "PEFT fuses only adapters of every expert in every layer"
     if isinstance(adapter.config.target_modules, str):
         yield "PEFT looks for the experts in vain with a regular expression as target_modules"
-    if adapter.config.use_rslora and leaves != {"down_proj"}:
-        yield "PEFT doubles the rank of fused experts, and rsLoRA's scale is then wrong by a factor of 1.41"
 
 
 def _vllm(adapter: Adapter, base: Base, placed: Collection[Placed]) -> Iterator[str]:
@@ -105,15 +116,11 @@ def _vllm(adapter: Adapter, base: Base, placed: Collection[Placed]) -> Iterator[
     experts = [each for each in placed if each.container]
     if experts and ({each.leaf for each in experts} != MLP or not _is_whole(base, experts, per_layer=True)):
         yield "vLLM takes experts only all together, each with gate_proj, up_proj and down_proj"
-    yield from _vllm_scale(adapter, placed)
-
-
-def _vllm_scale(adapter: Adapter, placed: Collection[Placed]) -> Iterator[str]:
-    config = adapter.config
-    if other := [each.site.name for each in placed if config.scale(each.key) != config.scale("")]:
-        yield f"vLLM scales all modules by one factor, not by rank_pattern or alpha_pattern of {some(other)}"
-    ranks = [config.rank(each.key) for each in placed] or [config.r]
-    if max(*ranks, config.r) > LORA_RANKS[-1]:
+    keys = {each.pair.module: each.key for each in placed}  # vLLM goes by the module, whatever PEFT's patterns know
+    unsure = [module for module in adapter.pairs if EXPERT.fullmatch(module) or keys.get(module, module) != module]
+    if special := _special(adapter.config, {*unsure, *(keys.get(module, module) for module in unsure)}):
+        yield f"that vLLM heeds rank_pattern and alpha_pattern of {some(special)} is not verified"
+    if adapter.config.largest_rank > LORA_RANKS[-1]:
         yield f"vLLM takes ranks up to {LORA_RANKS[-1]}"
 
 

@@ -69,7 +69,7 @@ def read_base(model: ModelSettings) -> Base:
     folder = model_folder(model)
     if folder is None:
         return Base(unknown=f"{model.base_model} is not on this machine yet")
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     files = weight_files(folder)
     if not files:
         return Base(unknown=f"{folder} holds no safetensors")
@@ -84,9 +84,15 @@ def read_base(model: ModelSettings) -> Base:
 
 
 def model_folder(model: ModelSettings) -> Path | None:
-    """Where the model lies on this machine: a directory, or one in the hub's cache; None if it is in neither."""
+    """Where the model lies on this machine: a directory, or one in the hub's cache; None if it is in neither.
+
+    Raises:
+        UserError: it is a directory that is not there, one with a revision, or no hub id.
+    """
     folder = Path(model.base_model)
     if folder.is_dir():
+        if model.revision is not None:
+            raise UserError(f"model.revision={model.revision}: {folder} is no model of the hub; write null")
         return folder
     if folder.is_absolute() or model.base_model.startswith("."):
         raise UserError(f"model.base_model={folder}: no such directory; write a hub id or the path of a model")
@@ -138,10 +144,15 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():  # transformers, too, prefers it
         return [folder / SINGLE]
     index = folder / INDEX
-    return [folder / name for name in sorted(set(_json(index)["weight_map"].values()))] if index.is_file() else []
+    return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))] if index.is_file() else []
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a file of the model.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
     try:
         parsed: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -172,7 +183,7 @@ def _why_not_exact(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> 
 
 def _base(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Base:
     layers = config.get("num_hidden_layers")
-    linear = {site.name: site for site in _linear(tensors, config) if not is_beyond(site.name, layers)}
+    linear = {site.name: site for site in _linear(tensors) if not is_beyond(site.name, layers)}
     is_moe = any(config.get(key) for key in ("n_routed_experts", "num_experts", "num_local_experts"))
     return Base(linear, {site.name: site for site in _fused(linear)}, layers, is_moe)
 
@@ -183,12 +194,12 @@ def is_beyond(module: str, layers: int | None) -> bool:
     return layers is not None and found is not None and int(found[1]) >= layers
 
 
-def _linear(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Iterator[Site]:
+def _linear(tensors: Mapping[str, Tensor]) -> Iterator[Site]:
     for name, tensor in tensors.items():
         if name.endswith(".weight") and len(tensor.shape) == 2 and not name.endswith("embed_tokens.weight"):
             yield Site(name.removesuffix(".weight"), *tensor.shape)
     embedding = tensors.get("model.embed_tokens.weight")
-    if embedding and config.get("tie_word_embeddings") and "lm_head.weight" not in tensors:
+    if embedding and "lm_head.weight" not in tensors:  # they are tied, said or by the default of the model's class
         yield Site("lm_head", *embedding.shape)
 
 

@@ -52,8 +52,9 @@ def examine(adapters: Iterable[AdapterSettings], model: ModelSettings) -> list[E
     """
     base = read_base(model)
     found: list[Examined] = []
-    for adapter in (adapter for adapter in adapters if adapter.path):
-        found.append(_beside(_examine(adapter.name, Path(adapter.path or ""), base, model.base_model), found))
+    for adapter in adapters:
+        if adapter.path is not None:
+            found.append(_beside(_examine(adapter.name, Path(adapter.path), base, model.base_model), found))
     return found
 
 

@@ -78,9 +78,9 @@ def _load_all(settings: BenchmarkSettings) -> list[Instance]:
     if Path(dataset).is_file() and settings.split != "test":  # which every option says
         line = f"benchmark.split={settings.split}: {dataset} is a file, which has no splits: all its rows are taken"
         print(f"swe_eval: {line}", file=sys.stderr)
-    if (Path(dataset) / "tasks").is_dir():
-        return _load_task_repo(Path(dataset), settings.split)
     try:
+        if (Path(dataset) / "tasks").is_dir():
+            return _load_task_repo(Path(dataset), settings.split)
         rows = _load_local(dataset, settings.split) if is_local else _load_hub(settings)
     except Exception as error:  # datasets and the hub raise dozens of types
         why, *_ = [*str(error).splitlines(), "it does not say why"]

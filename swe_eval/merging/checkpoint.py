@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from swe_eval.adapters.base import INDEX, SINGLE, weight_files
+from swe_eval.adapters.base import INDEX, SINGLE, read_json, weight_files
 from swe_eval.adapters.tensors import Tensor, TensorFile
 from swe_eval.errors import UserError
 from swe_eval.merging.tensors import open_file
@@ -30,8 +29,7 @@ class Checkpoint:
     @cached_property
     def config(self) -> dict[str, Any]:
         """``config.json``."""
-        config: dict[str, Any] = json.loads((self.directory / CONFIG).read_text())
-        return config
+        return read_json(self.directory / CONFIG)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:

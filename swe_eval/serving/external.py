@@ -13,7 +13,7 @@ import httpx
 from swe_eval.errors import ServingError, UserError
 from swe_eval.serving.endpoint import Endpoint, ask_one_token, listed_models, reason
 from swe_eval.serving.server import Server
-from swe_eval.settings import ExternalServing, Settings
+from swe_eval.settings import ExternalServing, Settings, is_header
 
 NO_KEY = "EMPTY"  # clients insist on some key; vLLM's documentation uses this one
 NAME_THE_KEY = "serving.api_key_env must name the variable that holds this endpoint's key"
@@ -63,14 +63,19 @@ def key_of(serving: ExternalServing) -> str:
     """The endpoint's key.
 
     Raises:
-        UserError: the environment variable that should hold it is not set.
+        UserError: the environment variable that should hold it is not set, or holds no key.
     """
     variable = serving.api_key_env
     if variable is None:
         return NO_KEY
-    if key := os.environ.get(variable):
-        return key
-    raise UserError(f"serving.api_key_env: the environment variable {variable} is not set; export it, or write null")
+    key = os.environ.get(variable)
+    if not key:
+        raise UserError(
+            f"serving.api_key_env: the environment variable {variable} is not set; export it, or write null"
+        )
+    if not is_header(key):
+        raise UserError(f"serving.api_key_env: {variable} has characters that HTTP cannot send; export the key alone")
+    return key
 
 
 def _listed(base_url: str, key: str) -> dict[str, int | None]:

@@ -15,6 +15,7 @@ from swe_eval.serving.devices import visible_devices
 from swe_eval.serving.endpoint import Endpoint
 from swe_eval.serving.external import connect_external, key_of
 from swe_eval.serving.server import Server
+from swe_eval.serving.supervised import free_port
 from swe_eval.serving.transformers import transformers_server
 from swe_eval.serving.vllm import VllmServer
 from swe_eval.serving.vllm_env import TESTED, find_python, vllm_version
@@ -67,14 +68,16 @@ def arms_of(together: Round) -> list[AdapterSettings]:
 
 
 def preflight(settings: Settings) -> str:
-    """Make sure that the server's program is there, or the key of one that runs; returns what it is.
+    """Make sure that the server's program and address are there, or the key of one that runs; returns what it is.
 
     Raises:
-        UserError: it is not; one line.
+        UserError: they are not; one line.
     """
     serving = settings.serving
     if serving.kind == "external":
         key_of(serving)
+    else:
+        free_port(serving.host)
     if serving.kind != "vllm":
         return serving.kind
     if serving.command:

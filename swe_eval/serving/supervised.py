@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from swe_eval.errors import ServingError
+from swe_eval.errors import ServingError, UserError
 from swe_eval.serving.endpoint import Endpoint, ask_one_token, is_healthy, listed_models, reason
 from swe_eval.serving.process import PortTaken, ServerProcess
 from swe_eval.serving.server import Server
@@ -203,6 +203,14 @@ def _context(listed: Mapping[str, int | None], model: str) -> int | None:
 
 
 def free_port(host: str) -> int:
-    """A TCP port that nobody listens on, as of now."""
-    with socket.create_server((host, 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A TCP port that nobody listens on, as of now.
+
+    Raises:
+        UserError: nobody can listen at the host.
+    """
+    try:
+        with socket.create_server((host, 0)) as listener:
+            return int(listener.getsockname()[1])
+    except OSError as error:
+        line = f"serving.host={host}: {error.strerror}; write an IPv4 address of this machine"
+        raise UserError(line) from None

@@ -154,7 +154,7 @@ def arguments(settings: Settings, own_name: str, devices: Sequence[str]) -> list
     """vLLM's command line for the base model."""
     model, serving = settings.model, settings.serving
     assert isinstance(serving, VllmServing)
-    tensor_parallel = serving.tensor_parallel_size or max(1, len(devices) // serving.data_parallel_size)
+    tensor_parallel = serving.gpus_per_copy(len(devices))
     options = {
         "--model": model.base_model,
         "--revision": model.revision,
@@ -185,7 +185,7 @@ def lora_arguments(settings: Settings, at_start: Mapping[str, str]) -> list[str]
     if not arms:
         return []
     found = adapters.examine(arms, settings.model)
-    rank = max(each.ranks[-1] for each in found)
+    rank = max(each.adapter.config.largest_rank for each in found if each.adapter)
     modules = [json.dumps({"name": at_start[arm.name], "path": arm.path}) for arm in arms if arm.name in at_start]
     slots = min(serving.slots, len(arms))
     return [

@@ -86,8 +86,10 @@ class Engine:
 
     @property
     def special_tokens(self) -> list[str]:
-        """Their texts."""
-        return list(self._weights.tokenizer.all_special_tokens)
+        """Their texts; the tokenizer's configuration need not name all that its vocabulary marks as such."""
+        tokenizer = self._weights.tokenizer
+        marked = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+        return list({*tokenizer.all_special_tokens, *marked})
 
     def chat_prompt(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> list[int]:
         """Tokens of a conversation and the beginning of its next answer.

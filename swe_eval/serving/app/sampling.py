@@ -8,6 +8,8 @@ import torch
 
 GREEDY_BELOW = 1e-5
 """Temperatures under this are 0: dividing by them overflows."""
+IMPOSSIBLE = -9999.0
+"""Stands for a log-probability of minus infinity, which JSON cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Sampler:
 
 def score(logits: torch.Tensor, tokens: list[int], alternatives: int) -> list[TokenLogprob]:
     """Log-probability of each token by the logits in its place, shape [tokens, vocabulary]."""
-    logprobs = logits.float().log_softmax(-1)
+    logprobs = logits.float().log_softmax(-1).clamp(min=IMPOSSIBLE)
     own = logprobs[torch.arange(len(tokens)), tokens].tolist()
     top = logprobs.topk(alternatives)
     tops = zip(top.indices.tolist(), top.values.tolist(), strict=True)

@@ -20,8 +20,8 @@ class Parsed:
     calls: list[FunctionCall] = field(default_factory=list)
 
 
-Properties = dict[str, dict[str, Any]]
-"""JSON schema of the arguments, by function."""
+Properties = dict[str, Any]
+"""JSON schemas of the arguments, by function; whatever the client has sent as such."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,22 @@ def _json_call(text: str, _: Properties) -> FunctionCall:
     return FunctionCall(name=call["name"], arguments=json.dumps(arguments, ensure_ascii=False))
 
 
+_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+
+
 def _xml_call(text: str, properties: Properties) -> FunctionCall:
     match = re.fullmatch(r"\s*<function=([^>\n]+)>(.*?)(?:</function>)?\s*", text, re.DOTALL)
     if not match:
         raise ValueError("not a function")
-    schema = properties.get(match[1], {})
-    given = re.findall(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", match[2], re.DOTALL)
-    arguments = {name: _typed(value, schema.get(name, {})) for name, value in given}
+    if "<parameter=" in _PARAMETER.sub("", match[2]):
+        raise ValueError("a parameter without an end")
+    schema = properties.get(match[1])
+    arguments = {name: _typed(value, _within(schema, name)) for name, value in _PARAMETER.findall(match[2])}
     return FunctionCall(name=match[1], arguments=json.dumps(arguments, ensure_ascii=False))
 
 
-def _typed(value: str, schema: dict[str, Any]) -> Any:
-    if schema.get("type", "string") == "string":
+def _typed(value: str, schema: Any) -> Any:
+    if (_within(schema, "type") or "string") == "string":
         return value
     try:
         return json.loads(value)
@@ -90,7 +94,12 @@ def _typed(value: str, schema: dict[str, Any]) -> Any:
 
 def _properties(tools: list[dict[str, Any]]) -> Properties:
     functions = [tool["function"] for tool in tools]
-    return {function["name"]: (function.get("parameters") or {}).get("properties", {}) for function in functions}
+    return {function["name"]: _within(function.get("parameters"), "properties") for function in functions}
+
+
+def _within(schema: Any, key: str) -> Any:
+    """What an object has under this key; None also of a schema that is none, as ``true``."""
+    return schema.get(key) if isinstance(schema, dict) else None
 
 
 GIGACHAT_CALLS = ("function call<|role_sep|>\n", "<|function_call|>")
@@ -125,8 +134,8 @@ class ToolStream:
         return Parsed(self._new(parsed.content), parsed.calls[:most])
 
     def _new(self, content: str) -> str:
-        for token in self._special:
-            content = content.replace(token, "")
         new = content[self._sent :]
         self._sent = max(self._sent, len(content))
+        for token in self._special:
+            new = new.replace(token, "")
         return new
