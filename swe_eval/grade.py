@@ -35,8 +35,13 @@ def main() -> None:
     if given.predictions and not any(override.startswith(("name=", "output_dir=")) for override in overrides):
         named = re.sub(r"[^\w.-]+", "-", Path(given.predictions).stem)
         overrides.append(f'name="grade-{named}"')
-    sys.argv[1:] = overrides
-    command.run(lambda settings: _grade(settings, given.predictions))
+    typed, sys.argv[1:] = sys.argv[1:], overrides
+
+    def task(settings: Settings) -> int:
+        sys.argv[1:] = typed  # which the run tells of
+        return _grade(settings, given.predictions)
+
+    command.run(task)
 
 
 def _grade(settings: Settings, predictions: str | None) -> int:

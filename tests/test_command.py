@@ -169,6 +169,12 @@ def test_where_the_locale_has_ascii_alone_files_are_utf8_and_the_output_has_ques
     assert "мой" in (tmp_path / "outputs" / "мой" / "report.html").read_text("utf-8")
 
 
+def test_a_grading_tells_the_command_that_grades_the_same_again(tmp_path):
+    done = swe_eval("swe_eval.grade", "--predictions", "gold", "benchmark.instance_ids=[demo__calc-1]", cwd=tmp_path)
+    [page] = tmp_path.glob("outputs/*/report.html")
+    assert "python -m swe_eval.grade --predictions gold &#39;benchmark" in page.read_text(), done.stderr
+
+
 @pytest.mark.parametrize("arguments", ["--cfg job", "lora=trained lora.path=/nowhere"])
 def test_what_is_answered_at_once_imports_nothing_heavy(arguments, tmp_path):
     heavy = "torch litellm datasets transformers swebench minisweagent scipy"
