@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -62,6 +63,7 @@ def _pull(settings: Settings, images: Images) -> int:
 
     wanted = instances.load(settings.benchmark).instances
     print(images.plan(wanted), flush=True)
+    images.say = partial(print, flush=True)
     failed = 0
     for number, (image, why_not) in enumerate(images.get(wanted), 1):
         failed += bool(why_not)

@@ -7,8 +7,10 @@ import gzip
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from signal import SIGINT, pthread_kill
 from threading import Thread
 
 import pytest
@@ -378,6 +381,21 @@ def test_what_no_registry_answers_is_told_and_asked_for_again(store, page, refus
         proxy.shutdown()
     assert [why_not.partition(" (")[0] for _, why_not in got] == [f"image {image} is missing; no registry answers so"]
     assert len(asked) > 2
+
+
+def test_what_is_waited_for_is_told_and_an_interrupt_ends_the_waiting(tmp_path):
+    store = Store(tmp_path / "store", "docker://127.0.0.1:9/")
+    waiting, said = Images(store, start_timeout=600, min_free_gb=0), []
+    waiting.say = lambda line: (said.append(line), pthread_kill(threading.main_thread().ident, SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        list(waiting.get([Instance({"image": "team/one:latest"})]))
+    assert re.fullmatch(r"image team/one:latest: .* refused .*; tried again in 5 s", said[0])
+    assert eventually(lambda: not any(thread.name.startswith("images") for thread in threading.enumerate()), 4)
+
+
+def test_images_that_a_task_repo_builds_are_said_to_be_built(store, calc):
+    planned = Images(store, start_timeout=600, min_free_gb=0).plan([calc])
+    assert str(planned).endswith(" build them with Docker and write sandbox.source=docker-daemon:")
 
 
 @pytest.mark.parametrize(

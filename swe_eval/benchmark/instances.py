@@ -40,6 +40,12 @@ class Instance:
         return str(self.row["image"])
 
     @property
+    def dockerfile(self) -> Path | None:
+        """What its image is built with; None if it is to be had from a registry."""
+        found = self.context and self.context / "Dockerfile"
+        return found if found and found.is_file() else None
+
+    @property
     def problem_statement(self) -> str:
         return str(self.row["problem_statement"])
 

@@ -23,6 +23,7 @@ class EngineLibrary:
     """See ``Library``."""
 
     place = "the engine keeps images"
+    advice = ""
 
     def __init__(self, engine: Engine, name: str, root: str, build_args: Mapping[str, str]) -> None:
         """``root``: what ``info --format`` calls the directory of the images."""
@@ -46,10 +47,10 @@ class EngineLibrary:
 
     def build(self, instance: Instance, timeout: float) -> bool:
         """See ``Library.build``; a task of a task repo has a Dockerfile."""
-        if instance.context is None or not (instance.context / "Dockerfile").is_file():
+        if not instance.dockerfile:
             return False
         arguments = [f"--build-arg={key}={value}" for key, value in self._build_args.items()]
-        command = ["build", "--force-rm", "--tag", instance.image, *arguments, str(instance.context)]
+        command = ["build", "--force-rm", "--tag", instance.image, *arguments, str(instance.dockerfile.parent)]
         self._do(f"{self._name} build", *command, timeout=timeout)
         return True
 

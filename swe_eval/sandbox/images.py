@@ -39,6 +39,8 @@ class Library(Protocol):
 
     place: str
     """Of its disk, as in "20 GB are free where ..."."""
+    advice: str
+    """What to write if it cannot make the images of task repos and gets them from a registry; else empty."""
 
     def sizes(self, images: Sequence[str]) -> Mapping[str, int]:
         """Bytes of those that are here."""
@@ -74,11 +76,15 @@ class ImagePlan:
     """Of those that are here."""
     missing: tuple[str, ...]
     """To be pulled, or built if their task has a Dockerfile."""
+    advice: str
+    """About those of task repos, if there are any; see ``Library.advice``."""
 
     def __str__(self) -> str:
         size = f" ({self.nbytes / GB:.1f} GB)" if self.here else ""
         rest = f", {len(self.missing)} to come, {self.missing[0]} first" if self.missing else ""
-        return f"{self.here + len(self.missing)} images: {self.here} here{size}{rest}"
+        return (
+            f"{self.here + len(self.missing)} images: {self.here} here{size}{rest}{self.advice and '; '}{self.advice}"
+        )
 
 
 class Images:
@@ -94,12 +100,16 @@ class Images:
         self._is_over = threading.Event()
         self.digests: dict[str, str] = {}
         """Of what was used, by name."""
+        self.say: Callable[[str], None] = lambda line: None
+        """Hears what is waited for."""
 
     def plan(self, instances: Sequence[Instance]) -> ImagePlan:
         """What of these is here, in one look."""
         names = [*dict.fromkeys(instance.image for instance in instances)]
         here = self.library.sizes(names)
-        return ImagePlan(len(here), sum(here.values()), tuple(name for name in names if name not in here))
+        missing = tuple(name for name in names if name not in here)
+        is_built = any(instance.dockerfile and instance.image in missing for instance in instances)
+        return ImagePlan(len(here), sum(here.values()), missing, self.library.advice if is_built else "")
 
     @contextmanager
     def expecting(self, instances: Sequence[Instance]) -> Iterator[None]:
@@ -112,10 +122,7 @@ class Images:
         try:
             yield
         finally:
-            self._is_over.set()
-            with self._changed:
-                self._changed.notify_all()
-            pool.shutdown(wait=False, cancel_futures=True)
+            self._end(pool)
 
     @contextmanager
     def using(self, instance: Instance) -> Iterator[None]:
@@ -145,8 +152,11 @@ class Images:
         """Have all of them here, in this order, and none removed for another: each with why not, or an empty text."""
         first = {instance.image: instance for instance in reversed(instances)}
         self._wanted = [instance.image for instance in instances]
-        with ThreadPoolExecutor(PULLS, thread_name_prefix="images") as pool:
+        pool = ThreadPoolExecutor(PULLS, thread_name_prefix="images")
+        try:
             yield from pool.map(self._tried, [first[image] for image in dict.fromkeys(self._wanted)])
+        finally:
+            self._end(pool)
 
     def ensure(self, instance: Instance) -> None:
         """Have the instance's image here.
@@ -161,6 +171,13 @@ class Images:
                 self._make_room()
                 self._pull(instance.image)
             self._digest(instance.image)
+
+    def _end(self, pool: ThreadPoolExecutor) -> None:
+        """Nobody waits for its pulls any more."""
+        self._is_over.set()
+        with self._changed:
+            self._changed.notify_all()
+        pool.shutdown(wait=False, cancel_futures=True)
 
     def _tried(self, instance: Instance) -> tuple[str, str]:
         try:
@@ -198,8 +215,11 @@ class Images:
             try:
                 return self.library.pull(image, max(1.0, deadline - time.monotonic()))
             except SandboxError as error:
-                late = time.monotonic() + wait > deadline
-                if late or not SOON.search(str(error)) or self._is_over.wait(wait):
+                is_late = time.monotonic() + wait > deadline
+                if is_late or not SOON.search(str(error)):
+                    raise SandboxError(f"image {image} is missing; {error}") from error
+                self.say(f"image {image}: {error}; tried again in {wait:.0f} s")
+                if self._is_over.wait(wait):
                     raise SandboxError(f"image {image} is missing; {error}") from error
             wait = min(2 * wait, LONGEST_WAIT)
 
@@ -242,6 +262,7 @@ class FromImages:
             say(self.chosen)
         if (planned := self.images.plan(instances)).missing:
             say(str(planned))
+        self.images.say = say
         with self.images.expecting(instances):
             yield
 

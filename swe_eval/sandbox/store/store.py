@@ -36,13 +36,14 @@ from swe_eval.sandbox.store import unpack
 from swe_eval.sandbox.store.lease import age, lease
 from swe_eval.sandbox.store.packing import unpacked
 from swe_eval.sandbox.store.registry import understood
-from swe_eval.sandbox.store.source import SourceImage, opened
+from swe_eval.sandbox.store.source import REGISTRY, SourceImage, opened
 from swe_eval.sandbox.writing import room, writing
 
 VERSION = "1"
 FOLDERS = ("images", "layers", "leases", "in_use", "new")
 LAYERS = 3
 """Of an image, fetched at once."""
+BUILT_ELSEWHERE = "if no registry has them, build them with Docker and write sandbox.source=docker-daemon:"
 FORGOTTEN = 86400.0
 """Seconds that another machine may take to make something, or to use it: a sandbox ends by then."""
 
@@ -74,6 +75,7 @@ class Store:
     def __init__(self, root: Path, source: str) -> None:
         """Raises UserError if the directory is not one of ours, or of another version."""
         self.root, self._source = root.absolute(), source
+        self.advice = BUILT_ELSEWHERE if source.startswith(REGISTRY) else ""
         self.layers = self.root / "layers"
         version = self.root / "VERSION"
         try:
