@@ -33,6 +33,19 @@ def swe_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("benchmark.instance_ids=[demo__none-1]", "swe_eval: benchmark.instance_ids: not in"),
         ("sandbox.build_args={A:b} sandbox=docker", "swe_eval: sandbox.build_args: entries are added with a plus"),
         (
+            "sandbox.build_args.BASE=x sandbox=docker",
+            "swe_eval: sandbox.build_args.BASE: entries are added with a plus: write +sandbox.build_args.BASE=...",
+        ),
+        ("lora.baseline=/x", "swe_eval: lora.baseline: is a field of lora=ab; write lora=ab, too"),
+        ("sandbox.docker.memory=1g", "swe_eval: sandbox.docker.memory: is a field of sandbox=auto; write sandbox=auto"),
+        (
+            "sandbox.memory=1g",
+            "swe_eval: sandbox.memory: is a field of sandbox=apptainer, sandbox=bubblewrap, sandbox=docker or "
+            "sandbox=podman; write one of them, too",
+        ),
+        ("--memory 1g", "swe_eval: --memory: no such option; did you mean sandbox.memory=...?"),
+        ("experiment.name=x", "swe_eval: experiment.name: no such field; "),
+        (
             "agent.max_turns=[",
             "swe_eval: agent.max_turns: [ cannot be read without quotes; write 'agent.max_turns=\"[\"'",
         ),
