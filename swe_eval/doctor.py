@@ -49,8 +49,10 @@ def _doctor(settings: Settings) -> int:
     findings += [*check_slurm(), *_sandbox(settings)]
     findings += _benchmark_and_run(settings, has_model, with_run=not _has_problem(findings))
     for finding in findings:
-        for line in finding.text.splitlines():
-            console.print(f"{finding.state:8} {escape(line)}")
+        first, *rest = finding.text.splitlines()
+        console.print(f"{finding.state:8} {escape(first)}")
+        for line in rest:
+            console.print(f"{'':8} {escape(line)}")
     return command.BAD_INPUT if _has_problem(findings) else command.OK
 
 

@@ -144,13 +144,14 @@ def test_it_tells_which_run_would_be_continued(settings, diagnosed, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
-def test_a_run_of_another_configuration_is_a_problem(diagnosed, tmp_path):
+def test_a_run_of_another_configuration_is_one_problem_over_several_lines(settings, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text(json.dumps({"identity": {"seed": 7}}))
-    code, lines = diagnosed("lora=none")
-    assert code == 2
-    assert any(line.startswith(f"problem output_dir={tmp_path / 'run'}: holds a run of another") for line in lines)
-    assert "problem seed: 7 there, 0 now" in lines
+    assert doctor._doctor(settings("lora=none")) == 2
+    lines = capsys.readouterr().out.splitlines()
+    first = f"problem  output_dir={tmp_path / 'run'}: holds a run of another configuration; write name=..."
+    assert [line for line in lines if line.startswith("problem")] == [first]
+    assert "         seed: 7 there, 0 now" in lines[lines.index(first) :]
 
 
 def test_a_run_directory_that_cannot_be_made_is_a_problem(diagnosed):
