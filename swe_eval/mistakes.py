@@ -16,14 +16,21 @@ from swe_eval.errors import UserError
 from swe_eval.settings import conf_dir, flatten
 
 
-def refuse(arguments: Sequence[str]) -> None:
-    """Raise UserError for what Hydra would answer with its usage or a traceback, take two options of, or never read."""
+def refuse(arguments: Sequence[str], own: Sequence[str] = ()) -> None:
+    """Raise UserError for what Hydra would answer with its usage or a traceback, take two options of, or never read.
+
+    Args:
+        arguments: what is left of the command line for Hydra.
+        own: options of the command itself, which may have been meant.
+    """
     given, unknown = get_args_parser().parse_known_args(arguments)
     if unknown:
-        field = unknown[0].partition("=")[0].strip("-").replace("-", "_")
+        option, _, _ = unknown[0].partition("=")
+        field = option.strip("-").replace("-", "_")
         fields = sorted(_fields(), key=lambda key: (key.count("."), key))
-        near = [key for key in fields if f".{key}".endswith(f".{field}")] or _close(field)
-        remedy = f"did you mean {near[0]}=...?" if near else "fields are written FIELD=VALUE, --help lists them"
+        near = [f"{key}=..." for key in fields if f".{key}".endswith(f".{field}")]
+        near = near or difflib.get_close_matches(option, own) or [f"{key}=..." for key in _close(field)]
+        remedy = f"did you mean {near[0]}?" if near else "fields are written FIELD=VALUE, --help lists them"
         raise UserError(f"{unknown[0]}: no such option; {remedy}")
     if given.config_dir and (hidden := _hidden(Path(given.config_dir))):
         raise UserError(f"--config-dir={given.config_dir}: {hidden}: swe_eval's own is read first; rename yours")

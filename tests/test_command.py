@@ -93,6 +93,8 @@ def test_a_configuration_that_ours_would_hide_is_refused(tmp_path):
         ("swe_eval.images foo", "swe_eval: argument action: invalid choice: 'foo'"),
         ("swe_eval.merging merge", "swe_eval: the following arguments are required: --base, --adapter; python -m"),
         ("swe_eval.grade --predictions", "swe_eval: argument --predictions: expected one argument; python -m"),
+        ("swe_eval.grade --prediction p.jsonl", "swe_eval: --prediction: no such option; did you mean --predictions?"),
+        ("swe_eval.watch --evry=3", "swe_eval: --evry=3: no such option; did you mean --every?"),
         ("swe_eval.watch --every x", "swe_eval: argument --every: invalid float value: 'x'; python -m swe_eval.watch"),
         ("swe_eval.serve --port 8080", "swe_eval: --port: no such option; did you mean serving.port=...?"),
     ],
