@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from types import FrameType
 from typing import Any, NoReturn
@@ -42,12 +42,12 @@ class Arguments(argparse.ArgumentParser):
         sys.exit(_say(f"{message}; {self.prog} --help says more", BAD_INPUT))
 
 
-def run(task: Callable[[Settings], int]) -> NoReturn:
+def run(task: Callable[[Settings], int], own: Sequence[str] = ()) -> NoReturn:
     """Run ``task`` on the configuration that the command line composes, and exit; the exit codes are ``main``'s."""
     for number in STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup, or in the background of a script
             signal.signal(number, _told_to_stop)
-    leave(main(task))
+    leave(main(task, own))
 
 
 def _told_to_stop(_number: int, _frame: FrameType | None) -> None:
@@ -61,8 +61,8 @@ def _told_to_stop(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-def main(task: Callable[[Settings], int]) -> int:
-    """Run ``task`` on the configuration that ``sys.argv`` composes.
+def main(task: Callable[[Settings], int], own: Sequence[str] = ()) -> int:
+    """Run ``task`` on the configuration that ``sys.argv`` composes; ``own`` is ``refuse``'s.
 
     Returns:
         0 done, 1 something failed or is owed, 2 bad input, 75 out of the SLURM job's time, 130 interrupted.
@@ -76,7 +76,7 @@ def main(task: Callable[[Settings], int]) -> int:
     def composed(config: DictConfig) -> None:
         codes.append(_code_of(lambda: task(settings_from(_resolved(config)))))  # an interrupt ends a sweep, too
 
-    codes.append(exit_code(lambda: refuse(sys.argv[1:])) or exit_code(composed))
+    codes.append(exit_code(lambda: refuse(sys.argv[1:], own)) or exit_code(composed))
     return max(codes)
 
 

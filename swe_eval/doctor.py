@@ -18,12 +18,12 @@ from swe_eval import command, tracking
 from swe_eval.adapters import BACKENDS, MUST_MERGE, Examined, examine, model_folder, read_base, refusals
 from swe_eval.benchmark import instances
 from swe_eval.benchmark.instances import Benchmark
-from swe_eval.errors import UserError
+from swe_eval.errors import ServingError, UserError
 from swe_eval.preconditions import Finding, check_chat, check_machine, check_slurm
 from swe_eval.run_dir import RunDir
 from swe_eval.sandbox.node import describe
 from swe_eval.sandbox.sandbox import connect
-from swe_eval.settings import ModelSettings, Settings
+from swe_eval.settings import ROLLOUT, ModelSettings, Settings
 
 PACKAGES = {"transformers": ("torch", "transformers", "peft", "accelerate", "fastapi", "uvicorn")}
 """What must be importable where the server runs, by ``serving.kind``."""
@@ -45,12 +45,15 @@ def _doctor(settings: Settings) -> int:
         console.print(adapter_table(examined))
     findings += [finding for each in examined for finding in _adapter(each, settings)]
     findings += [_guarded(lambda: _tracking(settings))] if settings.tracking.kind != "none" else []
-    findings += [_guarded(lambda: _server(settings)), *(check_machine(settings) if has_model else [])]
+    findings += [_guarded(lambda: _server(settings))] if ROLLOUT in settings.stages else []
+    findings += check_machine(settings) if has_model else []
     findings += [*check_slurm(), *_sandbox(settings)]
     findings += _benchmark_and_run(settings, has_model, with_run=not _has_problem(findings))
     for finding in findings:
-        for line in finding.text.splitlines():
-            console.print(f"{finding.state:8} {escape(line)}")
+        first, *rest = finding.text.splitlines()
+        console.print(f"{finding.state:8} {escape(first)}")
+        for line in rest:
+            console.print(f"{'':8} {escape(line)}")
     return command.BAD_INPUT if _has_problem(findings) else command.OK
 
 
@@ -70,7 +73,7 @@ def adapter_table(examined: Iterable[Examined]) -> Table:
 def _guarded(call: Callable[[], Finding]) -> Finding:
     try:
         return call()
-    except UserError as error:
+    except (UserError, ServingError) as error:
         return Finding("problem", str(error))
 
 
@@ -120,12 +123,17 @@ def _tracking(settings: Settings) -> Finding:
 
 
 def _server(settings: Settings) -> Finding:
+    from swe_eval.serving.external import unlisted
     from swe_eval.serving.parts import preflight
 
     kind, program = settings.serving.kind, preflight(settings)
     if kind == "vllm":
         return Finding("ok", f"serving=vllm: {program}")
-    wanted = [*PACKAGES.get(kind, ()), *(["bitsandbytes"] if settings.quantization.kind != "none" else [])]
+    if settings.serving.kind == "external":
+        line = unlisted(settings)
+        listed = f"{settings.serving.base_url.rstrip('/')} lists every model that is asked for"
+        return Finding("warning" if line else "ok", f"serving=external: {line or listed}")
+    wanted = [*PACKAGES[kind], *(["bitsandbytes"] if settings.quantization.kind != "none" else [])]
     if missing := [name for name in wanted if find_spec(name) is None]:
         remedy = "write pip install 'swe_eval[serve]'"
         return Finding("problem", f"serving={kind}: not installed: {', '.join(missing)}; {remedy}")

@@ -23,6 +23,7 @@ from swe_eval.settings import GRADE, NAME, Settings, result_settings
 if TYPE_CHECKING:
     from swe_eval.benchmark.instances import Benchmark
 
+PREDICTIONS = "--predictions"
 GOLD = "gold"
 GRADED_BY = ("benchmark.", "sandbox.")
 
@@ -30,7 +31,7 @@ GRADED_BY = ("benchmark.", "sandbox.")
 def main() -> None:
     """Console entry point."""
     parser = command.Arguments(prog="python -m swe_eval.grade", add_help=False, allow_abbrev=False)
-    parser.add_argument("--predictions", default=None)
+    parser.add_argument(PREDICTIONS, default=None)
     given, overrides = parser.parse_known_args()
     if given.predictions and not any(override.startswith(("name=", "output_dir=")) for override in overrides):
         named = re.sub(r"[^\w.-]+", "-", Path(given.predictions).stem)
@@ -41,7 +42,7 @@ def main() -> None:
         sys.argv[1:] = typed  # which the run tells of
         return _grade(settings, given.predictions)
 
-    command.run(task)
+    command.run(task, own=[PREDICTIONS])
 
 
 def _grade(settings: Settings, predictions: str | None) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -15,13 +16,21 @@ from swe_eval.errors import UserError
 from swe_eval.settings import conf_dir, flatten
 
 
-def refuse(arguments: Sequence[str]) -> None:
-    """Raise UserError for what Hydra would answer with its usage or a traceback, take two options of, or never read."""
+def refuse(arguments: Sequence[str], own: Sequence[str] = ()) -> None:
+    """Raise UserError for what Hydra would answer with its usage or a traceback, take two options of, or never read.
+
+    Args:
+        arguments: what is left of the command line for Hydra.
+        own: options of the command itself, which may have been meant.
+    """
     given, unknown = get_args_parser().parse_known_args(arguments)
     if unknown:
-        field = unknown[0].partition("=")[0].strip("-").replace("-", "_")
-        near = [key for key in sorted(_fields()) if f".{key}".endswith(f".{field}")] or _close(field)
-        remedy = f"did you mean {near[0]}=...?" if near else "fields are written FIELD=VALUE, --help lists them"
+        option, _, _ = unknown[0].partition("=")
+        field = option.strip("-").replace("-", "_")
+        fields = sorted(_fields(), key=lambda key: (key.count("."), key))
+        near = [f"{key}=..." for key in fields if f".{key}".endswith(f".{field}")]
+        near = near or difflib.get_close_matches(option, own) or [f"{key}=..." for key in _close(field)]
+        remedy = f"did you mean {near[0]}?" if near else "fields are written FIELD=VALUE, --help lists them"
         raise UserError(f"{unknown[0]}: no such option; {remedy}")
     if given.config_dir and (hidden := _hidden(Path(given.config_dir))):
         raise UserError(f"--config-dir={given.config_dir}: {hidden}: swe_eval's own is read first; rename yours")
@@ -52,7 +61,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/(.+?)'", text)):
         return _no_option(*found.groups())
     if found := re.search(r"Could not override '(.+?)'", text):
-        return f"{found[1]}: {_nearest(found[1])}"
+        return f"{found[1]}: {_nearest(found[1], getattr(error.__cause__, 'full_key', None) or found[1])}"
     if found := re.search(r"Interpolation key '(.+?)' not found|Missing mandatory value: (\S+)", text):
         key = found[1] or found[2]
         return f"{key}: needs a value: write {key}=..."
@@ -75,10 +84,15 @@ def _unread(override: str) -> str:
     return f"{field}: {value} cannot be read without quotes; write '{field}=\"{quoted}\"'"
 
 
-def _nearest(field: str) -> str:
-    """What was probably meant."""
-    if field in _fields():
-        return f"entries are added with a plus: write +{field}.KEY=..."
+def _nearest(field: str, lacking: str) -> str:
+    """What was probably meant. ``lacking`` is the first part of the field that the configuration does not have."""
+    options, parent = _options(), lacking.rpartition(".")[0]
+    if any(isinstance(fields.get(parent), Mapping) for fields in options.values()):
+        return f"entries are added with a plus: write +{field if field != parent else f'{field}.KEY'}=..."
+    with_it = [each for each, fields in options.items() if any(f"{key}.".startswith(f"{lacking}.") for key in fields)]
+    if with_it:
+        listed = " or ".join(filter(None, [", ".join(with_it[:-1]), with_it[-1]]))
+        return f"is a field of {listed}; write {'one of them' if len(with_it) > 1 else listed}, too"
     near = _close(field)
     return f"no such field; {f'did you mean {near[0]}?' if near else 'python -m swe_eval --help lists the fields'}"
 
@@ -90,8 +104,28 @@ def _close(field: str) -> list[str]:
 def _fields() -> set[str]:
     """Every field of every option, and the groups."""
     known = {path.name for path in conf_dir().iterdir()}
-    for file in conf_dir().rglob("*.yaml"):
-        group = "".join(f"{part}." for part in file.relative_to(conf_dir()).parent.parts)
-        tree = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        known |= {f"{group}{key}" for key, _ in flatten(tree)}  # type: ignore[arg-type]
+    for fields in (_fields_in(conf_dir() / "config.yaml"), *_options().values()):
+        known |= {key for key, _ in flatten(fields)}
     return known
+
+
+def _options() -> dict[str, dict[str, Any]]:
+    """Fields and their values by option: ``{"lora=ab": {"lora.baseline": "???", ...}, ...}``."""
+    found = {}
+    for file in sorted(conf_dir().rglob("*/*.yaml")):
+        group = file.relative_to(conf_dir()).parent
+        if "@package _global_" not in file.read_text():  # an experiment, which has no fields of its own
+            prefix = ".".join(group.parts)
+            found[f"{group}={file.stem}"] = {f"{prefix}.{key}": value for key, value in _fields_in(file).items()}
+    return found
+
+
+def _fields_in(file: Path) -> dict[str, Any]:
+    """Of an option, also those of the options that it is made of."""
+    own: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(file), resolve=False)  # type: ignore[assignment]
+    fields: dict[str, Any] = {}
+    for default in own.pop("defaults", []):
+        name, at, package = default.partition("@") if isinstance(default, str) else ("", "", "")
+        if (other := file.with_name(f"{name}.yaml")).is_file():
+            fields |= {f"{package}.{key}" if at else key: value for key, value in _fields_in(other).items()}
+    return fields | own

@@ -29,6 +29,7 @@ from swe_eval.settings import BASE, conf_dir, settings_from
 DESCRIPTION = """Submit a job for each checkpoint as training writes it. Takes the arguments of the sweep:
 experiment=checkpoints lora.run=... hydra/launcher=slurm. Jobs that are complete or queued are left alone, failed ones
 are submitted again. Ctrl-C, or a file named stop in the sweep's directory, ends the watch; SLURM's jobs go on."""
+EVERY = "--every"
 LOOK = 60.0
 """Seconds between two looks at the training run's directory."""
 DAY = 86_400.0
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = command.Arguments(prog="python -m swe_eval.watch", description=DESCRIPTION, allow_abbrev=False)
     made.add_argument(
-        "--every",
+        EVERY,
         type=float,
         default=LOOK,
         metavar="SECONDS",
@@ -65,7 +66,7 @@ def watch(overrides: Sequence[str], every: float = LOOK) -> int:
     """
     if not 0 < every <= DAY:
         raise UserError(f"--every {every:g}: write seconds, such as {LOOK:g}")
-    refuse(overrides)
+    refuse(overrides, own=[EVERY])
     if options := [each for each in overrides if each.startswith("-")]:
         raise UserError(f"{options[0]}: a watch takes no option but --every; write its fields as FIELD=VALUE")
     config = _composed(overrides)

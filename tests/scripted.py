@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +41,10 @@ class ScriptedEndpoint:
     """On top of 10 tokens that were read and 5 that were written."""
     metrics: Callable[[], str] | None = None
     """The text of ``/metrics``; without it there is none."""
+    models: Sequence[str] = ()
+    """Those that it lists."""
+    key: str = ""
+    """Without it nobody is told the models."""
     most_at_once: int = 0
     """Answers."""
     at_once: int = 0
@@ -100,8 +104,10 @@ def _handler(endpoint: ScriptedEndpoint) -> type[BaseHTTPRequestHandler]:
                 self._send_data(200, endpoint.metrics().encode(), "text/plain")
             elif self.path == "/metrics":
                 self._send(404, {"error": {"message": "not found"}})
+            elif endpoint.key and self.headers.get("Authorization") != f"Bearer {endpoint.key}":
+                self._send(401, {"error": {"message": "wrong key"}})
             else:
-                self._send(200, {"object": "list", "data": []})
+                self._send(200, {"object": "list", "data": [{"id": name} for name in endpoint.models]})
 
         def do_POST(self) -> None:
             endpoint.keys.add(self.headers.get("Authorization"))

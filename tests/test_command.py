@@ -33,6 +33,19 @@ def swe_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("benchmark.instance_ids=[demo__none-1]", "swe_eval: benchmark.instance_ids: not in"),
         ("sandbox.build_args={A:b} sandbox=docker", "swe_eval: sandbox.build_args: entries are added with a plus"),
         (
+            "sandbox.build_args.BASE=x sandbox=docker",
+            "swe_eval: sandbox.build_args.BASE: entries are added with a plus: write +sandbox.build_args.BASE=...",
+        ),
+        ("lora.baseline=/x", "swe_eval: lora.baseline: is a field of lora=ab; write lora=ab, too"),
+        ("sandbox.docker.memory=1g", "swe_eval: sandbox.docker.memory: is a field of sandbox=auto; write sandbox=auto"),
+        (
+            "sandbox.memory=1g",
+            "swe_eval: sandbox.memory: is a field of sandbox=apptainer, sandbox=bubblewrap, sandbox=docker or "
+            "sandbox=podman; write one of them, too",
+        ),
+        ("--memory 1g", "swe_eval: --memory: no such option; did you mean sandbox.memory=...?"),
+        ("experiment.name=x", "swe_eval: experiment.name: no such field; "),
+        (
             "agent.max_turns=[",
             "swe_eval: agent.max_turns: [ cannot be read without quotes; write 'agent.max_turns=\"[\"'",
         ),
@@ -80,6 +93,8 @@ def test_a_configuration_that_ours_would_hide_is_refused(tmp_path):
         ("swe_eval.images foo", "swe_eval: argument action: invalid choice: 'foo'"),
         ("swe_eval.merging merge", "swe_eval: the following arguments are required: --base, --adapter; python -m"),
         ("swe_eval.grade --predictions", "swe_eval: argument --predictions: expected one argument; python -m"),
+        ("swe_eval.grade --prediction p.jsonl", "swe_eval: --prediction: no such option; did you mean --predictions?"),
+        ("swe_eval.watch --evry=3", "swe_eval: --evry=3: no such option; did you mean --every?"),
         ("swe_eval.watch --every x", "swe_eval: argument --every: invalid float value: 'x'; python -m swe_eval.watch"),
         ("swe_eval.serve --port 8080", "swe_eval: --port: no such option; did you mean serving.port=...?"),
     ],

@@ -15,6 +15,7 @@ from swe_eval import doctor
 from swe_eval.adapters import WEIGHTS
 from swe_eval.benchmark.demo.model import tiny_model
 from swe_eval.evaluate import evaluate
+from swe_eval.serving.supervised import free_port
 
 
 @pytest.fixture
@@ -120,6 +121,44 @@ def test_a_server_that_a_run_would_not_start_or_reach_is_told(overrides, line, d
     assert any(each.startswith(line) for each in lines)
 
 
+def test_an_external_endpoint_that_does_not_answer_is_a_problem(diagnosed):
+    where = f"http://127.0.0.1:{free_port('127.0.0.1')}/v1"
+    code, lines = diagnosed("lora=none", "serving=external", f"serving.base_url={where}")
+    said = f"problem nothing answers at {where} ([Errno 111] Connection refused): check serving.base_url"
+    assert (code, [line for line in lines if line.startswith("problem")]) == (2, [said])
+
+
+def test_an_external_endpoint_that_refuses_the_key_is_a_problem(diagnosed):
+    with scripted_endpoint(solve, key="secret") as endpoint:
+        code, lines = diagnosed("lora=none", "serving=external", f"serving.base_url={endpoint.base_url}")
+    said = (
+        f"problem {endpoint.base_url}: HTTP 401: wrong key; "
+        "serving.api_key_env must name the variable that holds this endpoint's key"
+    )
+    assert (code, [line for line in lines if line.startswith("problem")]) == (2, [said])
+
+
+@pytest.mark.parametrize(
+    ("listed", "line"),
+    [
+        (["base"], "ok serving=external: {} lists every model that is asked for"),
+        (["org/a"], "warning serving=external: base at {}: it lists org/a: map the adapter to one of them in"),
+        ([], "warning serving=external: base at {}: it lists no models: check serving.base_url, which usually ends in"),
+    ],
+)
+def test_an_external_endpoint_is_asked_for_its_models(listed, line, diagnosed):
+    with scripted_endpoint(solve, models=listed) as endpoint:
+        code, lines = diagnosed("lora=none", "serving=external", f"serving.base_url={endpoint.base_url}/")
+    assert code == 0
+    assert any(each.startswith(line.format(endpoint.base_url)) for each in lines)
+
+
+def test_where_nothing_is_rolled_out_no_server_is_looked_for(diagnosed):
+    chosen = ["lora=none", "stages=[grade]", "serving=external", "serving.base_url=http://127.0.0.1:9/v1"]
+    code, lines = diagnosed(*chosen)
+    assert (code, [line for line in lines if "127.0.0.1" in line]) == (0, [])
+
+
 def test_an_engine_that_does_not_answer_and_a_dataset_that_is_not_there_are_told_together(diagnosed):
     code, lines = diagnosed(
         "lora=none", "sandbox=docker", "sandbox.executable=no-such-docker", "benchmark.dataset=/no/rows.jsonl"
@@ -144,13 +183,14 @@ def test_it_tells_which_run_would_be_continued(settings, diagnosed, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
-def test_a_run_of_another_configuration_is_a_problem(diagnosed, tmp_path):
+def test_a_run_of_another_configuration_is_one_problem_over_several_lines(settings, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text(json.dumps({"identity": {"seed": 7}}))
-    code, lines = diagnosed("lora=none")
-    assert code == 2
-    assert any(line.startswith(f"problem output_dir={tmp_path / 'run'}: holds a run of another") for line in lines)
-    assert "problem seed: 7 there, 0 now" in lines
+    assert doctor._doctor(settings("lora=none")) == 2
+    lines = capsys.readouterr().out.splitlines()
+    first = f"problem  output_dir={tmp_path / 'run'}: holds a run of another configuration; write name=..."
+    assert [line for line in lines if line.startswith("problem")] == [first]
+    assert "         seed: 7 there, 0 now" in lines[lines.index(first) :]
 
 
 def test_a_run_directory_that_cannot_be_made_is_a_problem(diagnosed):
@@ -161,7 +201,8 @@ def test_a_run_directory_that_cannot_be_made_is_a_problem(diagnosed):
 
 def test_what_an_external_server_does_with_an_adapter_is_not_claimed(diagnosed, tmp_path):
     folder = Made(modules("o_proj")).write(tmp_path / "a")
-    _, lines = diagnosed("lora=trained", f"lora.path={folder}", "serving=external", "serving.base_url=http://host/v1")
+    elsewhere = ["serving=external", "serving.base_url=http://127.0.0.1:9/v1"]
+    _, lines = diagnosed("lora=trained", f"lora.path={folder}", *elsewhere)
     assert "warning lora: trained: whether serving=external applies it exactly is not known here" in lines
 
 

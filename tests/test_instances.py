@@ -109,7 +109,11 @@ def test_selection_leaves_the_fingerprint_alone():
             {"dataset": "org/none"},
             r"benchmark.dataset=org/none: cannot be loaded \(.*\); without a network write bench",
         ),
-        ({"dataset": "/nowhere.jsonl"}, "benchmark.dataset=/nowhere.jsonl: cannot be loaded"),
+        (
+            {"dataset": "/nowhere.jsonl"},
+            r"benchmark.dataset=/nowhere.jsonl: cannot be loaded \(.*\); write a .json, .jsonl or .parquet file, or a",
+        ),
+        ({"dataset": "/nowhere"}, r"benchmark.dataset=/nowhere: cannot be loaded \(.*\); write a .json, .jsonl or"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_field(change, line):

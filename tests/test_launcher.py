@@ -161,6 +161,7 @@ def test_a_mistake_is_one_line_before_any_job(arguments, line, tmp_path, monkeyp
         ("experiment=checkpoints lora.run=. --every -1", "swe_eval: --every -1: write seconds, such as 60"),
         ("--config-dir=.", "swe_eval: --config-dir=.: a watch takes no option but --every; write its fields as FIELD="),
         ("--lora.run=.", "swe_eval: --lora.run=.: no such option; did you mean lora.run=...?"),
+        ("lora.run=.", "swe_eval: lora.run: is a field of lora=checkpoints; write lora=checkpoints, too"),
         ("experiment=checkpoints lora.run=. workers=0", "swe_eval: workers: write auto, or how many rollouts at once"),
     ],
 )

@@ -230,6 +230,15 @@ def test_two_runs_are_not_shown_side_by_side(run, tmp_path, capsys):
     assert capsys.readouterr().err == "swe_eval: --serve: shows one run; name one of the 2\n"
 
 
+@pytest.mark.parametrize("option", ["--serve", "--trajectories"])
+def test_of_a_sweep_one_run_is_to_be_named(option, tmp_path, capsys):
+    for name in ("rl-10", "rl-9"):
+        write_json(tmp_path / name / "run.json", {})
+    assert reported(RunDir(tmp_path), option) == command.BAD_INPUT
+    said = f"{option}: shows one run; name one of those below {tmp_path}, such as {tmp_path / 'rl-9'}"
+    assert capsys.readouterr().err == f"swe_eval: {said}\n"
+
+
 # ---- what the report says of it
 
 

@@ -20,6 +20,7 @@ REQUIRED = (
     *("instance_id", "repo", "version", "base_commit", "problem_statement", "FAIL_TO_PASS", "PASS_TO_PASS"),
     *("image", "eval_script", "log_parser", "eval_type"),
 )
+NO_NETWORK = "without a network write benchmark.dataset=/path/to/rows.parquet"
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,10 @@ def _load_all(settings: BenchmarkSettings) -> list[Instance]:
         rows = _load_local(dataset, settings.split) if is_local else _load_hub(settings)
     except Exception as error:  # datasets and the hub raise dozens of types
         why, *_ = [*str(error).splitlines(), "it does not say why"]
-        raise UserError(
-            f"benchmark.dataset={dataset}: cannot be loaded ({type(error).__name__}: {why}); "
-            "without a network write benchmark.dataset=/path/to/rows.parquet"
-        ) from error
+        is_path = is_local or dataset.startswith(("/", ".", "~"))  # as no hub id does
+        remedy = "write a .json, .jsonl or .parquet file, or a task repo" if is_path else NO_NETWORK
+        line = f"benchmark.dataset={dataset}: cannot be loaded ({type(error).__name__}: {why}); {remedy}"
+        raise UserError(line) from error
     return [Instance(dict(row)) for row in rows]
 
 

@@ -92,7 +92,7 @@ def write_trajectories(folders: Sequence[Path]) -> None:
     """Write ``trajectories.html`` and its data into the run's directory.
 
     Raises:
-        UserError: there is more than one run.
+        UserError: there is more than one run, or none.
     """
     from swe_eval.report.trajectories.write import shown_of, write_trajectories
 
@@ -126,4 +126,7 @@ def _export(kind: str, folder: Path | None, folders: Sequence[Path]) -> None:
 def _one(option: str, folders: Sequence[Path]) -> SavedRun:
     if len(folders) > 1:
         raise UserError(f"{option}: shows one run; name one of the {len(folders)}")
-    return read_run(folders[0])
+    first, *_ = find_runs(folders[0])
+    if first != folders[0]:
+        raise UserError(f"{option}: shows one run; name one of those below {folders[0]}, such as {first}")
+    return read_run(first)

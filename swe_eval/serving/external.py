@@ -16,6 +16,7 @@ from swe_eval.serving.server import Server
 from swe_eval.settings import ExternalServing, Settings, is_header
 
 NO_KEY = "EMPTY"  # clients insist on some key; vLLM's documentation uses this one
+REFUSED, NOT_FOUND = (401, 403), 404  # of HTTP
 NAME_THE_KEY = "serving.api_key_env must name the variable that holds this endpoint's key"
 
 
@@ -59,6 +60,31 @@ def connect_external(
     yield ExternalServer(endpoints)
 
 
+def unlisted(settings: Settings) -> str:
+    """A line about the models that the endpoint does not list, which it may serve all the same; empty if it lists all.
+
+    Raises:
+        UserError: see ``key_of``.
+        ServingError: nothing answers, or the key is refused.
+    """
+    serving = settings.serving
+    assert isinstance(serving, ExternalServing)
+    base_url, key = serving.base_url.rstrip("/"), key_of(serving)
+    try:
+        listed = listed_models(base_url, key)
+    except httpx.RequestError as error:
+        raise _no_answer(base_url, error) from None
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code in REFUSED:
+            raise ServingError(f"{base_url}: {reason(error)}; {NAME_THE_KEY}") from None
+        listed = {}
+    except ServingError:
+        listed = {}
+    models = [serving.models.get(adapter.name, adapter.name) for adapter in settings.adapters]
+    missing = ", ".join(model for model in models if model not in listed)
+    return f"{missing} at {base_url}: {_advice(NOT_FOUND, listed)}" if missing else ""
+
+
 def key_of(serving: ExternalServing) -> str:
     """The endpoint's key.
 
@@ -98,11 +124,11 @@ def _prove(endpoint: Endpoint, listed: Mapping[str, int | None], timeout: float)
 
 
 def _advice(status: int, listed: Mapping[str, int | None]) -> str:
-    if status in (401, 403):
+    if status in REFUSED:
         return NAME_THE_KEY
-    if status == 404 and listed:
+    if status == NOT_FOUND and listed:
         return f"it lists {', '.join(listed)}: map the adapter to one of them in serving.models"
-    if status == 404:
+    if status == NOT_FOUND:
         return "it lists no models: check serving.base_url, which usually ends in /v1"
     return "see the endpoint's own log"
 
