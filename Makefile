@@ -27,6 +27,7 @@ vllm: .venv-vllm/made
 	touch $@
 
 .venv/%: pyproject.toml constraints.txt
+	@echo "installing into .venv: this takes minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==2.13.0  # alone, before a range can admit a newer one
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$*]'

@@ -329,7 +329,7 @@ class TestRefusals:
 
     def test_a_hub_id_that_is_not_there(self, small: Path) -> None:
         line = refusal(lambda: merged_checkpoint("nobody/nothing", small, print))
-        assert line.startswith("model.base_model=nobody/nothing: no directory, and no model of the hub: ")
+        assert line.startswith("model.base_model=nobody/nothing: no directory, nor to be had from the hub: ")
 
 
 class TestCache:

@@ -131,7 +131,7 @@ def test_the_messages_that_troubleshooting_explains_are_there():
     ("ours", "others", "measured"),
     [
         ("28 s", "93 s", ["wall time, s 27.8 92.9"]),
-        ("2.4 ms", "48 ms", ["step, ms 2.4 [2.4, 2.6] 48.4"]),
+        ("3.7 ms", "75 ms", ["docker bash alone mini-swe-agent in docker", "2.8 3.7 1.2 to 1.8 74.7"]),
         ("1705", "433", ["16 clients, tokens/s: our server 1705.3", "transformers serve 432.9"]),
         ("5.5 s", "57.8 s", ["conversation, s: our server 5.5", "transformers serve 57.8"]),
     ],

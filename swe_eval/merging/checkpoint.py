@@ -84,7 +84,7 @@ def find_checkpoint(base: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(base, revision=revision, ignore_patterns=unwanted))
     except (OSError, ValueError) as error:  # of the hub's own errors, each is one of them
-        raise UserError(f"model.base_model={base}: no directory, and no model of the hub: {_first(error)}") from None
+        raise UserError(f"model.base_model={base}: no directory, nor to be had from the hub: {_first(error)}") from None
 
 
 def _is_weight(file: Path) -> bool:
