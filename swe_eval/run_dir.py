@@ -171,6 +171,15 @@ class RunDir:
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
+    def told_infra(self) -> set[tuple[str, str]]:
+        """Arm and instance of every trial that ``logs/infra.jsonl`` tells of, whatever became of it since."""
+        try:
+            lines = self.log("infra.jsonl").read_text().splitlines()
+            told = [json.loads(line) for line in lines if line.endswith("}")]
+            return {(line["adapter"], line["instance_id"]) for line in told}
+        except (OSError, ValueError, KeyError):
+            return set()
+
     @contextmanager
     def claimed(self, identity: Mapping[str, Any]) -> Iterator[None]:
         """Own the directory for the length of a run, and make sure that it is this configuration's.

@@ -21,7 +21,7 @@ from swe_eval.report.page.sweep import sweep_table
 from swe_eval.report.results import Arm, Verdict, suspicions
 from swe_eval.report.rows import rows_of
 from swe_eval.report.subject import Subject
-from swe_eval.report.tables import print_tables
+from swe_eval.report.tables import print_owed, print_tables
 from swe_eval.statistics import Repeated
 
 
@@ -303,3 +303,18 @@ def test_a_load_log_without_counters_is_read_as_far_as_it_goes(tmp_path):
     said = load_line(summary(load_log(tmp_path / "load.jsonl", 2, running=1, waiting=0)))
     assert said == "2 rollouts at once at most, 2.0 on average; the server computed 1.0 requests, 0.0 waited"
     assert summary(load_log(tmp_path / "load.jsonl", 2)) == {}
+
+
+@pytest.mark.parametrize(
+    ("owed", "failed", "said"),
+    [
+        (0, 0, ""),
+        (14, 0, "14 not run yet: never scored, owed; this runs them.\n"),
+        (14, 2, "2 without a verdict (infra) and 12 not run yet: never scored, owed; this runs them.\n"),
+        (2, 2, "2 without a verdict (infra): never scored, owed; this runs them again.\n"),
+    ],
+)
+def test_what_failed_on_our_side_is_told_apart_from_what_was_not_run_yet(owed, failed, said):
+    out = StringIO()
+    print_owed(Console(file=out), owed, failed, "this")
+    assert out.getvalue() == said

@@ -55,10 +55,12 @@ def print_sweep(console: Console, findings: Findings) -> None:
     say(console, _best(findings.best))
 
 
-def print_owed(console: Console, rows: Sequence[Row], runs_them: str) -> None:
-    """Print how many trials have no verdict, if any, and what runs them again."""
-    if owed := sum(row.count("infra") for row in rows):
-        line = f"{owed} without a verdict (infra): never scored, owed; {runs_them} runs them again."
+def print_owed(console: Console, owed: int, failed: int, runs_them: str) -> None:
+    """Print how many trials have no verdict, if any, and what runs them; ``failed`` of them did on our side."""
+    waiting = max(0, owed - failed)
+    kinds = [(owed - waiting, "without a verdict (infra)"), (waiting, "not run yet")]
+    if said := " and ".join(f"{count} {kind}" for count, kind in kinds if count):
+        line = f"{said}: never scored, owed; {runs_them} runs them{'' if waiting else ' again'}."
         console.print(line, markup=False, soft_wrap=True)
 
 
