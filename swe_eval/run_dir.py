@@ -252,6 +252,11 @@ def can_be_file_name(name: str) -> bool:
     return bool(_FILE_NAME.fullmatch(name))
 
 
+def model_in_words(name: str) -> str:
+    """The name of an arm as it is; the path or hub id of a base model that is served beside them is none."""
+    return name if can_be_file_name(name) else "the base model"
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file; empty if there is none, or the file is damaged."""
     try:

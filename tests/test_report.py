@@ -21,7 +21,7 @@ from swe_eval.report.page.sweep import sweep_table
 from swe_eval.report.results import Arm, Verdict, suspicions
 from swe_eval.report.rows import rows_of
 from swe_eval.report.subject import Subject
-from swe_eval.report.tables import print_owed, print_tables
+from swe_eval.report.tables import print_owed, print_tables, proof_lines
 from swe_eval.statistics import Repeated
 
 
@@ -318,3 +318,11 @@ def test_what_failed_on_our_side_is_told_apart_from_what_was_not_run_yet(owed, f
     out = StringIO()
     print_owed(Console(file=out), owed, failed, "this")
     assert out.getvalue() == said
+
+
+def test_a_base_model_that_is_no_arm_is_called_so_in_the_proof():
+    distances = [{"a": "/models/tiny-2651", "b": "rl", "nats": 1.16, "noise": 0.0}]
+    assert list(proof_lines({"distances": distances, "off_reference": {"org/model": 0.01}})) == [
+        "rl is served 1.16 nats per token from the base model (noise 0)",
+        "the base model is served 0.01 nats per token off what transformers computes",
+    ]
