@@ -204,3 +204,8 @@ def test_the_log_of_a_server_that_dies_at_once_is_there_to_be_read(tmp_path, mon
     first, *_ = done.stderr.splitlines()
     assert (done.returncode, first) == (1, f"swe_eval: the model server ended with exit code 2; {log} ends with")
     assert log.read_text().startswith("$ ls ")
+
+
+def test_each_job_of_a_sweep_says_what_it_is(tmp_path):
+    done = swe_eval("swe_eval", "-m", "stages=[grade]", "lora=none,demo", "seed=3", cwd=tmp_path)
+    assert done.stdout.splitlines() == ["job 1 of the sweep: lora=none", "job 2 of the sweep: lora=demo"]
