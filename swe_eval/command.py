@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -74,6 +75,8 @@ def main(task: Callable[[Settings], int], own: Sequence[str] = ()) -> int:
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     def composed(config: DictConfig) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            print(_job(HydraConfig.get()), flush=True)
         codes.append(_code_of(lambda: task(settings_from(_resolved(config)))))  # an interrupt ends a sweep, too
 
     codes.append(exit_code(lambda: refuse(sys.argv[1:], own)) or exit_code(composed))
@@ -151,6 +154,12 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     elif launcher != "basic":
         raise UserError(f"hydra/launcher={launcher}: launches the jobs of a sweep; write -m before the overrides")
     return tree
+
+
+def _job(hydra_config: HydraConf) -> str:
+    """Which job of a sweep this is: what it has in place of the lists on the command line."""
+    own = [each for each in hydra_config.overrides.task if each not in sys.argv]
+    return f"job {hydra_config.job.num + 1} of the sweep: {' '.join(own)}".removesuffix(": ")
 
 
 def _say(message: str, code: int) -> int:

@@ -25,6 +25,8 @@ class Progress:
         """``done`` are the trials that an earlier call left with their outcomes."""
         self._console = console
         self._lock = threading.Lock()
+        self._ending = threading.Lock()
+        """Held while the line is said, too; the live table, drawn anew around a line, takes the other lock."""
         self._total = Counter(trial.arm for trial in trials)
         self._counts: dict[str, Counter[str]] = {arm: Counter() for arm in self._total}
         for trial, outcome in done:
@@ -65,14 +67,19 @@ class Progress:
 
     def ended(self, trial: Trial, outcome: str, detail: str) -> None:
         """The trial has its outcome."""
+        with self._ending:  # or the line of the next one may come first
+            line = self._count(trial, outcome, detail)
+            if not self._console.is_terminal or outcome == "infra":
+                self.say(line)
+
+    def _count(self, trial: Trial, outcome: str, detail: str) -> str:
+        """Returns the line to say of it."""
         with self._lock:
             self._running[trial.arm] -= 1
             self._counts[trial.arm][outcome] += 1
             self._fresh += 1
             how = "; ".join(filter(None, [self._rolled_out.pop(trial, ""), detail]))
-            line = f"[{self._done():{len(str(self._all()))}}/{self._all()}] {trial}: {outcome} ({how})"
-        if not self._console.is_terminal or outcome == "infra":
-            self.say(line)
+            return f"[{self._done():{len(str(self._all()))}}/{self._all()}] {trial}: {outcome} ({how})"
 
     def _done(self) -> int:
         return sum(sum(counts.values()) for counts in self._counts.values())

@@ -171,6 +171,15 @@ class RunDir:
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
+    def told_infra(self) -> set[tuple[str, str]]:
+        """Arm and instance of every trial that ``logs/infra.jsonl`` tells of, whatever became of it since."""
+        try:
+            lines = self.log("infra.jsonl").read_text().splitlines()
+            told = [json.loads(line) for line in lines if line.endswith("}")]
+            return {(line["adapter"], line["instance_id"]) for line in told}
+        except (OSError, ValueError, KeyError):
+            return set()
+
     @contextmanager
     def claimed(self, identity: Mapping[str, Any]) -> Iterator[None]:
         """Own the directory for the length of a run, and make sure that it is this configuration's.
@@ -241,6 +250,11 @@ def _report_in(file: Path, trial: Trial) -> dict[str, Any]:
 def can_be_file_name(name: str) -> bool:
     """Whether files and folders may be called so, as they are after instances and arms."""
     return bool(_FILE_NAME.fullmatch(name))
+
+
+def model_in_words(name: str) -> str:
+    """The name of an arm as it is; the path or hub id of a base model that is served beside them is none."""
+    return name if can_be_file_name(name) else "the base model"
 
 
 def read_json(path: Path) -> dict[str, Any]:

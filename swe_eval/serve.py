@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
 
 from swe_eval import adapters, command
-from swe_eval.errors import UserError
+from swe_eval.errors import ServingError, UserError
 from swe_eval.serving.parts import parts, preflight, serve, takes_turns
 from swe_eval.serving.proof import Prover
 from swe_eval.serving.server import Server
@@ -39,8 +41,8 @@ def _serve(settings: Settings) -> int:
         console.print(warning)
     with (
         suppress(KeyboardInterrupt),  # the way to end it; around the rest, so that another one leaves nothing behind
-        tempfile.TemporaryDirectory(prefix="swe_eval-serve-") as folder,
-        serve(servers, Path(folder) / "server.log", console.print) as server,
+        _log_folder() as folder,
+        serve(servers, folder / "server.log", console.print) as server,
     ):
         if proof := Prover(settings).prove(server):
             from swe_eval.report.tables import print_proof  # late: scipy takes half a second
@@ -51,6 +53,20 @@ def _serve(settings: Settings) -> int:
             server.check()
             time.sleep(1)
     return command.OK
+
+
+@contextmanager
+def _log_folder() -> Iterator[Path]:
+    """A directory that stays where the server fails, for what is said then names the log."""
+    folder, is_to_stay = Path(tempfile.mkdtemp(prefix="swe_eval-serve-")), False
+    try:
+        yield folder
+    except ServingError:
+        is_to_stay = True
+        raise
+    finally:
+        if not is_to_stay:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def how_to_use(server: Server) -> str:

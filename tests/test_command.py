@@ -210,3 +210,17 @@ def test_a_sweep_gives_every_job_its_own_run_directory(tmp_path):
     done = swe_eval("swe_eval", "-m", "lora=trained", "lora.path=/a,/b", cwd=tmp_path)
     assert done.returncode == 2
     assert [line.split("in ")[-1][:2] for line in done.stderr.splitlines() if "adapter_config" in line] == ["/a", "/b"]
+
+
+def test_the_log_of_a_server_that_dies_at_once_is_there_to_be_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    done = swe_eval("swe_eval.serve", "lora=none", "serving=vllm", "serving.command=ls", cwd=tmp_path)
+    [log] = tmp_path.glob("swe_eval-serve-*/server.log")
+    first, *_ = done.stderr.splitlines()
+    assert (done.returncode, first) == (1, f"swe_eval: the model server ended with exit code 2; {log} ends with")
+    assert log.read_text().startswith("$ ls ")
+
+
+def test_each_job_of_a_sweep_says_what_it_is(tmp_path):
+    done = swe_eval("swe_eval", "-m", "stages=[grade]", "lora=none,demo", "seed=3", cwd=tmp_path)
+    assert done.stdout.splitlines() == ["job 1 of the sweep: lora=none", "job 2 of the sweep: lora=demo"]

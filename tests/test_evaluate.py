@@ -183,7 +183,7 @@ def test_an_endpoint_that_fails_is_infra_never_scored_and_owed(settings, tmp_pat
         command += external(endpoint, "good")
         assert evaluate(settings(*command)) == 1
         assert "1/1 = 100.0%" in (out := capsys.readouterr().out)
-        assert "1 without a verdict (infra)" in out
+        assert "1 without a verdict (infra): never scored, owed; the same command runs them again." in out
         [line] = [json.loads(line) for line in (tmp_path / "run/logs/infra.jsonl").read_text().splitlines()]
         assert (line["instance_id"], line["stage"]) == (TASKS[1], "rollout")
         assert not (tmp_path / f"run/predictions/good/{TASKS[1]}.diff").exists()
@@ -357,6 +357,7 @@ def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(number, tmp_path
     assert process.returncode == 130
     assert out.splitlines()[-1] == "swe_eval: interrupted: the same command continues"
     assert "Traceback" not in out
+    assert "2 not run yet: never scored, owed; the same command runs them." in out
     assert not (tmp_path / "run/logs/infra.jsonl").exists()
 
 
@@ -430,7 +431,7 @@ def test_a_run_at_work_is_shown_as_far_as_it_is_and_left_alone(settings, tmp_pat
     with run.claimed(record["identity"]):
         code, out = reported("run", cwd=tmp_path)
     assert (code, "The run is at work" in out, "1/1 = 100.0%" in out) == (1, True, True), out
-    assert "1 without a verdict (infra)" in out
+    assert "1 not run yet: never scored, owed; " in out
     assert "1 of 2 trials have no verdict yet" in (run.root / "report.html").read_text()
     assert times(*kept) == kept
 
@@ -550,7 +551,7 @@ def test_grading_alone_says_what_runs_the_rollouts_that_are_missing(settings, tm
         evaluate(settings(*command, "stages=[rollout]"))
     (tmp_path / f"run/predictions/good/{TASKS[0]}.diff").unlink()
     assert evaluate(settings(*command, "stages=[grade]")) == 1
-    said = "1 without a verdict (infra): never scored, owed; stages=[rollout,grade] runs them again."
+    said = "1 not run yet: never scored, owed; stages=[rollout,grade] runs them."
     assert said in " ".join(capsys.readouterr().out.split())
 
 

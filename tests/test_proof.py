@@ -155,6 +155,14 @@ def test_a_server_that_dies_meanwhile_is_started_again_and_asked_again(talkative
         [found] = proven(server, settings).distances
     assert (found.a, found.b, found.is_real) == (str(talkative), "sft", True)
     assert any("the model server ended with exit code -9" in line for line in said)
+    assert sum(line.startswith("serving the base model, sft at http") for line in said) == 2
+
+
+def test_a_base_model_that_is_no_arm_is_called_so_when_the_proof_fails(server):
+    settings = serving_settings(Path("/models/tiny"), {"sft": Path("somewhere")})
+    endpoints = {"/models/tiny": server.endpoints["base"], "sft": server.endpoints["base"]}
+    with pytest.raises(Unproven, match=r"^lora\.proof: sft cannot be told from the base model \("):
+        Prover(settings).prove(Given(endpoints))
 
 
 def test_a_server_that_dies_does_not_come_back_with_other_weights(talkative, random_adapters, tmp_path):

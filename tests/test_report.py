@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from swe_eval.report.answer import answer, chance
 from swe_eval.report.comparison import Findings, find
+from swe_eval.report.load import load_line, summary
 from swe_eval.report.page.arms import power_graph
 from swe_eval.report.page.card import command_of
 from swe_eval.report.page.effort import effort, ending_sentences
@@ -18,7 +21,7 @@ from swe_eval.report.page.sweep import sweep_table
 from swe_eval.report.results import Arm, Verdict, suspicions
 from swe_eval.report.rows import rows_of
 from swe_eval.report.subject import Subject
-from swe_eval.report.tables import print_tables
+from swe_eval.report.tables import print_owed, print_tables, proof_lines
 from swe_eval.statistics import Repeated
 
 
@@ -274,3 +277,52 @@ def test_it_is_said_which_of_test_and_interval_decides_where_they_disagree():
     assert "at 80% power" not in printed(*base, *rl)
     single = in_words(arm("base", "U" * 7), arm("rl", "R" * 5 + "U" * 2))
     assert f"That interval leaves 0 out, but {said.format('test')}" in single
+
+
+def load_log(path: Path, *agents: int, **others: object) -> Path:
+    """The lines of a load.jsonl, by the number of agents that each saw."""
+    path.write_text("".join(json.dumps({"time": "12:00", "agents": seen, **others}) + "\n" for seen in agents))
+    return path
+
+
+COUNTERS = {"held": 0, "budget": None, "kv_use": None, "preemptions": 0, "prefix_hits": 1, "prefix_queries": 2}
+
+
+def test_nothing_is_said_of_the_load_that_nobody_looked_at_while_an_agent_was_at_work(tmp_path):
+    log = load_log(tmp_path / "load.jsonl", 0, 0, running=0, waiting=0, **COUNTERS)
+    assert summary(log) == {}
+
+
+def test_the_load_is_that_of_the_time_when_agents_were_at_work(tmp_path):
+    """Before the first and after the last, at every run's ends, nothing is."""
+    found = summary(load_log(tmp_path / "load.jsonl", 0, 2, 4, 0, running=1, waiting=0, **COUNTERS))
+    assert (found["agents"], found["prefix_hit_rate"], len(found["course"])) == ({"mean": 3, "peak": 4}, 0.5, 4)
+
+
+def test_a_load_log_without_counters_is_read_as_far_as_it_goes(tmp_path):
+    said = load_line(summary(load_log(tmp_path / "load.jsonl", 2, running=1, waiting=0)))
+    assert said == "2 rollouts at once at most, 2.0 on average; the server computed 1.0 requests, 0.0 waited"
+    assert summary(load_log(tmp_path / "load.jsonl", 2)) == {}
+
+
+@pytest.mark.parametrize(
+    ("owed", "failed", "said"),
+    [
+        (0, 0, ""),
+        (14, 0, "14 not run yet: never scored, owed; this runs them.\n"),
+        (14, 2, "2 without a verdict (infra) and 12 not run yet: never scored, owed; this runs them.\n"),
+        (2, 2, "2 without a verdict (infra): never scored, owed; this runs them again.\n"),
+    ],
+)
+def test_what_failed_on_our_side_is_told_apart_from_what_was_not_run_yet(owed, failed, said):
+    out = StringIO()
+    print_owed(Console(file=out), owed, failed, "this")
+    assert out.getvalue() == said
+
+
+def test_a_base_model_that_is_no_arm_is_called_so_in_the_proof():
+    distances = [{"a": "/models/tiny-2651", "b": "rl", "nats": 1.16, "noise": 0.0}]
+    assert list(proof_lines({"distances": distances, "off_reference": {"org/model": 0.01}})) == [
+        "rl is served 1.16 nats per token from the base model (noise 0)",
+        "the base model is served 0.01 nats per token off what transformers computes",
+    ]

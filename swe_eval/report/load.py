@@ -10,19 +10,27 @@ from typing import Any
 
 POINTS = 60
 """Of the number of agents over time, at most, in ``run.json``."""
+GAUGES = ("running", "waiting", "kv_use", "agents", "held")
+ALWAYS = {"time", "agents", "running", "waiting"}
+"""What every line has; a server may not tell the rest, and older runs did not write it."""
 
 
 def summary(path: Path) -> dict[str, Any]:
-    """Mean and peak of every gauge, sums of the counters, the number of agents over time; empty without a log."""
+    """Mean and peak of every gauge while agents were at work, sums of the counters, the number of agents over time.
+
+    Empty without a log, and where the run was too short for a look at an agent at work.
+    """
     lines = read_load(path)
-    if not lines:
+    busy = [line for line in lines if line["agents"]]
+    if not busy:
         return {}
-    hits, queries = (sum(line[name] for line in lines) for name in ("prefix_hits", "prefix_queries"))
+    sums = {name: sum(line.get(name, 0) for line in lines) for name in ("preemptions", "prefix_hits", "prefix_queries")}
+    hits, queries = sums["prefix_hits"], sums["prefix_queries"]
     return {
-        **{name: _gauge([line[name] for line in lines]) for name in ("running", "waiting", "kv_use", "agents", "held")},
-        "preemptions": sum(line["preemptions"] for line in lines),
+        **{name: _gauge([line.get(name) for line in busy]) for name in GAUGES},
+        "preemptions": sums["preemptions"],
         "prefix_hit_rate": hits / queries if queries else None,
-        "course": [[line["time"], line["agents"], line["budget"]] for line in lines[:: -(-len(lines) // POINTS)]],
+        "course": [[line["time"], line["agents"], line.get("budget")] for line in lines[:: -(-len(lines) // POINTS)]],
     }
 
 
@@ -45,8 +53,9 @@ def _gauge(values: Sequence[float | None]) -> dict[str, float] | None:
 
 
 def read_load(path: Path) -> list[dict[str, Any]]:
-    """The lines of the file; none if it is missing or damaged."""
+    """The lines of the file that tell enough; none if it is missing or damaged."""
     try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     except (OSError, ValueError):
         return []
+    return [line for line in lines if line.keys() >= ALWAYS]

@@ -83,7 +83,7 @@ def show(console: Console, subject: Subject, findings: Findings, runs_them: str 
             print_proof(console, subject.runs[0].record.get("proof", {}))
             print_load(console, subject.runs[0].record.get("load", {}))
     say(console, subject.notes)
-    print_owed(console, findings.rows, runs_them)
+    print_owed(console, subject.owed, subject.failed if subject.owed else 0, runs_them)
 
 
 def _record(run: RunDir, arms: Sequence[Arm], found: dict[str, Any]) -> dict[str, Any]:

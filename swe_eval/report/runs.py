@@ -54,6 +54,12 @@ class SavedRun:
         """Read from the table of its trials or, if that is not up to date, from the trials' own files."""
         return read_trials(self.run, self.record, self.trials) or collect(self.run, self.trials, self.seen)
 
+    @property
+    def failed(self) -> int:
+        """Trials without a verdict that ``logs/infra.jsonl`` tells of."""
+        told = self.run.told_infra()
+        return sum((arm.name, key) in told for arm in self.arms for key in arm.ids("infra"))
+
     def digest(self, adapter: str) -> str | None:
         """The hash of an adapter's content, or ``BARE``; None if the run has no such adapter."""
         found = self.identity.get(f"{ARM}{adapter}")

@@ -50,6 +50,11 @@ class Subject:
         return sum(len(arm.ids("infra")) for arm in self.arms)
 
     @property
+    def failed(self) -> int:
+        """Of these, those that failed on our side; the others were not run yet."""
+        return sum(saved.failed for saved in self.runs)
+
+    @property
     def is_whole(self) -> bool:
         """Whether nothing is owed, and every run has begun."""
         return not self.owed and not self.waiting

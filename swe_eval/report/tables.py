@@ -17,6 +17,7 @@ from swe_eval.report.comparison import Best, Comparison, Findings, is_shown
 from swe_eval.report.load import load_line
 from swe_eval.report.numbers import difference, instances_needed, p_value, percent, plain, rate, score
 from swe_eval.report.rows import Row
+from swe_eval.run_dir import model_in_words
 from swe_eval.statistics import ALPHA, POWER, Paired, Repeated
 
 UNFOLDED = 160
@@ -55,10 +56,12 @@ def print_sweep(console: Console, findings: Findings) -> None:
     say(console, _best(findings.best))
 
 
-def print_owed(console: Console, rows: Sequence[Row], runs_them: str) -> None:
-    """Print how many trials have no verdict, if any, and what runs them again."""
-    if owed := sum(row.count("infra") for row in rows):
-        line = f"{owed} without a verdict (infra): never scored, owed; {runs_them} runs them again."
+def print_owed(console: Console, owed: int, failed: int, runs_them: str) -> None:
+    """Print how many trials have no verdict, if any, and what runs them; ``failed`` of them did on our side."""
+    waiting = max(0, owed - failed)
+    kinds = [(owed - waiting, "without a verdict (infra)"), (waiting, "not run yet")]
+    if said := " and ".join(f"{count} {kind}" for count, kind in kinds if count):
+        line = f"{said}: never scored, owed; {runs_them} runs them{'' if waiting else ' again'}."
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -103,10 +106,10 @@ def proof_lines(proof: Mapping[str, Any]) -> Iterator[str]:
     if not proof["distances"] and not off:
         yield "the server has no second model to tell this one from; lora.proof=reference holds it against transformers"
     for found in proof["distances"]:
-        apart = f"{found['nats']:.3g} nats per token from {found['a']}"
-        yield f"{found['b']} is served {apart} (noise {found['noise']:.1g})"
+        apart = f"{found['nats']:.3g} nats per token from {model_in_words(found['a'])}"
+        yield f"{model_in_words(found['b'])} is served {apart} (noise {found['noise']:.1g})"
     for name, nats in off.items():
-        yield f"{name} is served {nats:.1g} nats per token off what transformers computes"
+        yield f"{model_in_words(name)} is served {nats:.1g} nats per token off what transformers computes"
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> Table:

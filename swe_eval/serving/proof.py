@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 
 from swe_eval.errors import ServingError
-from swe_eval.run_dir import RunDir, now, write_json
+from swe_eval.run_dir import RunDir, model_in_words, now, write_json
 from swe_eval.serving.endpoint import prompt_logprobs, reason
 from swe_eval.serving.reference import reference_logprobs
 from swe_eval.serving.server import Server
@@ -164,8 +164,9 @@ def _told_apart(distances: Sequence[Distance]) -> Iterator[str]:
             continue
         figures = f"{found.nats:.2g} nats per token apart, {found.noise:.2g} of them noise"
         yield (
-            f"lora.proof: {found.b} cannot be told from {found.a} ({figures}): the server does not apply an adapter, "
-            "or they are the same weights; see its log, or write lora.proof=none if that is meant"
+            f"lora.proof: {model_in_words(found.b)} cannot be told from {model_in_words(found.a)} ({figures}): "
+            "the server does not apply an adapter, or they are the same weights; "
+            "see its log, or write lora.proof=none if that is meant"
         )
 
 
@@ -177,8 +178,9 @@ def _mixed_up(
         # twice as near: in company 16 bits round otherwise than alone, by more than neighbouring checkpoints may differ
         if own > 2 * others:
             yield (
-                f"lora.proof: asked together with other arms, {one} is scored as {other} is ({others:.2g} nats per "
-                f"token from it, {own:.2g} from itself): the server mixes up its adapters; serve one at a time"
+                f"lora.proof: asked together with other arms, {model_in_words(one)} is scored as "
+                f"{model_in_words(other)} is ({others:.2g} nats per token from it, {own:.2g} from itself): "
+                "the server mixes up its adapters; serve one at a time"
             )
 
 
@@ -191,8 +193,8 @@ def _off_reference(scores: Mapping[str, Scores], settings: Settings) -> dict[str
     }
     tolerance = TOLERANCE.get(settings.model.dtype, TOLERANCE_16_BIT)
     _refuse(
-        f"lora.proof=reference: {name} is {nats:.2g} nats per token off transformers with the adapter merged "
-        f"(at most {tolerance:g}): the server does not compute what was trained; see its log"
+        f"lora.proof=reference: {model_in_words(name)} is {nats:.2g} nats per token off transformers "
+        f"with the adapter merged (at most {tolerance:g}): the server does not compute what was trained; see its log"
         for name, nats in off.items()
         if not nats <= tolerance
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from swe_eval.errors import ServingError, UserError
+from swe_eval.run_dir import model_in_words
 from swe_eval.serving.endpoint import Endpoint, ask_one_token, is_healthy, listed_models, reason
 from swe_eval.serving.process import PortTaken, ServerProcess
 from swe_eval.serving.server import Server
@@ -167,7 +168,9 @@ class SupervisedServer(Server):
             except httpx.HTTPError as error:
                 process.check()
                 raise ServingError(process.report(f"{endpoint.model} does not answer ({reason(error)})")) from None
-        self._say(f"serving {', '.join(endpoints)} at {base_url} after {time.monotonic() - began:.0f} s")
+        self._say(
+            f"serving {', '.join(map(model_in_words, endpoints))} at {base_url} after {time.monotonic() - began:.0f} s"
+        )
         return endpoints
 
     def _await_list(self, process: ServerProcess, base_url: str) -> dict[str, int | None]:
