@@ -82,9 +82,8 @@ class ImagePlan:
     def __str__(self) -> str:
         size = f" ({self.nbytes / GB:.1f} GB)" if self.here else ""
         rest = f", {len(self.missing)} to come, {self.missing[0]} first" if self.missing else ""
-        return (
-            f"{self.here + len(self.missing)} images: {self.here} here{size}{rest}{self.advice and '; '}{self.advice}"
-        )
+        advice = f"; {self.advice}" if self.advice else ""
+        return f"{self.here + len(self.missing)} images: {self.here} here{size}{rest}{advice}"
 
 
 class Images:
